@@ -1,0 +1,39 @@
+# make run: set up and run the main job. make test: set up and run the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EMBEDDERS ?= patch32
+
+.PHONY: run test slow-test check catalog clean
+
+run: $(VENV)/.installed
+	$(BIN)/vilt-bench run $(addprefix --embedder ,$(EMBEDDERS))
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+slow-test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+catalog: $(VENV)/.installed-dev
+	$(BIN)/python -m vilt_bench.catalog
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV) || { echo "make needs Python 3.11 or newer with venv (Debian: apt install python3-venv)"; exit 1; }
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

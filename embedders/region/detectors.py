@@ -1,0 +1,280 @@
+"""Region visual embedders: detectors whose best regions become the tokens, as in UNITER, VisualBERT and VinVL."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from embedders.grid import IMAGENET_MEAN, IMAGENET_STD
+from embedders.region.heads import C4Align, Predictor, PyramidAlign, RoIHead, res5_head, two_layer_head
+from embedders.region.planting import OBJECTS, POOL, SYNONYMS
+from embedders.region.proposals import GridProposals, ProposalNMS, RegionProposalNetwork
+from embedders.region.selection import ClassNMS, EveryRegion, Mode, RegionProjection
+from embedders.resnet import CHANNELS, STRIDES, FeatureMaps, ResNetBackbone
+from vilt_bench.embedding import VisualEmbedder
+from vilt_bench.errors import EmbedderError
+from vilt_bench.weights import load_weights
+
+ANCHOR_SIZES = (32, 64, 128, 256, 512)
+"""In pixels; all on C4, one on each level of a pyramid."""
+C4_BOXES, PYRAMID_BOXES = 6000, 1000
+"""Boxes that enter the proposals' NMS: of C4, and of each level of a pyramid."""
+PYRAMID_CHANNELS = 256
+
+
+def region_r101_c4(
+    *,
+    hidden_size: int = 768,
+    regions: int = 36,
+    proposals: int = 1000,
+    classes: int = 1600,
+    nms: Mode = "per-class",
+    score_threshold: float = 0.2,
+    roi_chunk: int = 100,
+    plant: bool = True,
+    seed: int = 0,
+    weights: str = "",
+) -> VisualEmbedder:
+    """Returns the detector of ViLBERT, LXMERT, UNITER and OSCAR: Faster R-CNN on C4 of a ResNet-101.
+
+    Args:
+        hidden_size: D of the tokens.
+        regions: kept of each image.
+        proposals: kept by the proposals' NMS; 1000 as the paper's FLOPs count, bottom-up attention keeps 300.
+        classes: without the background.
+        nms: over the predictions: `per-class` of scores above the threshold, `per-class-unthresholded` on the
+            host, one class after the other, as the paper timed, or `class-agnostic`.
+        score_threshold: lower scores never enter NMS.
+        roi_chunk: regions that the RoI head takes at once; 0: all.
+        plant: with random weights, replace the boxes and logits that enter the two NMS by planted ones.
+        seed: of what is planted.
+        weights: a file with the embedder's weights; empty: random.
+
+    Raises:
+        EmbedderError: an option is impossible.
+
+    Source: ViLT paper, table 6.
+    """
+    return _c4(
+        ResNetBackbone(depth=101, last=4, caffe=True),
+        name="region-r101-c4",
+        box_for_each_class=True,
+        hidden_size=hidden_size,
+        regions=regions,
+        proposals=proposals,
+        classes=classes,
+        nms=nms,
+        score_threshold=score_threshold,
+        roi_chunk=roi_chunk,
+        plant=plant,
+        seed=seed,
+        weights=weights,
+    )
+
+
+def region_x152_c4(
+    *,
+    hidden_size: int = 768,
+    regions: int = 36,
+    proposals: int = 1000,
+    classes: int = 1600,
+    nms: Mode = "class-agnostic",
+    score_threshold: float = 0.2,
+    roi_chunk: int = 100,
+    plant: bool = True,
+    seed: int = 0,
+    weights: str = "",
+) -> VisualEmbedder:
+    """Returns VinVL's detector, on C4 of a ResNeXt-152 32×4d, one box for all classes.
+
+    Arguments, errors and source as in `region_r101_c4`.
+    """
+    return _c4(
+        ResNetBackbone(depth=152, groups=32, last=4, caffe=True),
+        name="region-x152-c4",
+        box_for_each_class=False,
+        hidden_size=hidden_size,
+        regions=regions,
+        proposals=proposals,
+        classes=classes,
+        nms=nms,
+        score_threshold=score_threshold,
+        roi_chunk=roi_chunk,
+        plant=plant,
+        seed=seed,
+        weights=weights,
+    )
+
+
+def region_x152_fpn(
+    *,
+    hidden_size: int = 768,
+    regions: int = 36,
+    proposals: int = 1000,
+    classes: int = 1600,
+    nms: Mode = "per-class",
+    score_threshold: float = 0.2,
+    roi_chunk: int = 100,
+    plant: bool = True,
+    seed: int = 0,
+    weights: str = "",
+) -> VisualEmbedder:
+    """Returns the detector of VisualBERT, Unicoder-VL and ImageBERT: a ResNeXt-152 32×4d with a feature pyramid.
+
+    Its RoI head ends in 1024 features, so the projection has 787,200 parameters at D = 768; the paper counts
+    1,573,632, as for 2048. Arguments, errors and source as in `region_r101_c4`.
+    """
+    _check(regions=regions, proposals=proposals, classes=classes, score_threshold=score_threshold, roi_chunk=roi_chunk)
+    planted_seed = seed if plant and not weights else None
+    name = "region-x152-fpn"
+    stages = {
+        "backbone": ResNetBackbone(depth=152, groups=32, every=True),
+        "fpn": Pyramid(),
+        "rpn": RegionProposalNetwork(
+            channels=PYRAMID_CHANNELS,
+            sizes=[(size,) for size in ANCHOR_SIZES],
+            strides=(*STRIDES, 2 * STRIDES[-1]),
+            most=PYRAMID_BOXES,
+            seed=planted_seed,
+        ),
+        "proposal_nms": ProposalNMS(proposals=proposals, name=name),
+        "roi_align": PyramidAlign(),
+        "roi_head": RoIHead(two_layer_head(PYRAMID_CHANNELS), chunk=roi_chunk),
+        "predictor": Predictor(
+            features=1024, classes=classes, box_for_each_class=True, proposals=proposals, seed=planted_seed
+        ),
+        "class_nms": ClassNMS(mode=nms, regions=regions, score_threshold=score_threshold, name=name),
+        "projection": RegionProjection(features=1024, hidden_size=hidden_size),
+    }
+    boxes = f"up to {PYRAMID_BOXES} boxes on each of 5 levels"
+    return _embedder(stages, hidden_size=hidden_size, weights=weights, notes=_notes(planted_seed, boxes))
+
+
+def region_grid(*, hidden_size: int = 768, roi_chunk: int = 100, weights: str = "") -> VisualEmbedder:
+    """Returns X-LXMERT's regions: 8×8 fixed boxes on C4 of a ResNet-101, so no proposals and no NMS; 64 tokens.
+
+    Args:
+        hidden_size: D of the tokens.
+        roi_chunk: regions that the RoI head takes at once; 0: all.
+        weights: a file with the embedder's weights; empty: random.
+
+    Raises:
+        EmbedderError: an option is impossible.
+
+    Source: Cho et al., "X-LXMERT", section 3.
+    """
+    _check(roi_chunk=roi_chunk)
+    stages = {
+        "backbone": ResNetBackbone(depth=101, last=4, caffe=True),
+        "roi_align": nn.Sequential(GridProposals(cells=8), C4Align()),
+        "roi_head": RoIHead(res5_head(), chunk=roi_chunk),
+        "projection": nn.Sequential(EveryRegion(), RegionProjection(features=CHANNELS[3], hidden_size=hidden_size)),
+    }
+    return _embedder(stages, hidden_size=hidden_size, weights=weights, notes={})
+
+
+class Pyramid(nn.Module):
+    """Makes a feature pyramid of 256 channels: C2 to C5 to P2 to P6.
+
+    Source: Lin et al., "Feature pyramid networks", section 3.
+    """
+
+    def __init__(self) -> None:
+        """Make the convolutions."""
+        super().__init__()
+        self.pyramid = FeaturePyramidNetwork(list(CHANNELS), PYRAMID_CHANNELS, LastLevelMaxPool())
+
+    def forward(self, features: FeatureMaps) -> FeatureMaps:
+        """Returns the pyramid's maps, finest first."""
+        levels = self.pyramid(OrderedDict((str(level), cells) for level, cells in enumerate(features.maps)))
+        return features._replace(maps=tuple(levels.values()))
+
+
+def _c4(
+    backbone: ResNetBackbone,
+    *,
+    name: str,
+    box_for_each_class: bool,
+    hidden_size: int,
+    regions: int,
+    proposals: int,
+    classes: int,
+    nms: Mode,
+    score_threshold: float,
+    roi_chunk: int,
+    plant: bool,
+    seed: int,
+    weights: str,
+) -> VisualEmbedder:
+    _check(regions=regions, proposals=proposals, classes=classes, score_threshold=score_threshold, roi_chunk=roi_chunk)
+    planted_seed = seed if plant and not weights else None
+    stages = {
+        "backbone": backbone,
+        "rpn": RegionProposalNetwork(
+            channels=CHANNELS[2], sizes=[ANCHOR_SIZES], strides=[STRIDES[2]], most=C4_BOXES, seed=planted_seed
+        ),
+        "proposal_nms": ProposalNMS(proposals=proposals, name=name),
+        "roi_align": C4Align(),
+        "roi_head": RoIHead(res5_head(), chunk=roi_chunk),
+        "predictor": Predictor(
+            features=CHANNELS[3],
+            classes=classes,
+            box_for_each_class=box_for_each_class,
+            proposals=proposals,
+            seed=planted_seed,
+        ),
+        "class_nms": ClassNMS(mode=nms, regions=regions, score_threshold=score_threshold, name=name),
+        "projection": RegionProjection(features=CHANNELS[3], hidden_size=hidden_size),
+    }
+    boxes = f"up to {C4_BOXES} boxes"
+    return _embedder(stages, hidden_size=hidden_size, weights=weights, notes=_notes(planted_seed, boxes))
+
+
+def _embedder(stages: dict[str, nn.Module], *, hidden_size: int, weights: str, notes: dict[str, str]) -> VisualEmbedder:
+    embedder = VisualEmbedder(
+        stages,
+        kind="region",
+        hidden_size=hidden_size,
+        resolution=(800, 1333),
+        size_divisor=32,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        weights=weights or "random",
+        notes=notes,
+    )
+    if weights:
+        load_weights(embedder, weights)
+    return embedder
+
+
+def _notes(seed: int | None, boxes: str) -> dict[str, str]:
+    if seed is None:
+        return {}
+    return {
+        "proposal_nms": f"planted boxes (seed {seed}): {boxes}, around {OBJECTS} objects",
+        "class_nms": f"planted logits (seed {seed}): {OBJECTS} objects of {POOL} classes, "
+        f"{SYNONYMS} near-synonyms each",
+    }
+
+
+def _check(
+    *,
+    regions: int = 1,
+    proposals: int = 1,
+    classes: int = 1,
+    score_threshold: float = 0.0,
+    roi_chunk: int = 0,
+) -> None:
+    for name, value, least in (
+        ("regions", regions, 1),
+        ("proposals", proposals, 1),
+        ("classes", classes, 1),
+        ("roi_chunk", roi_chunk, 0),
+    ):
+        if value < least:
+            raise EmbedderError(f"{name}={value} is too small; expected at least {least}")
+    if not 0 <= score_threshold < 1:
+        raise EmbedderError(f"score_threshold={score_threshold:g} is out of range; expected 0 or more and below 1")

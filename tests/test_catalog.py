@@ -1,0 +1,87 @@
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from vilt_bench import catalog
+from vilt_bench.errors import EmbedderError
+
+MakePlugin = Callable[..., None]
+
+
+@pytest.fixture
+def package(make_plugin: MakePlugin, tmp_path: Path) -> str:
+    """Returns the name of an installed package that offers an embedder of three features a cell of 8×8 pixels."""
+    name = f"catalogued_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "wide.py").write_text("""
+from torch import nn
+from vilt_bench.embedding import VisualEmbedder, VisualTokens
+
+class Project(nn.Conv2d):
+    def forward(self, images):
+        return VisualTokens(super().forward(images.pixels).flatten(2).transpose(1, 2))
+
+def wide(*, hidden_size: int = 768):
+    stages = {"project": Project(3, hidden_size, 8, stride=8, bias=False)}
+    return VisualEmbedder(stages, kind="linear", hidden_size=hidden_size, resolution=(20, 35), size_divisor=8)
+""")
+    make_plugin("wide-plugin", a_wide_one=f"{name}.wide:wide")
+    return name
+
+
+def line(text: str, start: str) -> str:
+    return next(found for found in text.splitlines() if found.startswith(start))
+
+
+def listed(rows: list[catalog.ListRow]) -> str:
+    file = io.StringIO()
+    catalog.render_list(rows, Console(file=file, width=80))
+    return file.getvalue()
+
+
+def test_catalogue_of_an_outsider_is_written_and_read_without_importing_it(package: str) -> None:
+    assert catalog.read(package) == {}
+    assert "vilt-bench show a-wide-one" in listed(catalog.list_rows("a-wide"))
+    assert catalog.write(package).name == "catalog.json"
+    for name in [name for name in sys.modules if name.startswith(package)]:
+        del sys.modules[name]
+    (row,) = catalog.list_rows("a-wide")
+    # 20×35 pixels cut to 16×32: 2 · 4 cells; 3 · 8 · 8 inputs to each of 768 outputs; 2 FLOPs a multiply-add
+    assert row.entry == catalog.Entry("linear", (16, 32), 8, 192 * 768, 2 * 8 * 192 * 768)
+    assert not any(name.startswith(package) for name in sys.modules)
+
+
+def test_package_without_embedders_has_no_catalogue_to_write(capsys: pytest.CaptureFixture[str]) -> None:
+    assert catalog.main(["no_such_package_here"]) == 2
+    assert "no_such_package_here" in capsys.readouterr().err
+    assert catalog.read("no_such_package_here") == {}
+
+
+def test_list_finds_by_part_of_a_name() -> None:
+    assert {row.name for row in catalog.list_rows("Patch")} == {"patch", "patch16", "patch32"}
+    assert len(catalog.list_rows()) >= 11
+
+
+def test_query_without_a_hit_is_answered_with_the_nearest() -> None:
+    with pytest.raises(EmbedderError, match="did you mean 'patch16'"):
+        catalog.list_rows("ptch16")
+
+
+def test_list_shows_millions_and_gflops() -> None:
+    entry = catalog.Entry(kind="linear", resolution=(384, 640), visual_tokens=240, parameters=2_360_064, flops=10**9)
+    text = listed([catalog.ListRow("known", "a", entry), catalog.ListRow("foreign", "b", None)])
+    assert line(text, "known").split() == ["known", "linear", "384×640", "240", "2.36", "1.00"]
+    assert line(text, "foreign").split() == ["foreign", *["–"] * 5]
+    assert "vilt-bench show foreign" in text
+
+
+@pytest.mark.slow
+def test_catalogue_equals_what_the_code_builds() -> None:
+    kept = catalog.read("embedders")
+    names = [row.name for row in catalog.list_rows() if row.distribution == "vilt-bench"]
+    assert sorted(kept) == names
+    assert {name: catalog.compute(name) for name in names} == kept

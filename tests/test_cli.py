@@ -1,0 +1,323 @@
+"""The command line, as a user meets it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vilt_bench import load
+from vilt_bench.cli import main
+
+TINY = [
+    "--hidden-size",
+    "32",
+    "--layers",
+    "1",
+    "--heads",
+    "2",
+    "--mlp-size",
+    "64",
+    "--text-length",
+    "8",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+]
+QUICK = ["--resolution", "64x64", "--trials", "1", "--max-time", "1"]
+
+
+@pytest.fixture
+def complaint(capsys, tmp_path):
+    """Runs a command that must be refused; returns the one line that it says."""
+
+    def run(*arguments, output=True):
+        more = ["--output", str(tmp_path / "results")] if output and arguments and arguments[0] == "run" else []
+        try:
+            code = main([*map(str, arguments), *more])
+        except SystemExit as error:
+            code = error.code
+        captured = capsys.readouterr()
+        assert code == 2
+        assert captured.out == ""
+        assert captured.err.startswith("vilt-bench: ")
+        assert captured.err.count("\n") == 1
+        return captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--embedder", "patch3"], "did you mean 'patch32'"),
+        (["--embedder", "patch32,patch_size"], "not KEY=VALUE"),
+        (["--embedder", "patch32", "--resolution", "384"], "is not HEIGHTxWIDTH"),
+        (["--embedder", "patch32", "--resolution=-3x5"], "is not HEIGHTxWIDTH"),
+        (["--embedder", "patch32", "--resolution", "0x640"], "out of range"),
+        (["--embedder", "patch32", "--resolution", "99999x99999"], "out of range"),
+        (["--embedder", "patch32", "--batch-size", "0"], "--batch-size must be between 1"),
+        (["--embedder", "patch32", "--batch-size", "-1"], "--batch-size must be between 1"),
+        (["--embedder", "patch32", "--batch-size", "two"], "invalid int value: 'two'"),
+        (["--embedder", "patch32", "--text-length", "41"], "longer than the position table of 40"),
+        (["--embedder", "patch32", "--device", "tpu"], "unknown device 'tpu'"),
+        (["--embedder", "patch32", "--dtype", "int8"], "choose from"),
+        (["--embedder", "patch32", "--hidden-size", "30"], "multiple of --heads"),
+        (["--embedder", "patch32", "--precision", "0"], "--precision must be between 0 and 1"),
+        (["--embedder", "patch32", "--max-time", "nan"], "--max-time must be between"),
+        (["--embedder", "patch32", "--trials", "0"], "--trials must be between 1"),
+        (["--embedder", "patch32", "--seed", "-1"], "--seed must be between"),
+        (["--embedder", "patch32", "--image", "no-such-photo.jpg"], "no-such-photo.jpg"),
+        (["--embedder", "patch32", "--embedder", "patch16", "--weights", "x"], "--weights is of one embedder"),
+        ([], "required: --embedder"),
+    ],
+)
+def test_a_bad_option_is_refused_in_one_line(complaint, arguments, said):
+    assert said in complaint("run", *arguments)
+
+
+def test_a_file_that_is_no_image_is_refused(complaint, tmp_path):
+    path = tmp_path / "notes.jpg"
+    path.write_text("not an image")
+    assert "notes.jpg" in complaint("run", "--embedder", "patch32", "--image", path)
+
+
+def test_an_output_that_can_not_be_written_is_refused_before_measuring(complaint, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = complaint("run", "--embedder", "patch32", "--output", tmp_path / "file" / "results", output=False)
+    assert "can't be written" in said
+
+
+# These need a worker, which imports torch: one process a case.
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--embedder", "patch32", "--resolution", "16x16"], "smaller than the embedder's stride or patch of 32"),
+        (["--embedder", "patch,patch_size=4096"], "4096"),
+        (["--embedder", "patch32,colour=red"], "no option 'colour'"),
+        (["--embedder", "patch32", "--checkpoint", "no-such-folder"], "no weights at no-such-folder"),
+    ],
+)
+def test_what_only_the_model_can_tell_is_refused_in_one_line(complaint, arguments, said):
+    assert said in complaint("run", *arguments)
+
+
+def test_cuda_without_cuda_is_refused(complaint):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA")
+    assert "sees no cuda device" in complaint("run", "--embedder", "patch32", "--device", "cuda")
+
+
+def test_a_checkpoint_of_another_model_is_refused(complaint, tmp_path):
+    import torch
+
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "resnet.pth")
+    said = complaint("run", "--embedder", "patch32", "--checkpoint", tmp_path / "resnet.pth")
+    assert "resnet.pth" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is empty"),
+        ("{", "not a whole record"),
+        ("[1, 2]", "no vilt-bench record"),
+        ('{"schema_version": 999}', "newer than this program"),
+        ('{"schema_version": 1}', "no valid record"),
+    ],
+)
+def test_a_bad_record_is_refused(complaint, tmp_path, content, said):
+    path = tmp_path / "run.json"
+    path.write_text(content)
+    assert said in complaint("report", path)
+
+
+def test_a_report_that_can_not_be_written_is_refused(complaint, tmp_path, make_run):
+    from vilt_bench import store
+
+    path = store.save(make_run(), tmp_path)
+    said = complaint("report", path, "--format", "csv", "--output", tmp_path / "no" / "such" / "folder.csv")
+    assert "can't be written" in said
+
+
+def test_a_query_or_a_name_without_a_hit_is_refused(complaint):
+    assert "no embedder fits 'zzz'" in complaint("list", "zzz")
+    assert "did you mean" in complaint("show", "patch3")
+
+
+def test_a_run_prints_stages_and_saves_a_record_that_report_reads(capsys, tmp_path):
+    image = tmp_path / "grey.png"
+    Image.linear_gradient("L").resize((200, 150)).save(image)
+    code = main(
+        ["run", "--embedder", "patch32", *TINY, *QUICK, "--image", str(image), "--output", str(tmp_path / "out")]
+    )
+    printed = capsys.readouterr().out
+    assert code == 0
+    for expected in (
+        "projection",
+        "transformer",
+        "whole",
+        "random weights",
+        "grey.png",
+        "synthetic token ids",
+        "saved",
+    ):
+        assert expected in printed
+    (record,) = (tmp_path / "out").iterdir()
+    run = load(record)
+    assert run.model.images == ("grey.png",)
+    assert {"wall_time", "cpu_time"} == set(run.to_frame()["quantity"])
+
+    assert main(["report", str(record), "--format", "json"]) == 0
+    (summary,) = json.loads(capsys.readouterr().out)
+    assert summary["embedder"] == "patch32"
+
+
+def test_several_embedders_are_shown_side_by_side(capsys, tmp_path):
+    names = ["--embedder", "patch32", "--embedder", "patch,patch_size=16"]
+    code = main(["run", *names, *TINY, *QUICK, "--image", "synthetic", "--output", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert printed.index("patch,patch_size=16") < printed.index("saved")
+    assert len(list(tmp_path.iterdir())) == 2
+    assert len({load(path).group for path in tmp_path.iterdir()}) == 1
+
+
+PLUGIN = """
+import torch
+from torch import nn
+from vilt_bench.embedding import VisualEmbedder, VisualTokens
+
+class Pixels(nn.Module):
+    def forward(self, images):
+        return images.pixels
+
+class Projection(nn.Module):
+    def __init__(self, hidden_size, elements):
+        super().__init__()
+        self.linear = nn.Linear(3, hidden_size)
+        self.elements = elements
+
+    def forward(self, pixels):
+        print("a library that chats")
+        if self.elements and not pixels.is_meta:
+            torch.empty(self.elements)
+        return VisualTokens(self.linear(pixels.mean((2, 3)))[:, None])
+
+def build(*, hidden_size=768, elements=0):
+    stages = {"backbone": Pixels(), "projection": Projection(hidden_size, elements)}
+    return VisualEmbedder(stages, kind="grid", hidden_size=hidden_size, resolution=(64, 64))
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    (tmp_path / "acme.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    return "acme:build"
+
+
+def test_an_embedder_of_the_users_own_needs_no_packaging(capsys, plugin):
+    assert main(["run", "--embedder", plugin, *TINY, *QUICK, "--output", "out"]) == 0
+    assert "backbone" in capsys.readouterr().out
+
+
+def test_running_out_of_memory_is_a_record_and_the_other_embedder_is_measured(capsys, plugin):
+    names = ["--embedder", f"{plugin},elements={2**50}", "--embedder", "patch32"]
+    code = main(["run", *names, *TINY, *QUICK, "--output", "out"])
+    captured = capsys.readouterr()
+    assert code == 2
+    assert "out-of-memory" in captured.err
+    assert "--batch-size" in captured.err
+    runs = {run.case.embedder: run for run in map(load, Path("out").iterdir())}
+    assert runs[plugin].failure.stage == "visual_embedder.projection"
+    assert runs["patch32"].failure is None
+    assert runs["patch32"].trials
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_was_measured(tmp_path, ending):
+    # A pseudo-terminal, so that progress tells when samples are there.
+    import pty
+
+    reader, terminal = pty.openpty()
+    command = [sys.executable, "-m", "vilt_bench.cli", "run", "--embedder", "patch32", *TINY]
+    with subprocess.Popen(
+        [*command, "--resolution", "64x64", "--max-time", "600", "--precision", "1e-9", "--output", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        start_new_session=True,
+    ) as process:
+        told = b""
+        deadline = time.monotonic() + 120
+        while b"sampling (" not in told or b"(0 passes" in told.rpartition(b"\r")[2]:
+            assert time.monotonic() < deadline
+            told += os.read(reader, 1000)
+        os.killpg(process.pid, ending)
+        printed, _ = process.communicate(timeout=60)
+    os.close(reader)
+    os.close(terminal)
+    assert process.returncode == 130
+    assert b"Interrupted" in printed
+    (record,) = tmp_path.iterdir()
+    run = load(record)
+    assert run.interrupted
+    assert run.trials[0].samples.whole.wall_time_s
+
+
+def imported(*arguments):
+    program = f"""
+import sys
+from vilt_bench.cli import main
+try:
+    main({[str(argument) for argument in arguments]})
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "vilt_bench.cli" in done.stderr
+    return set(done.stderr.split())
+
+
+def test_help_list_and_report_import_nothing_heavy(tmp_path, make_run):
+    from vilt_bench import store
+
+    record = store.save(make_run(), tmp_path)
+    heavy = {"torch", "numpy", "pandas", "timm", "torchvision", "sklearn", "PIL", "matplotlib"}
+    for arguments in (
+        ["--help"],
+        ["run", "--help"],
+        ["list"],
+        ["report", record],
+        ["report", record, "--format", "csv"],
+    ):
+        assert not imported(*arguments) & heavy
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m vilt_bench.cli list | head -1", shell=True, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+
+
+def test_a_row_of_the_paper_that_is_misspelt_gets_the_nearest(complaint):
+    assert "did you mean 'ViLT-B/32'" in complaint("paper", "--rows", "vilt-b32")
+
+
+def test_a_study_is_printed_kept_and_taken_up_in_a_later_report(capsys, tmp_path):
+    arguments = ["paper", "--nms", "--study-time", "0.1", "--rows", "ViLT-B/32", "--quiet", "--output", str(tmp_path)]
+    assert main(arguments) == 0
+    assert "no threshold" in capsys.readouterr().out
+    page = (tmp_path / "README.md").read_text()
+    assert "nms.svg" in page
+    assert main([*arguments[:1], *arguments[4:]]) == 0
+    assert (tmp_path / "README.md").read_text() == page

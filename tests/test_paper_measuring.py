@@ -1,0 +1,151 @@
+"""Measuring the paper's rows: rounds, resuming, and times beside the print."""
+
+import csv
+import dataclasses
+import io
+import uuid
+
+import pytest
+
+from vilt_bench import store
+from vilt_bench.config import Case
+from vilt_bench.errors import RecordError
+from vilt_bench.paper import times
+from vilt_bench.paper.measuring import join_trials, kept_rows, measure_rows
+from vilt_bench.paper.models import ROWS
+from vilt_bench.paper.tables import table6
+
+CASES = {"ViLT-B/32": Case("patch32"), "Pixel-BERT-R50": Case("grid-r50")}
+
+
+class Measurer:
+    """Measures nothing: makes a run of one trial, and remembers what it was asked."""
+
+    def __init__(self, make_run, *, interrupt_at=None, take=lambda seconds: None):
+        self.make_run = make_run
+        self.asked = []
+        self.interrupt_at = interrupt_at
+        self.take = take
+
+    def __call__(self, case, sampling, count):
+        self.asked.append((case.embedder, count))
+        self.take({"patch32": 10, "grid-r50": 30}[case.embedder])
+        interrupted = len(self.asked) == self.interrupt_at
+        run = self.make_run(case.embedder, trials=1)
+        return dataclasses.replace(
+            run,
+            run_id=uuid.uuid4().hex,
+            case=case,
+            sampling=sampling,
+            interrupted=interrupted,
+            stages=run.stages if count else (),
+        )
+
+
+def test_rows_alternate_round_by_round_and_count_once(make_run, tmp_path):
+    measure = Measurer(make_run)
+    runs = measure_rows(CASES, tmp_path, rounds=2, measure_one=measure)
+    assert measure.asked == [("patch32", True), ("grid-r50", True), ("patch32", False), ("grid-r50", False)]
+    assert {name: len(run.trials) for name, run in runs.items()} == {"ViLT-B/32": 2, "Pixel-BERT-R50": 2}
+    assert [trial.index for trial in runs["ViLT-B/32"].trials] == [0, 1]
+    assert all(run.stages for run in runs.values())
+    assert len(list(tmp_path.glob("*.json"))) == 4
+
+
+def test_an_interrupted_measurement_goes_on_where_it_stopped(make_run, tmp_path):
+    first = measure_rows(CASES, tmp_path, rounds=2, measure_one=Measurer(make_run, interrupt_at=3))
+    assert all(run.interrupted for run in first.values())
+    again = Measurer(make_run)
+    runs = measure_rows(CASES, tmp_path, rounds=2, measure_one=again)
+    assert again.asked == [("patch32", False), ("grid-r50", False)]
+    assert not any(run.interrupted for run in runs.values())
+    assert all(len(run.trials) == 2 for run in runs.values())
+
+
+def test_trials_of_another_sampling_or_case_are_not_taken_for_ours(make_run, tmp_path):
+    measure_rows(CASES, tmp_path, rounds=1, measure_one=Measurer(make_run))
+    other = {name: dataclasses.replace(case, dtype="bfloat16") for name, case in CASES.items()}
+    again = Measurer(make_run)
+    measure_rows(other, tmp_path, rounds=1, measure_one=again)
+    assert len(again.asked) == 2
+
+
+def test_the_time_left_is_told_from_the_trials_so_far(make_run, tmp_path):
+    now = [0.0]
+
+    def take(seconds):
+        now[0] += seconds
+
+    told = []
+    measure_rows(
+        CASES,
+        tmp_path,
+        rounds=2,
+        measure_one=Measurer(make_run, take=take),
+        report=told.append,
+        clock=lambda: now[0],
+    )
+    # 10 s for a patch, unknown for a grid (10 s assumed), then 30 s for a grid
+    assert [progress.left_s for progress in told] == [None, 30, 40, 30]
+    assert [progress.done for progress in told] == [0, 1, 2, 3]
+
+
+def test_trials_of_different_cases_are_not_joined(make_run):
+    with pytest.raises(RecordError, match="different cases"):
+        join_trials([make_run("patch32"), make_run("grid-r50")])
+
+
+def test_every_row_is_a_case_of_its_printed_size():
+    for printed in table6():
+        case = ROWS[printed.model].case
+        assert (case.resolution, case.text_length) == (printed.resolution, printed.text_tokens)
+        assert case.fit == "crop"
+
+
+@pytest.fixture
+def runs(make_run):
+    grid = {"textual_embedder": 0.001, "visual_embedder.backbone": 0.300, "modality_interaction": 0.100}
+    patch = {"textual_embedder": 0.001, "visual_embedder.projection": 0.001, "modality_interaction": 0.100}
+    return {
+        "ViLT-B/32": make_run("patch32", latencies_s=patch, noise=0),
+        "Pixel-BERT-R50": make_run("grid-r50", latencies_s=grid, noise=0),
+    }
+
+
+def test_times_and_ratios_stand_beside_the_print(runs):
+    text = times.markdown(runs)
+    (grid,) = (line for line in text.splitlines() if line.startswith("| Pixel-BERT-R50"))
+    cells = [cell.strip() for cell in grid.split("|")[1:-1]]
+    assert cells[1:4] == ["grid", "60", "4"]
+    assert cells[5] == f"{401 / 102:.3g}"
+    assert cells[6] == "75.0%"
+    assert "grid 4 : linear 1 as printed, grid 3.93 : linear 1 here" in text
+
+
+def test_times_as_csv_are_in_seconds(runs):
+    rows = {row["model"]: row for row in csv.DictReader(io.StringIO(times.render_csv(runs)))}
+    assert float(rows["Pixel-BERT-R50"]["latency_printed_s"]) == 0.060
+    assert float(rows["Pixel-BERT-R50"]["latency_s"]) == pytest.approx(0.401)
+    assert float(rows["ViLT-B/32"]["visual_embedder_s"]) == pytest.approx(0.001)
+
+
+def test_a_row_that_failed_says_so_and_has_no_time(make_run, runs):
+    from vilt_bench.records import Failure
+
+    failed = make_run("region", trials=0, failure=Failure("out-of-memory", "no more"))
+    text = times.markdown({**runs, "UNITER-Base": failed})
+    (line,) = (line for line in text.splitlines() if line.startswith("| UNITER-Base"))
+    assert line.count("–") >= 3
+    assert "UNITER-Base: Failed" in text
+
+
+def test_saved_trials_can_be_read_by_report(make_run, tmp_path):
+    measure_rows(CASES, tmp_path, rounds=1, measure_one=Measurer(make_run))
+    assert {run.case.embedder for run in store.load_all([tmp_path])} == {"patch32", "grid-r50"}
+
+
+def test_rows_that_a_folder_has_are_read_without_measuring(make_run, tmp_path):
+    assert kept_rows(CASES, tmp_path / "none") == {}
+    measure_rows(CASES, tmp_path, rounds=2, measure_one=Measurer(make_run))
+    runs = kept_rows({**CASES, "LXMERT": Case("region-r101-c4")}, tmp_path)
+    assert {name: len(run.trials) for name, run in runs.items()} == {"ViLT-B/32": 2, "Pixel-BERT-R50": 2}

@@ -1,0 +1,154 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vilt_bench.embedding import VisualEmbedder
+from vilt_bench.errors import EmbedderError
+from vilt_bench.registry import build, check_name, installed, load_factory
+
+PLUGIN = """
+from typing import Literal
+from torch import nn
+from vilt_bench.embedding import VisualEmbedder
+from vilt_bench.errors import CheckpointError
+
+def tiny(*, hidden_size: int = 8, size: int = 4, scale: float = 1.0, mode: Literal["a", "b"] = "a",
+         top: int | None = None) -> VisualEmbedder:
+    embedder = VisualEmbedder({"all": nn.Identity()}, kind="linear", hidden_size=hidden_size, resolution=(size, size))
+    embedder.scale = scale
+    return embedder
+
+def untyped(hidden_size, size=4):
+    return tiny(hidden_size=hidden_size, size=size)
+
+def required(*, hidden_size: int, path: str) -> VisualEmbedder: ...
+def no_hidden_size() -> VisualEmbedder: ...
+def raises(*, hidden_size: int) -> VisualEmbedder:
+    raise KeyError("a\\nb")
+def refuses(*, hidden_size: int) -> VisualEmbedder:
+    raise CheckpointError("weights are of another model")
+def wrong_type(*, hidden_size: int):
+    return nn.Linear(1, 1)
+def wrong_size(*, hidden_size: int):
+    return tiny(hidden_size=hidden_size + 1)
+not_callable = 3
+"""
+
+MakePlugin = Callable[..., None]
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Returns the name of a module of embedders in the current folder, which is not on the import path."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    name = f"plugin_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(PLUGIN)
+    return name
+
+
+def test_own_embedders_come_in_by_entry_points() -> None:
+    found = installed()
+    assert {"patch32", "grid-r50", "region-r101-c4"} <= set(found)
+    assert found["patch32"].target == "embedders.patch:patch32"
+    assert found["patch32"].distribution == "vilt-bench"
+    assert list(found) == sorted(found)
+
+
+def test_finding_and_checking_names_imports_neither_torch_nor_embedders() -> None:
+    code = (
+        "import sys; from vilt_bench.registry import *; installed(); check_name('patch32');"
+        "check_name('embedders.patch:patch');"
+        "print(any(name.startswith(('torch', 'embedders')) for name in sys.modules))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "False"
+
+
+@pytest.mark.parametrize(("name", "near"), [("patch3", "patch32"), ("grid-50", "grid-r50"), ("Patch32", "patch32")])
+def test_unknown_name_is_answered_with_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(EmbedderError, match=f"did you mean '{near}'.*'vilt-bench list' shows all"):
+        check_name(name)
+
+
+def test_name_like_no_other_is_answered_without_a_guess() -> None:
+    with pytest.raises(EmbedderError) as caught:
+        check_name("zzzzzz")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_broken_plugin_is_named_by_its_distribution_and_hurts_no_other(make_plugin: MakePlugin, tmp_path: Path) -> None:
+    (tmp_path / "broken_plugin_module.py").write_text("raise RuntimeError('needs\\na GPU')")
+    make_plugin("broken-plugin", broken="broken_plugin_module:make", missing="no_such_module_here:make")
+    with pytest.raises(EmbedderError, match=r"distribution 'broken-plugin'.*RuntimeError: needs a GPU"):
+        load_factory("broken")
+    with pytest.raises(EmbedderError, match="no_such_module_here"):
+        load_factory("missing")
+    assert callable(load_factory("patch32"))
+
+
+def test_name_that_two_distributions_offer_is_refused_with_both(make_plugin: MakePlugin) -> None:
+    make_plugin("first-one", twice="a:make", once="a:make")
+    make_plugin("second-one", twice="b:make")
+    with pytest.raises(EmbedderError, match=r"first-one, second-one.*as in a:make"):
+        check_name("twice")
+    check_name("once")
+    check_name("patch32")
+
+
+def test_module_in_the_current_folder_is_built_from(module: str) -> None:
+    check_name(f"{module}:tiny")
+    embedder = build(f"{module}:tiny", {"size": 6}, hidden_size=16)
+    assert isinstance(embedder, VisualEmbedder)
+    assert (embedder.resolution, embedder.hidden_size) == ((6, 6), 16)
+
+
+def test_whole_number_is_taken_for_a_float_option(module: str) -> None:
+    embedder = build(f"{module}:tiny", {"scale": 2}, hidden_size=8)
+    assert isinstance(embedder.scale, float)
+
+
+def test_factory_without_annotations_takes_its_options(module: str) -> None:
+    assert build(f"{module}:untyped", {"size": 6}, hidden_size=8).resolution == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "said"),
+    [
+        ("tiny", {"sise": 4}, "no option 'sise'; its options: size=4, scale=1.0, mode=a, top=None"),
+        ("tiny", {"size": "large"}, "option 'size' must be int, got 'large'"),
+        ("tiny", {"size": True}, "option 'size' must be int, got True"),
+        ("tiny", {"mode": "c"}, "option 'mode' must be .*, got 'c'"),
+        ("tiny", {"top": 1.5}, "option 'top' must be int | None, got 1.5"),
+        ("tiny", {"hidden_size": 4}, "give --hidden-size"),
+        ("required", {}, "needs option 'path'"),
+        ("no_hidden_size", {}, "doesn't take hidden_size"),
+        ("raises", {}, "can't be built: KeyError: "),
+        ("wrong_type", {}, "must build a VisualEmbedder, got Linear"),
+        ("wrong_size", {}, "has hidden size 9, asked was 8"),
+        ("not_callable", {}, "no function"),
+        ("missing", {}, "no attribute 'missing'"),
+    ],
+)
+def test_what_goes_wrong_in_building_is_one_line_that_names_the_embedder(
+    module: str, factory: str, options: dict[str, int | str], said: str
+) -> None:
+    with pytest.raises(EmbedderError, match=said) as caught:
+        build(f"{module}:{factory}", options, hidden_size=8)
+    assert f"{module}:{factory}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_that_a_user_can_act_on_pass_unchanged(module: str) -> None:
+    with pytest.raises(Exception, match=r"^weights are of another model$") as caught:
+        build(f"{module}:refuses", {}, hidden_size=8)
+    assert type(caught.value).__name__ == "CheckpointError"
+
+
+@pytest.mark.parametrize("name", ["no_such_module_here:make", "a b:make", ":make", "a:", "a..b:c", "/etc/passwd:x"])
+def test_name_of_no_module_is_refused_without_importing(name: str) -> None:
+    with pytest.raises(EmbedderError):
+        check_name(name)

@@ -1,0 +1,202 @@
+"""The runner, on workloads of known cost and on small models."""
+
+import time
+from statistics import median
+
+import pytest
+import torch
+from torch import nn
+
+from vilt_bench.config import Case, ViltConfig
+from vilt_bench.errors import EmbedderError
+from vilt_bench.meters.fake import FakeTime, scripted_forward
+from vilt_bench.meters.time import HostTimer
+from vilt_bench.runner import (
+    StageError,
+    check_tokens,
+    describe,
+    failure_of,
+    inspect,
+    is_out_of_memory,
+    prepare,
+    time_block,
+)
+
+TINY = ViltConfig(hidden_size=32, layers=2, heads=4, mlp_size=64)
+COSTS_S = {"textual_embedder": 0.002, "visual_embedder.projection": 0.001, "modality_interaction.transformer": 0.005}
+
+
+def tiny_case(**changes):
+    fields = {"embedder": "patch32", "vilt": TINY, "resolution": (64, 96), "text_length": 8, "device": "cpu"}
+    return Case(**{**fields, **changes})
+
+
+def timed(costs_s, *, seconds=1.0, first=0):
+    now = FakeTime()
+    timer = HostTimer(now.clock_ns, now.clock_ns)
+    order = []
+
+    def forward(index):
+        def run(mark):
+            order.append((index, mark is not None))
+            scripted_forward(costs_s, now.advance)(mark)
+
+        return run
+
+    series = time_block(forward, timer, seconds=seconds, first=first, clock=lambda: now.now_ns * 1e-9)
+    return series, order
+
+
+def test_samples_of_a_block_are_what_the_stages_cost():
+    series, _ = timed(COSTS_S)
+    assert {name: set(map(round_ns, times.wall_time_s)) for name, times in series.stages.items()} == {
+        name: {cost_s} for name, cost_s in COSTS_S.items()
+    }
+    assert set(map(round_ns, series.whole.wall_time_s)) == {sum(COSTS_S.values())}
+
+
+def round_ns(seconds):
+    return round(seconds, 9)
+
+
+def test_a_block_alternates_instrumented_and_uninstrumented_passes_and_which_is_first():
+    _, order = timed(COSTS_S, seconds=0.06)
+    assert order[:4] == [(0, True), (0, False), (1, False), (1, True)]
+
+
+def test_a_block_has_as_many_passes_of_each_kind_as_it_says():
+    series, order = timed(COSTS_S, seconds=0.1)
+    instrumented = [index for index, marked in order if marked]
+    assert series.blocks == (len(instrumented),) == (len(series.whole.wall_time_s),)
+    assert len(order) == 2 * len(instrumented)
+
+
+def test_a_block_has_one_pair_however_long_it_takes():
+    series, _ = timed({"visual_embedder.backbone": 30.0}, seconds=0.5)
+    assert series.blocks == (1,)
+
+
+def test_inputs_rotate_from_where_the_last_block_ended():
+    _, order = timed(COSTS_S, seconds=0.04, first=6)
+    assert order[0][0] == 6
+
+
+@pytest.mark.slow
+def test_real_stages_of_known_cost_are_measured_within_one_percent():
+    def spin(seconds):
+        end = time.perf_counter_ns() + round(seconds * 1e9)
+        while time.perf_counter_ns() < end:
+            pass
+
+    series = time_block(lambda _: scripted_forward(COSTS_S, spin), HostTimer(), seconds=2.0)
+    for name, cost_s in COSTS_S.items():
+        assert median(series.stages[name].wall_time_s) == pytest.approx(cost_s, rel=0.01)
+    assert median(series.whole.wall_time_s) == pytest.approx(sum(COSTS_S.values()), rel=0.01)
+
+
+def test_a_case_runs_and_says_what_was_built():
+    runner = prepare(tiny_case(batch_size=2, images=("synthetic",)), torch.device("cpu"), HostTimer())
+    assert runner.first_call() > 0
+    facts = runner.facts()
+    assert (facts.kind, facts.resolution, facts.visual_tokens, facts.text_tokens) == ("linear", (64, 96), 6, 8)
+    assert (facts.visual_weights, facts.shared_weights, facts.linear) == ("random", "random", "torch")
+    assert facts.images == ("synthetic",)
+
+
+def test_stages_are_counted_in_order_with_closed_form_numbers():
+    runner = prepare(tiny_case(images=("synthetic",)), torch.device("cpu"), HostTimer())
+    runner.first_call()
+    stages, method, warnings = runner.count()
+    by_name = {stage.name: stage for stage in stages}
+    assert list(by_name) == [
+        "textual_embedder",
+        "visual_embedder.projection",
+        "modality_interaction.concatenation",
+        "modality_interaction.transformer",
+        "modality_interaction.pooler",
+    ]
+    projection = by_name["visual_embedder.projection"]
+    assert projection.parameters == 3 * 32 * 32 * 32 + 32
+    assert projection.flops == 2 * 6 * (3 * 32 * 32) * 32
+    assert projection.output == "embeddings [1, 6, 32]"
+    tokens, width, mlp = 1 + 6 + 8, 32, 64
+    per_layer = 2 * tokens * (4 * width * width + 2 * width * mlp) + 4 * tokens * tokens * width
+    assert by_name["modality_interaction.transformer"].flops == 2 * per_layer
+    assert all(stage.memory is not None and stage.memory.peak_bytes > 0 for stage in stages)
+    assert method is not None
+    assert warnings == ()
+
+
+def test_parameters_of_all_stages_are_those_of_the_model():
+    runner = prepare(tiny_case(images=("synthetic",)), torch.device("cpu"), HostTimer())
+    runner.first_call()
+    stages, _, _ = runner.count()
+    assert sum(stage.parameters for stage in stages) == sum(each.numel() for each in runner.model.parameters())
+
+
+def test_the_same_seed_builds_the_same_model():
+    first, second = (prepare(tiny_case(seed=3), torch.device("cpu"), HostTimer()) for _ in range(2))
+    images, text = first.inputs.batches[0]
+    with torch.inference_mode():
+        assert torch.equal(first.model(images, text).pooled, second.model(images, text).pooled)
+
+
+def test_inspecting_counts_what_running_counts():
+    case = tiny_case(images=("synthetic",))
+    runner = prepare(case, torch.device("cpu"), HostTimer())
+    runner.first_call()
+    model, stages = inspect(case)
+    assert model == runner.facts()
+    assert [(each.name, each.output, each.parameters, each.flops) for each in stages] == [
+        (each.name, each.output, each.parameters, each.flops) for each in runner.count()[0]
+    ]
+
+
+def test_tokens_of_another_width_are_refused():
+    from vilt_bench.embedding import VisualTokens
+
+    with pytest.raises(EmbedderError, match=r"'acme'.*\[1, 5, 16\].*\[B, N, 32\]"):
+        check_tokens(VisualTokens(torch.zeros(1, 5, 16)), name="acme", hidden_size=32)
+
+
+def test_running_out_of_memory_in_a_stage_is_told_with_the_stage():
+    runner = prepare(tiny_case(), torch.device("cpu"), HostTimer())
+
+    class Huge(nn.Module):
+        def forward(self, images):
+            return torch.empty(2**50)
+
+    runner.model.visual_embedder.stages["projection"] = Huge()
+    with pytest.raises(StageError) as caught:
+        runner.first_call()
+    failure = failure_of(caught.value)
+    assert (failure.kind, failure.stage) == ("out-of-memory", "visual_embedder.projection")
+
+
+def test_a_gpu_out_of_memory_is_recognised_and_other_errors_are_not():
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_shapes_are_described_by_field():
+    from vilt_bench.embedding import VisualTokens
+
+    tokens = VisualTokens(torch.zeros(1, 4, 8), boxes=torch.zeros(1, 4, 4))
+    assert describe(tokens) == "embeddings [1, 4, 8], boxes [1, 4, 4]"
+    assert describe(torch.zeros(2, 3)) == "[2, 3]"
+    assert describe([torch.zeros(1), torch.zeros(2)]) == "[1], [2]"
+    assert describe(VisualTokens([torch.zeros(1), {"p2": torch.zeros(2)}])) == "embeddings [1], [2]"
+
+
+@pytest.mark.gpu
+def test_a_case_on_the_gpu_has_device_times_for_each_stage():
+    from vilt_bench.meters.time import timer_for
+
+    device = torch.device("cuda:0")
+    runner = prepare(tiny_case(device="cuda"), device, timer_for(device))
+    runner.first_call()
+    series = runner.block(0.2)
+    assert all(each.device_time_s and min(each.device_time_s) > 0 for each in series.stages.values())
+    assert sum(median(each.device_time_s) for each in series.stages.values()) == pytest.approx(
+        median(series.instrumented.device_time_s), rel=0.1
+    )

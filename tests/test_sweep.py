@@ -1,0 +1,239 @@
+"""Directing the measuring: with scripted workers for the rules, with real ones for the rest."""
+
+import signal
+from dataclasses import dataclass, field
+
+import pytest
+
+from vilt_bench import measure, protocol
+from vilt_bench.config import Case, Sampling, ViltConfig
+from vilt_bench.errors import EmbedderError, InputError
+from vilt_bench.records import Conditions, Environment, Failure, Model, Series, Stage, Times
+from vilt_bench.sweep import Worker, WorkerFailedError, join, measure_together
+
+TINY = ViltConfig(hidden_size=32, layers=1, heads=2, mlp_size=64)
+ENVIRONMENT = Environment("machine", "f", "cpu", "cpu", 1, None, {}, {}, {})
+MODEL = Model("linear", 768, 12, 12, (384, 640), 240, 40, "random", "random", "torch", ("synthetic",), "synthetic")
+
+
+@dataclass
+class Script:
+    """A scripted machine: its clock, what was asked of whom, and how long passes take."""
+
+    now_s: float = 0.0
+    log: list[tuple[str, str]] = field(default_factory=list)
+    pass_s: dict[str, float] = field(default_factory=lambda: {"patch32": 0.1})
+    first_call_s: float = 0.1
+    noise: list[float] = field(default_factory=lambda: [0.0])
+    break_at: dict[tuple[str, str, int], BaseException] = field(default_factory=dict)
+    workers: int = 0
+
+    def start(self):
+        self.workers += 1
+        return ScriptedWorker(self)
+
+
+@dataclass
+class ScriptedWorker:
+    script: Script
+    name: str = ""
+    passes: int = 0
+    closed: bool = False
+
+    def ask(self, request, expected):
+        script = self.script
+        if isinstance(request, protocol.Prepare):
+            self.name = request.case.embedder
+        kind = type(request).__name__
+        script.log.append((self.name, kind))
+        count = script.log.count((self.name, kind))
+        if (error := script.break_at.get((self.name, kind, count))) is not None:
+            raise error
+        match request:
+            case protocol.Prepare():
+                return protocol.Prepared("2026-01-01T00:00:00+00:00", 0.5, script.first_call_s, ENVIRONMENT, MODEL)
+            case protocol.Count():
+                return protocol.Counted((Stage("visual_embedder.projection", "visual_embedder", "[]", 1),), None, ())
+            case protocol.Measure(seconds):
+                return protocol.Measured(self._block(seconds))
+            case protocol.MeasureEnergy():
+                return protocol.EnergyMeasured(None)
+            case protocol.Finish():
+                return protocol.Finished(Conditions())
+
+    def _block(self, seconds):
+        samples = []
+        begin = self.script.now_s
+        while not samples or self.script.now_s - begin < seconds:
+            noise = self.script.noise[self.passes % len(self.script.noise)]
+            samples.append(self.script.pass_s[self.name] * (1 + noise))
+            self.script.now_s += 2 * samples[-1]
+            self.passes += 1
+        times = Times(wall_time_s=tuple(samples))
+        return Series(times, {"visual_embedder.projection": times}, times, (len(samples),))
+
+    def close(self):
+        self.closed = True
+
+    def kill(self):
+        self.closed = True
+
+
+def run_script(script, *names, **sampling):
+    script.pass_s = {name: script.pass_s.get(name, 0.1) for name in names}
+    return measure_together(
+        [Case(name) for name in names],
+        Sampling(**sampling),
+        start_worker=script.start,
+        clock=lambda: script.now_s,
+    )
+
+
+def samples(run):
+    return [len(trial.samples.whole.wall_time_s) for trial in run.trials]
+
+
+def test_each_trial_has_a_process_of_its_own():
+    script = Script()
+    (run,) = run_script(script, "patch32", trials=4)
+    assert script.workers == 4
+    assert [trial.index for trial in run.trials] == [0, 1, 2, 3]
+
+
+def test_steady_times_end_a_trial_once_there_are_enough_samples():
+    (run,) = run_script(Script(), "patch32", trials=3, max_time_s=600)
+    assert all(30 <= count < 60 for count in samples(run))
+    assert all(len(trial.samples.blocks) >= 3 for trial in run.trials)
+
+
+def test_noise_goes_on_being_sampled_until_the_time_is_over():
+    script = Script(noise=[-0.3, 0.25, 0.4, -0.1, 0.0, 0.35, -0.2])
+    run_script(script, "patch32", trials=2, max_time_s=60, precision=0.001)
+    assert script.now_s == pytest.approx(60, rel=0.1)
+
+
+def test_the_time_is_that_of_an_embedder_over_all_its_trials():
+    script = Script(noise=[-0.3, 0.25, 0.4, -0.1, 0.0, 0.35, -0.2])
+    run_script(script, "patch32", "patch16", trials=3, max_time_s=30, precision=0.001)
+    assert script.now_s == pytest.approx(60, rel=0.15)
+
+
+def test_embedders_take_turns_block_by_block():
+    script = Script()
+    run_script(script, "patch32", "patch16", trials=1)
+    turns = [name for name, kind in script.log if kind == "Measure"]
+    assert turns[:6] == ["patch32", "patch16"] * 3
+
+
+def test_a_slow_embedder_gets_one_pass_of_each_kind_and_no_second_trial_when_its_time_is_over():
+    script = Script(pass_s={"region-r101-c4": 25.0}, first_call_s=25.0)
+    (run,) = run_script(script, "region-r101-c4", trials=3, max_time_s=60)
+    assert samples(run) == [1]
+    assert run.trials[0].warmup.blocks == ()
+    assert script.workers == 1
+
+
+def test_warmup_is_kept_apart_and_ends_when_times_settle():
+    script = Script(noise=[1.0, 0.5, 0.2] + [0.0] * 1000)
+    (run,) = run_script(script, "patch32", trials=1)
+    (trial,) = run.trials
+    assert trial.settled is True
+    assert max(trial.warmup.whole.wall_time_s) == pytest.approx(0.2)
+    assert max(trial.samples.whole.wall_time_s) == pytest.approx(0.1)
+
+
+def test_warmup_that_never_settles_ends_with_its_share_of_the_time():
+    growing = [0.05 * step for step in range(10_000)]
+    (run,) = run_script(Script(noise=growing), "patch32", trials=1, max_time_s=20)
+    (trial,) = run.trials
+    assert trial.settled is False
+    assert trial.samples.blocks
+
+
+def test_an_embedder_that_fails_is_a_run_with_a_failure_and_the_others_go_on():
+    out_of_memory = Failure("out-of-memory", "no more", "visual_embedder.roi_align")
+    script = Script(break_at={("grid-r50", "Measure", 2): WorkerFailedError(out_of_memory)})
+    patch, grid = run_script(script, "patch32", "grid-r50", trials=2)
+    assert grid.failure == out_of_memory
+    assert patch.failure is None
+    assert len(patch.trials) == 2
+
+
+def test_what_the_user_can_mend_is_raised_before_anything_is_timed():
+    script = Script(break_at={("grid-r50", "Prepare", 1): InputError("no such image")})
+    with pytest.raises(InputError, match="no such image"):
+        run_script(script, "patch32", "grid-r50")
+    assert "Measure" not in {kind for _, kind in script.log}
+
+
+def test_ctrl_c_keeps_what_was_measured():
+    script = Script(break_at={("patch32", "Measure", 6): KeyboardInterrupt()})
+    (run,) = run_script(script, "patch32", trials=3)
+    assert run.interrupted
+    assert run.failure is None
+    assert len(run.trials) == 1
+    assert samples(run)[0] > 0
+    assert run.stages
+
+
+def test_runs_measured_together_say_so():
+    patch, grid = run_script(Script(), "patch32", "grid-r50", trials=1)
+    assert patch.group == grid.group
+    assert patch.run_id != grid.run_id
+
+
+def test_joining_series_keeps_blocks_and_order():
+    def series(*values):
+        times = Times(wall_time_s=values)
+        return Series(times, {"stage": times}, times, (len(values),))
+
+    joined = join(join(Series(), series(1.0, 2.0)), series(3.0))
+    assert joined.whole.wall_time_s == joined.stages["stage"].wall_time_s == (1.0, 2.0, 3.0)
+    assert joined.blocks == (2, 1)
+
+
+def test_an_unknown_embedder_is_refused_before_a_process_starts():
+    script = Script()
+    with pytest.raises(EmbedderError, match="did you mean 'patch32'"):
+        run_script(script, "patch3")
+    assert script.workers == 0
+
+
+def tiny_case(**changes):
+    fields = {"embedder": "patch32", "vilt": TINY, "resolution": (64, 64), "text_length": 8, "device": "cpu"}
+    return Case(**{**fields, "threads": 1, **changes})
+
+
+def test_a_real_measurement_is_complete():
+    run = measure(tiny_case(), Sampling(trials=1, max_time_s=2, precision=0.2))
+    (trial,) = run.trials
+    assert run.failure is None
+    assert run.environment.threads == 1
+    assert run.environment.versions["torch"]
+    assert trial.first_call_s > 0
+    assert trial.conditions.cpu_share > 0
+    count = sum(trial.samples.blocks)
+    assert count >= 30
+    assert set(trial.samples.stages) == {stage.name for stage in run.stages}
+    for times in [trial.samples.whole, *trial.samples.stages.values()]:
+        assert len(times.wall_time_s) == len(times.cpu_time_s) == count
+        assert times.device_time_s is None
+    assert run.energy is None
+
+
+def test_a_worker_that_dies_is_a_failure_with_its_last_words():
+    worker = Worker()
+    worker._process.send_signal(signal.SIGABRT)
+    with pytest.raises(WorkerFailedError, match="signal 6") as caught:
+        worker.ask(protocol.Prepare(tiny_case()), protocol.Prepared)
+    worker.close()
+    assert caught.value.failure.kind == "crashed"
+
+
+def test_a_worker_that_is_killed_is_taken_for_out_of_memory():
+    worker = Worker()
+    worker.kill()
+    with pytest.raises(WorkerFailedError) as caught:
+        worker.ask(protocol.Prepare(tiny_case()), protocol.Prepared)
+    worker.close()
+    assert caught.value.failure.kind == "out-of-memory"

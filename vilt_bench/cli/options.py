@@ -1,0 +1,170 @@
+"""Options that several commands share, and the cases that they describe."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from vilt_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vilt_bench.config import Case
+
+RESULTS = "results"
+"""Where records go unless another folder is given."""
+
+
+def add_case(parser: argparse.ArgumentParser) -> None:
+    """Add what describes a case but its input and device."""
+    group = parser.add_argument_group("the case")
+    group.add_argument(
+        "--resolution",
+        type=_resolution,
+        metavar="HxW",
+        help="shorter edge and limit of the longer one, in pixels (default: the embedder's own, as in its paper)",
+    )
+    group.add_argument("--batch-size", type=int, default=1, metavar="N", help="images a pass (default: 1)")
+    group.add_argument("--text-length", type=int, default=40, metavar="N", help="text tokens (default: 40)")
+    group.add_argument("--weights", metavar="PATH", help="weights of the visual embedder (default: random)")
+    group = parser.add_argument_group("the shared model (defaults: ViLT-B/32)")
+    group.add_argument(
+        "--interaction",
+        choices=["vilt", "bert", "lxmert", "vilbert"],
+        default="vilt",
+        help="what joins the modalities: the shared ViLT, or that of another model of the paper's Table 6",
+    )
+    group.add_argument("--hidden-size", type=int, default=768, metavar="D")
+    group.add_argument("--layers", type=int, default=12, metavar="N")
+    group.add_argument("--heads", type=int, default=12, metavar="N")
+    group.add_argument("--mlp-size", type=int, default=3072, metavar="N")
+    group.add_argument("--text-positions", type=int, default=40, metavar="N", help="rows of the text's position table")
+
+
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """Add input, device, effort and output."""
+    group = parser.add_argument_group("input")
+    group.add_argument(
+        "--image",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="photographs to run on, or 'synthetic' for noise (default: two that come with scikit-learn)",
+    )
+    group.add_argument(
+        "--fit",
+        choices=["aspect", "crop"],
+        default="aspect",
+        help="resize a photograph with its aspect kept, or crop it to exactly the resolution (default: aspect)",
+    )
+    group.add_argument("--seed", type=int, default=0, help="of weights, text and noise (default: 0)")
+    group.add_argument(
+        "--checkpoint",
+        metavar="SOURCE",
+        help="weights of the shared ViLT: a file, a folder, or hub:ORGANISATION/NAME (default: random)",
+    )
+    add_where(parser).add_argument(
+        "--linear",
+        choices=["torch", "onednn"],
+        default="torch",
+        help="who computes the transformer's linear layers: torch, or oneDNN with prepacked weights, "
+        "faster on some processors (default: torch)",
+    )
+    add_effort(
+        parser,
+        precision="0.01",
+        max_time="60 for one embedder, all trials together",
+        trials="fresh processes an embedder",
+        given=(0.01, 60.0, 3),
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", default=RESULTS, metavar="FOLDER", help=f"for the records (default: {RESULTS})")
+    group.add_argument("--quiet", action="store_true", help="say nothing while measuring")
+
+
+def add_where(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add where to run; returns the group, for more of its kind."""
+    group = parser.add_argument_group("where")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps or xpu (default: auto)")
+    group.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads (default: OMP_NUM_THREADS, else the cores)"
+    )
+    return group
+
+
+def add_effort(
+    parser: argparse.ArgumentParser,
+    *,
+    precision: str,
+    max_time: str,
+    trials: str,
+    given: tuple[float | None, float | None, int],
+) -> None:
+    """Add how hard to look; `given` are the defaults, the texts say what they mean."""
+    group = parser.add_argument_group("how hard to look")
+    group.add_argument(
+        "--precision",
+        type=float,
+        default=given[0],
+        metavar="SHARE",
+        help=f"sample until the 95%% interval is within ± this share of the median (default: {precision})",
+    )
+    group.add_argument(
+        "--max-time",
+        type=float,
+        default=given[1],
+        metavar="SECONDS",
+        help=f"measuring time (default: {max_time})",
+    )
+    group.add_argument("--trials", type=int, default=given[2], metavar="N", help=f"{trials} (default: {given[2]})")
+
+
+def _resolution(text: str) -> tuple[int, int]:
+    from vilt_bench.config import parse_resolution
+
+    try:
+        return parse_resolution(text)
+    except ConfigError as error:
+        # argparse puts the flag before it
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--resolution ")) from None
+
+
+def cases(asked: argparse.Namespace) -> list[Case]:
+    """Returns the cases that the options describe, one an embedder."""
+    from vilt_bench.config import Case, ViltConfig, parse_embedder
+
+    vilt = ViltConfig(
+        hidden_size=asked.hidden_size,
+        layers=asked.layers,
+        heads=asked.heads,
+        mlp_size=asked.mlp_size,
+        text_positions=asked.text_positions,
+    )
+    # What `show` does not ask for, as nothing is run there, has its default.
+    given = {
+        name: getattr(asked, name)
+        for name in ("fit", "device", "dtype", "threads", "linear", "checkpoint", "seed")
+        if hasattr(asked, name)
+    }
+    cases = []
+    for text in asked.embedder:
+        name, options = parse_embedder(text)
+        if asked.weights is not None:
+            if len(asked.embedder) > 1:
+                raise ConfigError(f"--weights is of one embedder; with several, write --embedder {name},weights=PATH")
+            options["weights"] = asked.weights
+        cases.append(
+            Case(
+                embedder=name,
+                options=options,
+                resolution=asked.resolution,
+                images=tuple(getattr(asked, "image", ())),
+                text_length=asked.text_length,
+                batch_size=asked.batch_size,
+                interaction=asked.interaction,
+                vilt=vilt,
+                **given,
+            )
+        )
+    return cases

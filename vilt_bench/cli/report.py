@@ -1,0 +1,80 @@
+"""`vilt-bench report`: records in; a table, text of some format, a picture or a page out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vilt_bench.cli import screen
+from vilt_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vilt_bench.cli import Add
+    from vilt_bench.records import Run
+
+PICTURES = ("svg", "png", "pdf", "html")
+"""As `vilt_bench.report.PICTURES`, which would cost time to import."""
+
+
+def register(add: Add) -> None:
+    """Add the command."""
+    parser = add("report", report, "show records as a table, CSV, Markdown, JSON, a picture or a page")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a record, or a folder of them")
+    parser.add_argument("--format", choices=["table", "csv", "markdown", "json", *PICTURES], default="table")
+    parser.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
+    group = parser.add_argument_group("pictures")
+    group.add_argument("--with-paper", action="store_true", help="with the bars of the ViLT paper's Figure 1")
+    group.add_argument(
+        "--allow-different",
+        action="store_true",
+        help="draw runs of different machines or settings, each labelled, instead of refusing them",
+    )
+    group.add_argument("--columns", type=int, choices=[1, 2], default=1, help="of a paper, to span (default: 1)")
+
+
+def report(asked: argparse.Namespace) -> int:
+    """Print records, or write them to a file, as a table, text of some format, a picture or a page."""
+    from vilt_bench import store
+
+    runs = store.load_all(asked.runs)
+    if asked.format in PICTURES:
+        return _picture(runs, asked)
+    if asked.with_paper or asked.allow_different or asked.columns != 1:
+        raise ConfigError(
+            f"--with-paper, --allow-different and --columns are for pictures; add --format {', '.join(PICTURES)}"
+        )
+    if asked.format == "table" and asked.output is None:
+        from vilt_bench.report import table
+
+        table.show(runs, screen.console())
+        return 0
+    from vilt_bench.report import render
+
+    text = render(runs, asked.format)
+    if asked.output is None:
+        sys.stdout.write(text)
+    else:
+        store.write_text(asked.output, text)
+    return 0
+
+
+def _picture(runs: Sequence[Run], asked: argparse.Namespace) -> int:
+    from vilt_bench import store
+    from vilt_bench.report import render_picture
+
+    if asked.output is None and sys.stdout.isatty():
+        raise ConfigError(f"--format {asked.format} is not for a terminal; add --output FILE.{asked.format}")
+    data = render_picture(
+        runs,
+        asked.format,
+        with_paper=asked.with_paper,
+        allow_different=asked.allow_different,
+        columns=asked.columns,
+    )
+    if asked.output is None:
+        sys.stdout.buffer.write(data)
+    else:
+        store.write_bytes(asked.output, data)
+    return 0

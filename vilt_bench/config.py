@@ -1,0 +1,228 @@
+"""What is asked: `Case` (one point to measure) and `Sampling` (how hard to look); frozen, checked, inert."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from vilt_bench.errors import ConfigError
+
+Option = bool | int | float | str
+"""The value of an embedder's option, as given on the command line or in Python."""
+
+Fit = Literal["aspect", "crop"]
+Interaction = Literal["vilt", "bert", "lxmert", "vilbert"]
+"""`vilt`: pre-norm single stream; `bert`: post-norm single stream; `lxmert`, `vilbert`: two streams."""
+Linear = Literal["torch", "onednn"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+# Far above any camera's or model's need, far below what would exhaust a machine before a message could be shown.
+LARGEST_EDGE_PIXELS = 16_384
+LARGEST_BATCH = 65_536
+SYNTHETIC = "synthetic"
+"""As an image's path: seeded noise instead of a photograph."""
+
+_DEVICE = re.compile(r"auto|cpu|(cuda|xpu)(:\d+)?|mps")
+
+
+@dataclass(frozen=True)
+class ViltConfig:
+    """Sizes of the shared ViLT; the defaults are ViLT-B/32's.
+
+    Source: ViLT paper, section 3.1 and 4.2; BERT's vocabulary.
+    """
+
+    hidden_size: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_size: int = 3072
+    vocabulary: int = 30_522
+    text_positions: int = 40
+    """Rows of the text's position table: the longest text."""
+    image_positions: tuple[int, int] = (12, 12)
+    """(h, w) of the image's position table, interpolated to other grids: 384 / 32 = 12."""
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: a size is impossible.
+        """
+        _check_count("--hidden-size", self.hidden_size, least=1, most=65_536)
+        _check_count("--layers", self.layers, least=1, most=1000)
+        _check_count("--heads", self.heads, least=1, most=1024)
+        _check_count("--mlp-size", self.mlp_size, least=1, most=1_048_576)
+        _check_count("vocabulary", self.vocabulary, least=200, most=10_000_000)
+        _check_count("--text-positions", self.text_positions, least=2, most=1_000_000)
+        if self.hidden_size % self.heads:
+            raise ConfigError(f"--hidden-size {self.hidden_size} must be a multiple of --heads {self.heads}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point to measure: an embedder, its input, and where to run it.
+
+    `None` means "what fits": the embedder's default resolution, the machine's number of threads.
+    """
+
+    embedder: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """Keyword arguments of the embedder's factory."""
+    resolution: tuple[int, int] | None = None
+    """(height, width) in pixels; the shorter edge is the target, the longer one the limit."""
+    fit: Fit = "aspect"
+    """`aspect`: keep the photograph's aspect, as the paper does; `crop`: exactly the resolution."""
+    images: tuple[str, ...] = ()
+    """Paths of images; none: the photographs that come with an installed package; `synthetic`: noise."""
+    text_length: int = 40
+    """Text tokens, [CLS] and [SEP] included."""
+    batch_size: int = 1
+    device: str = "auto"
+    dtype: Dtype = "float32"
+    threads: int | None = None
+    linear: Linear = "torch"
+    """Who computes the shared transformer's linear layers: torch, or oneDNN with prepacked weights."""
+    checkpoint: str | None = None
+    """Weights of the shared ViLT: a folder, a file, or `hub:ORGANISATION/NAME`; `None`: random."""
+    interaction: Interaction = "vilt"
+    """What joins the modalities; the others are those of the paper's Table 6."""
+    vilt: ViltConfig = field(default_factory=ViltConfig)
+    """Sizes of the shared ViLT, or of the text's layers of another interaction."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: a value is impossible.
+        """
+        if not self.embedder:
+            raise ConfigError("an embedder's name can't be empty; 'vilt-bench list' shows all")
+        if self.resolution is not None:
+            check_resolution(*self.resolution)
+        _check_choice("--fit", self.fit, get_args(Fit))
+        _check_choice("--linear", self.linear, get_args(Linear))
+        _check_choice("--interaction", self.interaction, get_args(Interaction))
+        if self.checkpoint is not None and self.interaction != "vilt":
+            raise ConfigError(f"--checkpoint is of a ViLT, for --interaction vilt, got {self.interaction!r}")
+        _check_choice("--dtype", self.dtype, get_args(Dtype))
+        _check_count("--text-length", self.text_length, least=2, most=1_000_000)
+        _check_count("--batch-size", self.batch_size, least=1, most=LARGEST_BATCH)
+        if self.threads is not None:
+            _check_count("--threads", self.threads, least=1, most=4096)
+        if self.text_length > self.vilt.text_positions:
+            raise ConfigError(
+                f"--text-length {self.text_length} is longer than the position table of {self.vilt.text_positions} "
+                f"tokens; shorten the text or give --text-positions {self.text_length}"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"--seed must be between 0 and 2**63 - 1, got {self.seed}")
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigError(
+                f"unknown device {self.device!r}; expected auto, cpu, cuda, cuda:N, mps or xpu, as in --device cuda:0"
+            )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How hard to look: when to stop, and in how many processes."""
+
+    precision: float = 0.01
+    """Stop when the 95% interval of the median is within ± this share of it."""
+    max_time_s: float = 60.0
+    """Measuring time for one embedder over all its trials, loading and building left out."""
+    trials: int = 3
+    """Fresh processes; the process is the unit of evidence."""
+    least_samples: int = 30
+    """Passes of each kind in a trial, unless the time is over."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: a value is impossible.
+        """
+        if not (math.isfinite(self.precision) and 0 < self.precision < 1):
+            raise ConfigError(f"--precision must be between 0 and 1 (0.01 is 1%), got {self.precision}")
+        if not (math.isfinite(self.max_time_s) and 0 < self.max_time_s <= 7 * 86_400):
+            raise ConfigError(f"--max-time must be between 0 and 604800 seconds, got {self.max_time_s:g}")
+        _check_count("--trials", self.trials, least=1, most=1000)
+        _check_count("least_samples", self.least_samples, least=1, most=1_000_000)
+
+
+def parse_resolution(text: str) -> tuple[int, int]:
+    """Returns (height, width) of a text like `384x640`.
+
+    Raises:
+        ConfigError: the text is not HEIGHTxWIDTH in pixels, or is absurd.
+    """
+    match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", text.strip())
+    if match is None:
+        raise ConfigError(f"--resolution {text!r} is not HEIGHTxWIDTH in pixels, as in --resolution 384x640")
+    height, width = int(match[1]), int(match[2])
+    check_resolution(height, width)
+    return height, width
+
+
+def check_resolution(height: int, width: int) -> None:
+    """Refuse what no image has.
+
+    Raises:
+        ConfigError: an edge is below 1 or above `LARGEST_EDGE_PIXELS`.
+    """
+    if not (1 <= height <= LARGEST_EDGE_PIXELS and 1 <= width <= LARGEST_EDGE_PIXELS):
+        raise ConfigError(
+            f"--resolution {height}x{width} is out of range; each edge must be 1 to {LARGEST_EDGE_PIXELS} pixels"
+        )
+
+
+def parse_embedder(text: str) -> tuple[str, dict[str, Option]]:
+    """Returns name and options of a text like `region-r101-c4,proposals=300,nms=class-agnostic`.
+
+    Values read as the narrowest of bool, int, float, str.
+
+    Raises:
+        ConfigError: an option is not KEY=VALUE, or is given twice.
+    """
+    name, *parts = text.split(",")
+    options: dict[str, Option] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key.isidentifier():
+            raise ConfigError(f"in --embedder {text!r}: {part!r} is not KEY=VALUE, as in 'patch,patch_size=48'")
+        if key in options:
+            raise ConfigError(f"in --embedder {text!r}: option {key!r} is given twice")
+        options[key] = parse_option(value.strip())
+    return name.strip(), options
+
+
+def parse_option(value: str) -> Option:
+    """Returns the narrowest of bool, int, float, str that the text reads as."""
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    for read in (int, float):
+        try:
+            return read(value)
+        except ValueError:
+            continue
+    return value
+
+
+def label(case: Case) -> str:
+    """Returns how a case's embedder is written on the command line: its name and options."""
+    return ",".join([case.embedder, *(f"{key}={value}" for key, value in case.options.items())])
+
+
+def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{flag} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def _check_count(flag: str, value: int, *, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ConfigError(f"{flag} must be between {least} and {most}, got {value}")

@@ -1,0 +1,131 @@
+"""The contract of a visual embedder: a chain of named stages from an image batch to visual tokens.
+
+Shapes: B images, L text tokens, N visual tokens, D hidden size, H×W pixels, h×w grid cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+from torch import Tensor, nn
+
+Kind = Literal["linear", "grid", "region", "encoder"]
+"""As in the paper's tables; `encoder` for a transformer or hybrid tower."""
+
+Mark = Callable[[str, Any], None]
+"""Called after each stage with its name and its output. A mark must not change the output."""
+
+
+class ImageBatch(NamedTuple):
+    """Images as a model takes them, normalised."""
+
+    pixels: Tensor
+    """[B, 3, H, W], floating point."""
+    mask: Tensor | None = None
+    """[B, H, W] bool, true where a pixel belongs to the image; `None`: no image is padded."""
+
+
+class TextBatch(NamedTuple):
+    """Texts as a model takes them."""
+
+    token_ids: Tensor
+    """[B, L] int64"""
+    mask: Tensor | None = None
+    """[B, L] bool, true where a token belongs to the text; `None`: no text is padded."""
+
+
+class VisualTokens(NamedTuple):
+    """What every visual embedder returns."""
+
+    embeddings: Tensor
+    """[B, N, D]"""
+    mask: Tensor | None = None
+    """[B, N] bool, true where a token is to be attended to; `None`: all are, and attention needs no mask."""
+    boxes: Tensor | None = None
+    """[B, N, 4] as (x1, y1, x2, y2) in pixels, for region features."""
+    grid: tuple[int, int] | None = None
+    """(h, w) with N = h·w in row-major order, where the shared model is still to add V_pos, interpolated
+    to that grid (equation 2); `None` where the embedder has added positions of its own."""
+
+
+class Chain(nn.Module):
+    """Named stages, run one after the other; the output of one is the input of the next.
+
+    A profiler passes `mark`, which is called after each stage. There is one forward, marked or not.
+    """
+
+    def __init__(self, stages: Mapping[str, nn.Module]) -> None:
+        """Chain the stages in the mapping's order."""
+        super().__init__()
+        self.stages = nn.ModuleDict(dict(stages))
+
+    def forward(self, inputs: Any, mark: Mark | None = None) -> Any:
+        """Returns the last stage's output."""
+        for name, stage in self.stages.items():
+            inputs = stage(inputs)
+            if mark is not None:
+                mark(name, inputs)
+        return inputs
+
+
+class VisualEmbedder(Chain):
+    """A chain from `ImageBatch` to `VisualTokens`.
+
+    A factory returns one: `def patch32(*, hidden_size: int = 768) -> VisualEmbedder`. Its keyword arguments
+    are its options; `hidden_size` is the shared transformer's D and must be among them. Building must do no
+    more than make modules: no network, no device (it also runs under `torch.device("meta")`).
+
+    A stage may have a method `counts(output) -> Mapping[str, int]` that tells what it found, such as NMS
+    candidates; it is called outside of timed passes.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        *,
+        kind: Kind,
+        hidden_size: int,
+        resolution: tuple[int, int],
+        size_divisor: int = 32,
+        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        weights: str = "random",
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
+        """Chain the stages.
+
+        Args:
+            stages: in order; the last one returns `VisualTokens`.
+            kind: as in the paper's tables.
+            hidden_size: D of the tokens.
+            resolution: default (height, width): shorter edge and limit of the longer one, in pixels.
+            size_divisor: both edges of the input are multiples of this many pixels.
+            mean: of the pixels' normalisation, for RGB in 0 to 1.
+            std: likewise.
+            weights: where the weights come from, as shown in reports: `random`, or a file's name.
+            notes: by stage, what a reader must know to read its numbers right, such as planted tensors.
+        """
+        super().__init__(stages)
+        self.kind: Kind = kind
+        self.hidden_size = hidden_size
+        self.resolution = resolution
+        self.size_divisor = size_divisor
+        self.mean = mean
+        self.std = std
+        self.weights = weights
+        self.notes = dict(notes or {})
+
+    if TYPE_CHECKING:  # nn.Module.__call__ returns Any; give callers the type back
+
+        def __call__(self, inputs: ImageBatch, mark: Mark | None = None) -> VisualTokens:
+            """Returns the visual tokens."""
+
+
+EmbedderFactory = Callable[..., VisualEmbedder]
+
+
+def stage_counts(stage: nn.Module, output: Any) -> dict[str, int]:
+    """Returns what a stage says that it found in its output; empty where it says nothing."""
+    counts = getattr(stage, "counts", None)
+    return dict(cast("Mapping[str, int]", counts(output))) if callable(counts) else {}

@@ -1,0 +1,47 @@
+"""Errors that a user can act on; each is one line that says what, what was expected, what to do.
+
+ViltBenchError
+├── ConfigError        an option or its value
+├── EmbedderError      an embedder: unknown, broken, or against the contract
+├── InputError         an image or a text
+├── CheckpointError    weights: unreadable, incomplete, or of another model
+├── DeviceError        a device that is not there or can't do what was asked
+├── RecordError        a record: unreadable, corrupt, or too new
+└── MeasurementError   a measurement that could not be made
+"""
+
+
+class ViltBenchError(Exception):
+    """Root of all errors that a user can act on; the command line prints it as one line, exit code 2."""
+
+
+class ConfigError(ViltBenchError):
+    """An option or its value is wrong."""
+
+
+class EmbedderError(ViltBenchError):
+    """An embedder is unknown, fails to import, or breaks the contract."""
+
+
+class InputError(ViltBenchError):
+    """An image or a text can't be used."""
+
+
+class CheckpointError(ViltBenchError):
+    """Weights are unreadable, incomplete, or of another model."""
+
+
+class DeviceError(ViltBenchError):
+    """A device is not there, or can't do what was asked."""
+
+
+class RecordError(ViltBenchError):
+    """A record is unreadable, corrupt, or newer than this program."""
+
+
+class MeasurementError(ViltBenchError):
+    """A measurement could not be made."""
+
+
+class ViltBenchWarning(UserWarning):
+    """Root of the warnings that this package issues."""

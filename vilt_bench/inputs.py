@@ -1,0 +1,141 @@
+"""Makes the input of a case: a few batches of photographs or noise, and of token ids, of equal shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vilt_bench.config import SYNTHETIC, Case
+from vilt_bench.embedding import ImageBatch, TextBatch
+from vilt_bench.photographs import crop_size, find_images, read_image, resize, target_size
+
+__all__ = ["Inputs", "make_inputs", "target_size"]
+
+BATCHES = 4
+"""Passes take these in turn: a single buffer would measure the cache."""
+
+# BERT's vocabulary: below, padding, unused places and special tokens.
+_CLS, _SEP, _FIRST_WORD = 101, 102, 999
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the passes of a case take in turn."""
+
+    batches: tuple[tuple[ImageBatch, TextBatch], ...]
+    """All of the same shapes, with different content."""
+    names: tuple[str, ...]
+    """Of the images' files, or `synthetic`."""
+    text: str
+    """What the text is."""
+    resolution: tuple[int, int]
+    """(height, width) of the pixels, padding included."""
+
+
+def make_inputs(
+    case: Case,
+    *,
+    resolution: tuple[int, int],
+    size_divisor: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    device: torch.device,
+    dtype: torch.dtype,
+    vocabulary: int,
+) -> Inputs:
+    """Returns the inputs of a case, read in full, normalised and on the device.
+
+    The images are taken cyclically over all batches, mirrored from the second round on, so that content repeats
+    late. Where their sizes differ, all are padded with zeros at the bottom and right to the largest, with a mask.
+
+    Args:
+        case: names the images, the batch size, the text length and the seed.
+        resolution: (height, width) in pixels; see `Case.resolution`.
+        size_divisor: what both edges are multiples of, in pixels.
+        mean: of the normalisation, for RGB in 0 to 1.
+        std: likewise.
+        device: where the batches are put.
+        dtype: of the pixels.
+        vocabulary: how many token ids there are.
+
+    Raises:
+        InputError: an image can't be read, or does not fit the resolution.
+    """
+    paths = find_images(case.images)
+    if paths == (SYNTHETIC,):
+        size = crop_size(resolution, size_divisor=size_divisor)
+        generator = torch.Generator().manual_seed(case.seed)
+        images = [
+            torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)
+            for _ in range(BATCHES * case.batch_size)
+        ]
+    else:
+        images = [_read(path, case, resolution=resolution, size_divisor=size_divisor) for path in paths]
+    texts = torch.Generator().manual_seed(case.seed)
+    # More than the usual number of batches where it takes them to see every image.
+    count = max(BATCHES, math.ceil(len(images) / case.batch_size))
+    batches = []
+    for index in range(count):
+        image_batch = _image_batch(
+            images, first=index * case.batch_size, batch_size=case.batch_size, mean=mean, std=std
+        )
+        token_ids = _token_ids(case.batch_size, case.text_length, vocabulary=vocabulary, generator=texts)
+        mask = None if image_batch.mask is None else image_batch.mask.to(device)
+        batches.append((ImageBatch(image_batch.pixels.to(device, dtype), mask), TextBatch(token_ids.to(device))))
+    height, width = batches[0][0].pixels.shape[-2:]
+    return Inputs(
+        batches=tuple(batches),
+        names=tuple(Path(path).name for path in paths),
+        text="synthetic token ids",
+        resolution=(height, width),
+    )
+
+
+def _read(path: str, case: Case, *, resolution: tuple[int, int], size_divisor: int) -> Tensor:
+    """Returns the image at the size that the model takes, [3, h, w] uint8."""
+    image = resize(
+        read_image(path), resolution=resolution, size_divisor=size_divisor, fit=case.fit, name=f"image {path!r}"
+    )
+    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return flat.view(image.height, image.width, 3).permute(2, 0, 1)
+
+
+def _image_batch(
+    images: list[Tensor],
+    *,
+    first: int,
+    batch_size: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> ImageBatch:
+    """Returns the images `first` to `first + batch_size` of the endless cycle, as float32."""
+    height, width = (max(image.shape[edge] for image in images) for edge in (1, 2))
+    pixels = torch.zeros(batch_size, 3, height, width)
+    mask = torch.zeros(batch_size, height, width, dtype=torch.bool)
+    shift, scale = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    for row in range(batch_size):
+        cycle, index = divmod(first + row, len(images))
+        image = _mirrored(images[index], cycle)
+        _, h, w = image.shape
+        pixels[row, :, :h, :w] = (image / 255 - shift) / scale
+        mask[row, :h, :w] = True
+    # By all images, not this batch's: with and without a mask are different work.
+    return ImageBatch(pixels, mask if len({image.shape for image in images}) > 1 else None)
+
+
+def _mirrored(image: Tensor, cycle: int) -> Tensor:
+    """Returns the image [3, h, w] as it is, mirrored left-right, top-bottom, or both, in turn."""
+    return image.flip([edge for edge, bit in ((2, 1), (1, 2)) if cycle & bit])
+
+
+def _token_ids(batch_size: int, length: int, *, vocabulary: int, generator: torch.Generator) -> Tensor:
+    """Returns random words between [CLS] and [SEP], [B, L]; in a vocabulary too small for BERT's, random ids only."""
+    if vocabulary <= _FIRST_WORD:
+        return torch.randint(vocabulary, (batch_size, length), generator=generator)
+    token_ids = torch.randint(_FIRST_WORD, vocabulary, (batch_size, length), generator=generator)
+    token_ids[:, 0], token_ids[:, -1] = _CLS, _SEP
+    return token_ids

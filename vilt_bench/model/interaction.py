@@ -1,0 +1,162 @@
+"""Equations (2) to (6): both modalities joined, the transformer, the pooler.
+
+Shapes: B pairs, L text tokens, N visual tokens, S = L + 1 + N, D hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from vilt_bench.config import ViltConfig
+from vilt_bench.embedding import VisualTokens
+from vilt_bench.model.positions import interpolate_positions, interpolate_positions_padded
+from vilt_bench.model.text import TextTokens
+
+
+class Modalities(NamedTuple):
+    """What the modality interaction takes."""
+
+    text: TextTokens
+    visual: VisualTokens
+
+
+class JointTokens(NamedTuple):
+    """z_0: the tokens of both modalities."""
+
+    embeddings: Tensor
+    """[B, S, D]: the text, the image's class token, the visual tokens."""
+    mask: Tensor | None = None
+    """[B, S] bool, true where a token is to be attended to; `None`: all are."""
+
+
+class ViltOutput(NamedTuple):
+    """What ViLT returns."""
+
+    tokens: Tensor
+    """[B, S, D]: z_D after the final LayerNorm."""
+    pooled: Tensor
+    """[B, D]: p of equation (6)."""
+
+
+class Concatenation(nn.Module):
+    """Adds class token, positions and types, and joins the modalities: equations (2) and (3)."""
+
+    def __init__(self, config: ViltConfig) -> None:
+        """Make the class token and the tables."""
+        super().__init__()
+        rows, columns = config.image_positions
+        self.table_size = config.image_positions
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))  # class token's first
+        self.types = nn.Embedding(2, config.hidden_size)  # text, image
+
+    def forward(self, modalities: Modalities) -> JointTokens:
+        """Returns z_0 and its mask."""
+        text, visual = modalities
+        text_type, image_type = self.types.weight
+        class_token = self.class_token + self.positions[:, :1] + image_type  # (1, 1, D)
+        embeddings = torch.cat(
+            [
+                text.embeddings + text_type,
+                class_token.expand(visual.embeddings.shape[0], -1, -1),
+                visual.embeddings + self._positions(visual) + image_type,
+            ],
+            dim=1,
+        )
+        return JointTokens(embeddings, _join_masks(text, visual))
+
+    def _positions(self, visual: VisualTokens) -> Tensor:
+        if visual.grid is None:
+            return visual.embeddings.new_zeros(())
+        table = self.positions[0, 1:].view(*self.table_size, -1)  # (H, W, D)
+        if visual.mask is None:
+            return interpolate_positions(table, visual.grid)
+        return interpolate_positions_padded(table, visual.mask, visual.grid)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, MSA of equation (4)."""
+
+    def __init__(self, config: ViltConfig) -> None:
+        """Make one projection for queries, keys and values, and one for the output."""
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns [B, S, D]; the mask is [B, 1, 1, S] bool."""
+        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # (B, S, 3D) → (B, S, 3, heads, D/heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()  # views: (B, heads, S, D/heads) each
+        attended = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.projection(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One layer d, pre-norm: equations (4) and (5). It has no dropout: this model is measured, not trained."""
+
+    def __init__(self, config: ViltConfig) -> None:
+        """Make attention, MLP and their norms."""
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.hidden_size, config.mlp_size),
+            nn.GELU(),
+            nn.Linear(config.mlp_size, config.hidden_size),
+        )
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns z_d of z_{d-1}, [B, S, D]."""
+        tokens = self.attention(self.attention_norm(tokens), mask) + tokens  # (4)
+        return self.mlp(self.mlp_norm(tokens)) + tokens  # type: ignore[no-any-return]  # (5)
+
+
+class Transformer(nn.Module):
+    """All layers and the final LayerNorm: [B, S, D] to [B, S, D]."""
+
+    def __init__(self, config: ViltConfig) -> None:
+        """Stack the layers."""
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, joint: JointTokens) -> Tensor:
+        """Returns z_D, normalised."""
+        tokens, mask = joint
+        if mask is not None:
+            mask = mask[:, None, None, :]  # the same for all heads and queries
+        for block in self.blocks:
+            tokens = block(tokens, mask)
+        return self.norm(tokens)  # type: ignore[no-any-return]
+
+
+class Pooler(nn.Module):
+    """Projects the first token and squashes it: equation (6)."""
+
+    def __init__(self, config: ViltConfig) -> None:
+        """Make the projection."""
+        super().__init__()
+        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, tokens: Tensor) -> ViltOutput:
+        """Returns the tokens, and p."""
+        return ViltOutput(tokens, self.projection(tokens[:, 0]).tanh())
+
+
+def _join_masks(text: TextTokens, visual: VisualTokens) -> Tensor | None:
+    if text.mask is None and visual.mask is None:
+        return None  # known without a look at the data, so that attention runs without a mask
+    text_mask, visual_mask = _mask_of(text), _mask_of(visual)
+    return torch.cat([text_mask, text_mask.new_ones(text_mask.shape[0], 1), visual_mask], dim=1)
+
+
+def _mask_of(tokens: TextTokens | VisualTokens) -> Tensor:
+    if tokens.mask is not None:
+        return tokens.mask
+    return tokens.embeddings.new_ones(tokens.embeddings.shape[:2], dtype=torch.bool)

@@ -1,0 +1,145 @@
+"""The whole: textual embedder, visual embedder, modality interaction.
+
+Shapes: B pairs, L text tokens, N visual tokens, S = L + 1 + N, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+
+from vilt_bench.config import ViltConfig
+from vilt_bench.embedding import Chain, ImageBatch, Mark, TextBatch, VisualEmbedder, VisualTokens
+from vilt_bench.errors import EmbedderError
+from vilt_bench.model.interaction import Concatenation, Modalities, Pooler, Transformer, ViltOutput
+from vilt_bench.model.text import TextTokens, TextualEmbedder
+
+
+class SharedModel(nn.Module):
+    """All of a vision-and-language model but its visual embedder."""
+
+    def __init__(
+        self,
+        config: ViltConfig,
+        textual_embedder: TextualEmbedder,
+        stages: Mapping[str, nn.Module],
+        *,
+        visual_size: int | None = None,
+    ) -> None:
+        """Join the parts; their weights are drawn from torch's generator, as ViT's and BERT's are.
+
+        Args:
+            config: sizes of the textual embedder and of the text's layers.
+            textual_embedder: makes the text's tokens.
+            stages: of the modality interaction, in order; the first takes `Modalities`, the last returns `ViltOutput`.
+            visual_size: channels of the visual tokens that it takes, where not as many as the text's.
+        """
+        super().__init__()
+        self.config = config
+        self.visual_size = config.hidden_size if visual_size is None else visual_size
+        self.textual_embedder = textual_embedder
+        self.modality_interaction = Chain(stages)
+        _initialise(self)
+
+    def forward(self, text: TextBatch, visual: VisualTokens) -> ViltOutput:
+        """Returns tokens [B, S, D] and the pooled output [B, D]."""
+        return self.interact(self.textual_embedder(text), visual)
+
+    def interact(self, text: TextTokens, visual: VisualTokens, mark: Mark | None = None) -> ViltOutput:
+        """Returns tokens [B, S, D] and the pooled output [B, D] of both modalities' tokens."""
+        return cast("ViltOutput", self.modality_interaction(Modalities(text, visual), mark))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, text: TextBatch, visual: VisualTokens) -> ViltOutput:
+            """Returns tokens and the pooled output."""
+
+
+class Vilt(SharedModel):
+    """The shared ViLT: what stays the same whatever the visual embedder is."""
+
+    def __init__(self, config: ViltConfig) -> None:
+        """Make the modules."""
+        super().__init__(
+            config,
+            TextualEmbedder(config),
+            {
+                "concatenation": Concatenation(config),
+                "transformer": Transformer(config),
+                "pooler": Pooler(config),
+            },
+        )
+
+
+class VisionLanguageModel(nn.Module):
+    """A visual embedder in front of the shared ViLT, or of another shared model."""
+
+    def __init__(self, vilt: SharedModel, visual_embedder: VisualEmbedder) -> None:
+        """Join the two.
+
+        Raises:
+            EmbedderError: the embedder's tokens are not as wide as the shared model's.
+        """
+        super().__init__()
+        if visual_embedder.hidden_size != vilt.visual_size:
+            raise EmbedderError(
+                f"the embedder's tokens have {visual_embedder.hidden_size} channels, "
+                f"the shared {type(vilt).__name__}'s {vilt.visual_size}; build it with hidden_size={vilt.visual_size}"
+            )
+        self.vilt = vilt
+        self.visual_embedder = visual_embedder
+
+    def forward(self, images: ImageBatch, text: TextBatch, mark: Mark | None = None) -> ViltOutput:
+        """Returns tokens [B, S, D] and the pooled output [B, D].
+
+        Args:
+            images: B images.
+            text: B texts.
+            mark: called after each stage with its full name, as `stages` gives it, and its output.
+        """
+        text_tokens = self.vilt.textual_embedder(text)
+        if mark is not None:
+            mark("textual_embedder", text_tokens)
+        visual_tokens = self.visual_embedder(images, _within("visual_embedder", mark))
+        return self.vilt.interact(text_tokens, visual_tokens, _within("modality_interaction", mark))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, images: ImageBatch, text: TextBatch, mark: Mark | None = None) -> ViltOutput:
+            """Returns tokens and the pooled output."""
+
+
+def stages(model: VisionLanguageModel) -> Iterator[tuple[str, nn.Module]]:
+    """Yields full name and module of each stage, in the order in which they run."""
+    yield "textual_embedder", model.vilt.textual_embedder
+    for name, stage in model.visual_embedder.stages.items():
+        yield f"visual_embedder.{name}", stage
+    for name, stage in model.vilt.modality_interaction.stages.items():
+        yield f"modality_interaction.{name}", stage
+
+
+def _within(component: str, mark: Mark | None) -> Mark | None:
+    if mark is None:
+        return None
+
+    def mark_stage(stage: str, output: Any) -> None:
+        mark(f"{component}.{stage}", output)
+
+    return mark_stage
+
+
+def _initialise(model: nn.Module) -> None:
+    """Draws weights from a normal distribution of 0.02, cut off at ±2; biases are 0.
+
+    Source: ViT's and BERT's released code; ViLT starts from ViT's weights.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, Concatenation):
+            nn.init.trunc_normal_(module.class_token, std=0.02)
+            nn.init.trunc_normal_(module.positions, std=0.02)

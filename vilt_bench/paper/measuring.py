@@ -1,0 +1,177 @@
+"""Times the paper's rows through the ordinary runner: in rounds, a fresh process a row and round; resumable.
+
+Each round's trial of a row is a record of its own, saved as soon as it is there: an interrupted measurement goes on
+where it stopped. Rows alternate round by round, so that drift of the machine hits all alike.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from vilt_bench import store, sweep
+from vilt_bench.config import Case, Sampling
+from vilt_bench.errors import RecordError
+from vilt_bench.records import Run
+from vilt_bench.statistics import latency
+
+PRECISION = 0.05
+"""Of the whole within one process: the rows differ by far more."""
+MAX_TIME_S = 20.0
+"""For one trial of a row: a region model gets a first call and a pass of each kind, however long they take."""
+ROUNDS = 3
+
+MeasureOne = Callable[[Case, Sampling, bool], Run]
+"""Measures one trial of a case; with false, leaves out what an earlier trial has counted."""
+
+
+@dataclass(frozen=True)
+class RowProgress:
+    """Where the measuring of the rows stands."""
+
+    model: str
+    """The row whose turn it is."""
+    round: int
+    rounds: int
+    done: int
+    total: int
+    """Trials, kept ones included."""
+    left_s: float | None
+    """An estimate of the time left, from trials of this very measurement; `None` before there is one."""
+
+
+def measure_rows(
+    cases: Mapping[str, Case],
+    folder: str | os.PathLike[str],
+    *,
+    sampling: Sampling | None = None,
+    rounds: int = ROUNDS,
+    report: Callable[[RowProgress], None] = lambda _: None,
+    measure_one: MeasureOne | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Run]:
+    """Returns a run for each row, of as many trials as rounds; what is in the folder already is not measured again.
+
+    A trial in the folder counts if it is of the same case and sampling, complete, and of the machine and the software
+    of the newest one. Ctrl-C ends the measuring; the runs then hold the trials that there are.
+
+    Args:
+        cases: by the row's name.
+        folder: for the records.
+        sampling: how hard to look in each trial.
+        rounds: trials a row.
+        report: told where the measuring stands, before each trial.
+        measure_one: measures one trial.
+        clock: seconds.
+
+    Raises:
+        ViltBenchError: a case can't be measured as asked, or the folder not be written to.
+    """
+    each = replace(sampling or Sampling(precision=PRECISION, max_time_s=MAX_TIME_S), trials=1)
+    measure = measure_one or _measure_one
+    store.check_writable(folder)
+    there = store.load_folder(folder)
+    kept = {name: _kept(case, each, there)[:rounds] for name, case in cases.items()}
+    took_s: dict[str, float] = {}
+    try:
+        for turn in range(rounds):
+            for name, case in cases.items():
+                if len(kept[name]) > turn:
+                    continue
+                report(_progress(name, turn, rounds, kept, took_s))
+                start = clock()
+                run = measure(case, each, not kept[name])
+                took_s[name] = clock() - start
+                if run.trials or run.failure is not None:
+                    store.save(run, folder)
+                if run.interrupted:
+                    raise KeyboardInterrupt
+                kept[name].append(run)
+    except KeyboardInterrupt:
+        return {name: replace(join_trials(runs), interrupted=True) for name, runs in kept.items() if runs}
+    return {name: join_trials(runs) for name, runs in kept.items()}
+
+
+def kept_rows(cases: Mapping[str, Case], folder: str | os.PathLike[str]) -> dict[str, Run]:
+    """Returns a run for each row that the folder has complete trials of, joined; nothing is measured.
+
+    A row's trials are those with the sampling, machine and software of its newest one.
+
+    Args:
+        cases: by the row's name.
+        folder: of records; need not be there.
+
+    Raises:
+        RecordError: a file is no record.
+    """
+    runs = store.load_folder(folder)
+    found = {}
+    for name, case in cases.items():
+        mine = [run for run in runs if run.case == case and _complete(run)]
+        if mine:
+            found[name] = join_trials(_kept(case, mine[-1].sampling, mine))
+    return found
+
+
+def join_trials(runs: Sequence[Run]) -> Run:
+    """Returns runs of one case as one run with all their trials.
+
+    Raises:
+        RecordError: they are not of one case.
+    """
+    first = runs[0]
+    if any(run.case != first.case for run in runs):
+        raise RecordError(f"run {first.run_id} and others are of different cases; join the trials of one case only")
+    trials = [trial for run in runs for trial in run.trials]
+    # Each record was allowed its own time; the joined one all of it.
+    sampling = replace(first.sampling, trials=len(runs), max_time_s=first.sampling.max_time_s * len(runs))
+    counted = next((run for run in runs if run.stages), first)
+    return replace(
+        first,
+        sampling=sampling,
+        model=counted.model or first.model,
+        stages=counted.stages,
+        energy=counted.energy,
+        trials=tuple(replace(trial, index=index) for index, trial in enumerate(trials)),
+        failure=next((run.failure for run in runs if run.failure is not None), None),
+        warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
+    )
+
+
+def _measure_one(case: Case, sampling: Sampling, count: bool) -> Run:
+    (run,) = sweep.measure_together([case], sampling, count=count)
+    return run
+
+
+def _kept(case: Case, sampling: Sampling, runs: Sequence[Run]) -> list[Run]:
+    """Returns the trials of the case among the runs, those of the newest one's machine and software."""
+    mine = [run for run in runs if run.case == case and run.sampling == sampling and _complete(run)]
+    if not mine or mine[-1].environment is None:
+        return []
+    newest = mine[-1].environment
+    same = [run for run in mine if run.environment is not None and _same(run.environment, newest)]
+    # The first one that counted stages goes first, so that joining finds it.
+    return sorted(same, key=lambda run: not run.stages)
+
+
+def _same(one: object, other: object) -> bool:
+    fields = ("fingerprint", "device", "threads", "versions")
+    return all(getattr(one, field) == getattr(other, field) for field in fields)
+
+
+def _complete(run: Run) -> bool:
+    return run.failure is None and not run.interrupted and latency(run) is not None
+
+
+def _progress(
+    name: str, turn: int, rounds: int, kept: Mapping[str, Sequence[Run]], took_s: Mapping[str, float]
+) -> RowProgress:
+    missing = {row: rounds - len(runs) for row, runs in kept.items()}
+    left_s = None
+    if took_s:
+        mean_s = sum(took_s.values()) / len(took_s)  # stands in for rows that have not had their first turn
+        left_s = sum(took_s.get(row, mean_s) * count for row, count in missing.items())
+    total = rounds * len(kept)
+    return RowProgress(name, turn, rounds, total - sum(missing.values()), total, left_s)

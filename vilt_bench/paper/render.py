@@ -1,0 +1,225 @@
+"""Shows Tables 6 and 7 counted again, as a terminal's tables, Markdown or CSV; without torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from vilt_bench.paper.tables import ABSENT, CountedRow, CountedTable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RATIO = ("UNITER-Base", "ViLT-B/32")
+"""The two rows whose ratio is the paper's headline."""
+
+_TABLE6 = (
+    "Model",
+    "Parameters (M): printed",
+    "as the paper counted",
+    "to print",
+    "every one",
+    "to print",
+    "GFLOPs: printed",
+    "as the paper counted",
+    "to print",
+    "2 per multiply-add",
+    "to print",
+)
+_TABLE6_NARROW = (
+    "Model",
+    "Params\n(M)\nprinted",
+    "paper's\ncount",
+    "to\nprint",
+    "every\none",
+    "to\nprint",
+    "GFLOPs\n\nprinted",
+    "paper's\ncount",
+    "to\nprint",
+    "2 per\nmult.-\nadd",
+    "to\nprint",
+)
+WRAPPED = "Interaction"
+"""The column of Table 7 that is long."""
+_TABLE7 = ("Model", "Backbone", "RoI head", "NMS", "Layers", "As built", WRAPPED, "Tokens")
+
+
+def show(table: CountedTable, console: Console) -> None:
+    """Print both tables, each with its notes."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    for title, head, cells, numbers in (
+        ("Table 6: parameters and FLOPs, the textual embedder left out", _TABLE6_NARROW, _table6_cells(table), True),
+        (
+            "Table 7: components; as printed, then embedder, interaction, visual + text tokens as built",
+            _TABLE7,
+            _table7_cells(table),
+            False,
+        ),
+    ):
+        console.print(Text(title, style="bold"))
+        shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
+        for index, name in enumerate(head):
+            right = numbers and index > 0
+            shown.add_column(name, justify="right" if right else "left", no_wrap=name != WRAPPED)
+        for line in cells:
+            shown.add_row(*map(Text, line))
+        console.print(shown)
+        console.print()
+    for note in notes(table):
+        console.print(Text(f"• {note}"))
+
+
+def markdown(table: CountedTable) -> str:
+    """Returns both tables and the notes, as GitHub shows them."""
+    listed = "\n".join(f"- {note}" for note in notes(table))
+    return (
+        "### Table 6: parameters and FLOPs\n\n"
+        f"{_markdown_table(_TABLE6, _table6_cells(table))}\n\n"
+        "### Table 7: components\n\n"
+        "As printed; then embedder, interaction, visual + text tokens as built.\n\n"
+        f"{_markdown_table(_TABLE7, _table7_cells(table), left=True)}\n\n"
+        f"{listed}\n\n"
+        "The paper's FLOPs are the sum of, with e(layers, tokens, hidden size) for the transformer:\n\n"
+        f"{_markdown_table(('Model', 'Sum'), [[row.printed.model, row.recipe] for row in table.rows], left=True)}\n"
+    )
+
+
+def render_csv(table: CountedTable) -> str:
+    """Returns a line a row; plain counts, empty where the paper has nothing."""
+    file = io.StringIO()
+    lines = [_fields(row) for row in table.rows]
+    writer = csv.DictWriter(file, list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()
+
+
+def notes(table: CountedTable) -> list[str]:
+    """Returns what a reader must know to read the numbers, computed from the table."""
+    said = [
+        "Parameters, the paper's count: those that are trained. A detector's stem and first layer are frozen, its "
+        "batch normalisation counts with a feature pyramid or Pixel-BERT's X152 only; 1600 classes, no attribute "
+        "head, transformer layers without embeddings and pooler. Every one: all of the visual embedder and the "
+        "modality interaction as built.",
+        "FLOPs, the paper's count mixes two conventions: 1 per multiply-add for the detector at 1000 RoIs (2 an "
+        "element for batch normalisation, 1 for ReLU and pooling), 2 per multiply-add for the transformer, as the "
+        f"script of ELECTRA has it, which multiplies each token with the whole vocabulary{_one_hot(table)}.",
+        "2 per multiply-add: the model as built, by torch's FlopCounterMode; RoIAlign, NMS, normalisation and "
+        "elementwise operations count 0. The detectors and conventions of the paper's count are inferred: they "
+        "reproduce the printed digits, and the paper names none.",
+        *_headline(table),
+    ]
+    models: dict[str, list[str]] = {}  # by note
+    for row in table.rows:
+        if row.note:
+            models.setdefault(row.note, []).append(row.printed.model)
+    return said + [f"{', '.join(names)}: {note}." for note, names in models.items()]
+
+
+def _headline(table: CountedTable) -> list[str]:
+    rows = _by_model(table)
+    if not all(model in rows for model in RATIO):
+        return []
+    region, linear = (rows[model] for model in RATIO)
+    printed = region.printed.flops / linear.printed.flops
+    honest = region.flops_printed_tokens / linear.flops_printed_tokens
+    built = region.flops_built / linear.flops_built
+    return [
+        f"{region.printed.model} : {linear.printed.model} is {printed:.1f}× in FLOPs as printed, and {honest:.0f}× in "
+        f"one convention at the printed tokens ({built:.0f}× with all {linear.visual_tokens} patches of "
+        f"{linear.printed.model}): the print counts a multiply-add of the detector once and of the transformer twice, "
+        "which halves the region model, while the product with the vocabulary weighs on the small one."
+    ]
+
+
+def _one_hot(table: CountedTable) -> str:
+    rows = _by_model(table)
+    if RATIO[1] not in rows:
+        return ""
+    row = rows[RATIO[1]]
+    return f" ({row.flops_one_hot / 1e9:.2f} of {row.printed.model}'s {row.flops_paper / 1e9:.1f} G)"
+
+
+def _by_model(table: CountedTable) -> Mapping[str, CountedRow]:
+    return {row.printed.model: row for row in table.rows}
+
+
+def _table6_cells(table: CountedTable) -> list[list[str]]:
+    return [
+        [
+            row.printed.model,
+            f"{row.printed.parameters / 1e6:.1f}",
+            f"{row.parameters_paper / 1e6:.2f}",
+            _difference(row.parameters_paper, row.printed.parameters),
+            f"{row.parameters_built / 1e6:.2f}",
+            _difference(row.parameters_built, row.printed.parameters),
+            f"{row.printed.flops / 1e9:.1f}",
+            f"{row.flops_paper / 1e9:.2f}",
+            _difference(row.flops_paper, row.printed.flops),
+            f"{row.flops_built / 1e9:.1f}",
+            _difference(row.flops_built, row.printed.flops),
+        ]
+        for row in table.rows
+    ]
+
+
+def _table7_cells(table: CountedTable) -> list[list[str]]:
+    return [
+        [
+            row.printed.model,
+            *(part or ABSENT for part in (row.components.backbone, row.components.roi_head, row.components.nms)),
+            row.components.transformer_layers,
+            row.embedder.partition(",")[0],
+            f"{row.interaction}: {row.layers}",
+            f"{row.visual_tokens} + {row.printed.text_tokens}",
+        ]
+        for row in table.rows
+    ]
+
+
+def _fields(row: CountedRow) -> dict[str, object]:
+    printed, components = row.printed, row.components
+    return {
+        "model": printed.model,
+        "visual_embed": printed.visual_embed,
+        "image_height": printed.resolution[0],
+        "image_width": printed.resolution[1],
+        "image_tokens_printed": printed.image_tokens,
+        "visual_tokens_built": row.visual_tokens,
+        "text_tokens": printed.text_tokens,
+        "parameters_printed": printed.parameters,
+        "parameters_paper": row.parameters_paper,
+        "parameters_built": row.parameters_built,
+        "flops_printed": printed.flops,
+        "flops_paper": row.flops_paper,
+        "flops_paper_one_hot": row.flops_one_hot,
+        "flops_built": row.flops_built,
+        "macs_built": row.macs_built,
+        "flops_built_printed_tokens": round(row.flops_printed_tokens),
+        "recipe_paper": row.recipe,
+        "backbone": components.backbone or "",
+        "roi_head": components.roi_head or "",
+        "nms": components.nms or "",
+        "layers_printed": components.transformer_layers,
+        "layers_built": row.layers,
+        "embedder": row.embedder,
+        "interaction": row.interaction,
+        "note": row.note,
+    }
+
+
+def _difference(value: float, printed: int) -> str:
+    share = value / printed - 1
+    if abs(share) < 0.00005:
+        return "0.00%"
+    return f"{share:+.2%}" if abs(share) < 0.1 else f"{share:+.0%}"
+
+
+def _markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], *, left: bool = False) -> str:
+    rule = ["---", *["---" if left else "---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *lines])

@@ -1,0 +1,187 @@
+"""Table 6's time column beside this machine's: times and ratios, by row and by kind; without torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from vilt_bench.paper.tables import Table6Row, table6
+from vilt_bench.quality import remarks
+from vilt_bench.records import Run
+from vilt_bench.report.rows import machine_line, milliseconds_interval, percent
+from vilt_bench.statistics import Estimate, latency
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+REFERENCE = "ViLT-B/32"
+"""The row that ratios are of."""
+PRINTED_ON = "NVIDIA P40, Xeon E5-2650, mean of 10,000 runs"
+"""Source: ViLT paper, section 4.6."""
+
+_HEAD = (
+    "Model",
+    "Kind",
+    "Paper (ms)",
+    "Paper: × ViLT",
+    "Here (ms) [95% interval]",
+    "Here: × ViLT",
+    "Visual embedder",
+    "Passes",
+)
+
+
+@dataclass(frozen=True)
+class TimedRow:
+    """A row of Table 6 with the time that was measured here."""
+
+    printed: Table6Row
+    whole: Estimate | None
+    """Of the uninstrumented passes, the textual embedder included."""
+    embedder: Estimate | None
+    interaction: Estimate | None
+
+    @property
+    def latency_s(self) -> float | None:
+        """Of the uninstrumented passes."""
+        return None if self.whole is None else self.whole.value
+
+    @property
+    def embedder_share(self) -> float | None:
+        """Of the visual embedder in the sum of visual embedder and modality interaction."""
+        if self.embedder is None or self.interaction is None:
+            return None
+        return self.embedder.value / (self.embedder.value + self.interaction.value)
+
+
+def timed_rows(runs: Mapping[str, Run]) -> list[TimedRow]:
+    """Returns the paper's rows that were measured, in the paper's order."""
+    return [
+        TimedRow(
+            printed=printed,
+            whole=latency(runs[printed.model]),
+            embedder=latency(runs[printed.model], "visual_embedder"),
+            interaction=latency(runs[printed.model], "modality_interaction"),
+        )
+        for printed in table6()
+        if printed.model in runs
+    ]
+
+
+def show(runs: Mapping[str, Run], console: Console) -> None:
+    """Print the times, and what must be known to read them."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text("Table 6: time, as printed and here", style="bold"))
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
+    for index, name in enumerate(_HEAD):
+        shown.add_column(name, justify="left" if index < 2 else "right", no_wrap=index == 0)
+    for line in _cells(runs):
+        shown.add_row(*map(Text, line))
+    console.print(shown)
+    console.print()
+    for note in notes(runs):
+        console.print(Text(f"• {note}"))
+
+
+def markdown(runs: Mapping[str, Run]) -> str:
+    """Returns the times and notes as GitHub shows them."""
+    rule = ["---", "---", *["---:"] * (len(_HEAD) - 2)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in [_HEAD, rule, *_cells(runs)])
+    listed = "\n".join(f"- {note}" for note in notes(runs))
+    return f"### Table 6: time\n\n{table}\n\n{listed}\n"
+
+
+def render_csv(runs: Mapping[str, Run]) -> str:
+    """Returns a line a row, in seconds; empty where nothing was measured."""
+    file = io.StringIO()
+    lines = [_fields(row, runs[row.printed.model]) for row in timed_rows(runs)]
+    writer = csv.DictWriter(file, list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()
+
+
+def notes(runs: Mapping[str, Run]) -> list[str]:
+    """Returns what must be known to read the times, and the order and ratios of the kinds, computed from the runs."""
+    said = [f"Paper: {PRINTED_ON}. Here: {line}." for line in dict.fromkeys(map(machine_line, runs.values())) if line]
+    said += _kinds(timed_rows(runs))
+    said.append(
+        "Here: the whole, uninstrumented, the textual embedder included, which the paper leaves out and which takes "
+        "below a millisecond; the visual embedder's share is of it and the modality interaction, from instrumented "
+        "passes. Random weights, planted tensors at the two NMS seams, synthetic text, an image of the row's size."
+    )
+    for name, run in runs.items():
+        said += [f"{name}: {remark}" for remark in remarks(run) if remark.startswith(("Failed", "Interrupted"))]
+    return said
+
+
+def _kinds(rows: Sequence[TimedRow]) -> list[str]:
+    """Returns a sentence on the kinds' order and ratios, printed and here; none if fewer than two were measured."""
+    medians: dict[str, tuple[float, float]] = {}
+    for kind in dict.fromkeys(row.printed.visual_embed for row in rows):
+        mine = [(row.printed.latency_s, row.latency_s) for row in rows if row.printed.visual_embed == kind]
+        here = [value for _, value in mine if value is not None]
+        if here:
+            medians[kind] = median(printed for printed, value in mine if value is not None), median(here)
+    if len(medians) < 2:
+        return []
+
+    def ratios(which: int) -> str:
+        ordered = sorted(medians, key=lambda kind: -medians[kind][which])
+        least = medians[ordered[-1]][which]
+        return " : ".join(f"{kind} {medians[kind][which] / least:.3g}" for kind in ordered)
+
+    return [f"Kinds by the median of their rows: {ratios(0)} as printed, {ratios(1)} here."]
+
+
+def _cells(runs: Mapping[str, Run]) -> list[list[str]]:
+    rows = timed_rows(runs)
+    reference = next((row for row in rows if row.printed.model == REFERENCE), None)
+    printed_reference_s = next(row.latency_s for row in table6() if row.model == REFERENCE)
+    return [
+        [
+            row.printed.model,
+            row.printed.visual_embed,
+            f"{1e3 * row.printed.latency_s:g}",
+            f"{row.printed.latency_s / printed_reference_s:.3g}",
+            milliseconds_interval(row.whole),
+            _ratio(row.latency_s, None if reference is None else reference.latency_s),
+            percent(row.embedder_share),
+            "–" if row.whole is None else str(row.whole.samples),
+        ]
+        for row in rows
+    ]
+
+
+def _fields(row: TimedRow, run: Run) -> dict[str, object]:
+    def seconds(estimate: Estimate | None) -> float | str:
+        return "" if estimate is None else estimate.value
+
+    whole, environment = row.whole, run.environment
+    return {
+        "model": row.printed.model,
+        "visual_embed": row.printed.visual_embed,
+        "latency_printed_s": row.printed.latency_s,
+        "latency_s": seconds(whole),
+        "latency_low_s": "" if whole is None or whole.low is None else whole.low,
+        "latency_high_s": "" if whole is None or whole.high is None else whole.high,
+        "visual_embedder_s": seconds(row.embedder),
+        "modality_interaction_s": seconds(row.interaction),
+        "samples": 0 if whole is None else whole.samples,
+        "trials": len(run.trials),
+        "machine": "" if environment is None else environment.machine,
+        "device": "" if environment is None else environment.device,
+        "threads": "" if environment is None else environment.threads,
+        "visual_weights": "" if run.model is None else run.model.visual_weights,
+    }
+
+
+def _ratio(value: float | None, reference: float | None) -> str:
+    return "–" if value is None or not reference else f"{value / reference:.3g}"

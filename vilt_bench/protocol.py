@@ -1,0 +1,98 @@
+"""What a measuring process and the one that directs it say to each other: a line of JSON each, over pipes.
+
+The director asks, the worker answers; each request has one reply. Between requests the worker waits, and while
+the worker measures the director sleeps.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from vilt_bench.config import Case
+from vilt_bench.records import Conditions, Energy, Environment, Failure, Model, Series, Stage
+
+
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Build the case and make the first call; the first request. Reply: `Prepared`."""
+
+    case: Case
+
+
+class Count(msgspec.Struct, frozen=True, tag=True):
+    """Count parameters, FLOPs and memory. Reply: `Counted`."""
+
+
+class Measure(msgspec.Struct, frozen=True, tag=True):
+    """Time one block. Reply: `Measured`."""
+
+    seconds: float
+    """About as long; one pass of each kind at least."""
+
+
+class MeasureEnergy(msgspec.Struct, frozen=True, tag=True):
+    """Measure energy, where there is a counter. Reply: `EnergyMeasured`."""
+
+
+class Finish(msgspec.Struct, frozen=True, tag=True):
+    """Say what went on and end. Reply: `Finished`."""
+
+
+Request = Prepare | Count | Measure | MeasureEnergy | Finish
+
+
+class Prepared(msgspec.Struct, frozen=True, tag=True):
+    """Ready to be timed."""
+
+    started_at: str
+    build_time_s: float
+    first_call_s: float
+    environment: Environment
+    model: Model
+
+
+class Counted(msgspec.Struct, frozen=True, tag=True):
+    """What is counted, by stage."""
+
+    stages: tuple[Stage, ...]
+    memory_method: str | None
+    warnings: tuple[str, ...]
+
+
+class Measured(msgspec.Struct, frozen=True, tag=True):
+    """One block's samples."""
+
+    series: Series
+
+
+class EnergyMeasured(msgspec.Struct, frozen=True, tag=True):
+    """Energy, or that nothing counts it."""
+
+    energy: Energy | None
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    """What went on around the samples."""
+
+    conditions: Conditions
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """An error that the user can act on; the worker ends."""
+
+    error: str
+    """The error's class in `vilt_bench.errors`."""
+    message: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """Anything else that went wrong; the worker ends."""
+
+    failure: Failure
+    traceback: str
+
+
+Reply = Prepared | Counted | Measured | EnergyMeasured | Finished | Refused | Failed
+
+encode = msgspec.json.Encoder().encode
+decode_request = msgspec.json.Decoder(Request).decode
+decode_reply = msgspec.json.Decoder(Reply).decode

@@ -1,0 +1,295 @@
+"""`Run` and its parts: what was asked, with what, where, and every raw sample; JSON in and out.
+
+Units are SI base (s, B, J, FLOP) and stand in the names. What was not measured is `None`, never zero.
+Summaries are computed from records on read, so that a better statistic needs no new measurement.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from vilt_bench.config import Case, Sampling
+from vilt_bench.errors import RecordError
+
+SCHEMA_VERSION = 1
+"""History: 1 (0.1.0) the first."""
+
+UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""By version: the step that makes a record of that version one of the next."""
+
+Component = Literal["textual_embedder", "visual_embedder", "modality_interaction"]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Raw times of one stage, or of the whole, in the order of the passes; seconds."""
+
+    wall_time_s: tuple[float, ...] | None = None
+    """Host clock; the device synchronised at both ends. `None` for a stage of an asynchronous device."""
+    cpu_time_s: tuple[float, ...] | None = None
+    """CPU time of the process over all its threads."""
+    device_time_s: tuple[float, ...] | None = None
+    """Between device events."""
+    host_time_s: tuple[float, ...] | None = None
+    """Host clock without synchronisation, on an asynchronous device: time to enqueue, and waits."""
+
+    @property
+    def latency_s(self) -> tuple[float, ...]:
+        """The samples that tables show: device time where the device keeps one, wall time elsewhere."""
+        return self.device_time_s or self.wall_time_s or ()
+
+
+@dataclass(frozen=True)
+class Series:
+    """Passes of one process, in order: instrumented ones by stage, uninstrumented ones as a whole, alternating."""
+
+    whole: Times = Times()
+    stages: Mapping[str, Times] = field(default_factory=dict)
+    """By the stage's full name, such as `visual_embedder.backbone`."""
+    instrumented: Times = Times()
+    """The instrumented passes from end to end."""
+    blocks: tuple[int, ...] = ()
+    """Passes of each kind in each block; their sum is the number of samples."""
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """What NVML says of the GPU at one moment; `None` where it does not say."""
+
+    sm_clock_hz: float | None = None
+    memory_clock_hz: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What went on around the samples of one process."""
+
+    cpu_share: float | None = None
+    """CPU time / (threads × wall time) during the passes: below 0.9, something held the threads up."""
+    involuntary_context_switches: int | None = None
+    load_average_before: float | None = None
+    load_average_after: float | None = None
+    resident_peak_bytes: int | None = None
+    """The process's own peak, libraries and all; not a stage's memory."""
+    gpu_before: GpuState | None = None
+    gpu_after: GpuState | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One process measuring a case."""
+
+    index: int
+    started_at: str
+    """UTC, ISO 8601."""
+    build_time_s: float | None = None
+    """Making the model and its inputs."""
+    first_call_s: float | None = None
+    """The first pass: allocation, autotuning, compilation."""
+    warmup: Series = Series()
+    samples: Series = Series()
+    settled: bool | None = None
+    """Whether warm-up ended because times had settled, not because its share of the time was over."""
+    conditions: Conditions = Conditions()
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """Memory of one stage, from a pass of its own."""
+
+    live_before_bytes: int
+    peak_bytes: int
+    """Highest of live memory during the stage, what lived before it included."""
+    live_after_bytes: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is counted, not timed, of one stage."""
+
+    name: str
+    """`COMPONENT` or `COMPONENT.STAGE`, such as `visual_embedder.backbone`."""
+    component: Component
+    output: str
+    """Shapes of the stage's output, such as `embeddings [1, 240, 768]`."""
+    parameters: int
+    """Learned scalars, frozen ones too; shared ones once, in the first stage that has them."""
+    buffers: int = 0
+    """Scalars that are kept with the weights and not learned."""
+    flops: int | None = None
+    """2 per multiply-add; NMS, RoIAlign, normalisation and activations count 0."""
+    memory: StageMemory | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What the stage found, such as NMS candidates."""
+    note: str = ""
+    """What a reader must know to read the stage's numbers right, such as planted tensors."""
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-adds: half the FLOPs."""
+        return None if self.flops is None else self.flops // 2
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was built, as it turned out."""
+
+    kind: str
+    hidden_size: int
+    layers: int
+    heads: int
+    resolution: tuple[int, int]
+    """(height, width) of the pixels that the model got, after resizing."""
+    visual_tokens: int
+    text_tokens: int
+    visual_weights: str
+    """`random`, or where they come from."""
+    shared_weights: str
+    """Likewise, of the textual embedder and the transformer."""
+    linear: str
+    """Who computed the linear layers, and why if it is not what was asked."""
+    images: tuple[str, ...]
+    """Names of the images, or `synthetic`."""
+    text: str
+    """What the text was, such as `synthetic token ids`."""
+    memory_method: str | None = None
+    """How peak memory was obtained."""
+    interaction: str = "vilt"
+    """What joined the modalities."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and its software."""
+
+    machine: str
+    """A short name: processor or GPU."""
+    fingerprint: str
+    """Equal for machines that may be compared: a digest of the hardware fields."""
+    device: str
+    """`cpu`, `cuda:0`, …"""
+    device_name: str
+    threads: int
+    omp_wait_policy: str | None
+    versions: Mapping[str, str]
+    """python, torch, torchvision, timm, cuda, cudnn, driver, vilt-bench, … as far as they are there."""
+    settings: Mapping[str, str]
+    """What changes speed: TF32, cuDNN benchmark, deterministic, governor, turbo, …"""
+    hardware: Mapping[str, str]
+    """processor, cores, memory, GPU, …"""
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energy of whole passes, from the GPU's own counter."""
+
+    joules_per_pass: tuple[float, ...]
+    """One a window; nothing subtracted."""
+    window_s: tuple[float, ...]
+    passes: tuple[int, ...]
+    idle_power_w: float | None
+    method: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a case gave no, or not all, numbers."""
+
+    kind: Literal["out-of-memory", "error", "crashed"]
+    message: str
+    stage: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One case, measured; immutable."""
+
+    run_id: str
+    started_at: str
+    """UTC, ISO 8601."""
+    case: Case
+    sampling: Sampling
+    group: str
+    """Equal for the runs that were measured together, interleaved."""
+    environment: Environment | None = None
+    model: Model | None = None
+    stages: tuple[Stage, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    energy: Energy | None = None
+    failure: Failure | None = None
+    interrupted: bool = False
+    """The user stopped it; what was measured is here."""
+    warnings: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    def to_frame(self) -> Any:
+        """Returns a tidy `pandas.DataFrame`: one row a sample.
+
+        Columns: run_id, embedder, trial, phase (warmup, sample), block, pass, component, stage (`whole` for the
+        uninstrumented pass), quantity (wall_time, cpu_time, device_time, host_time), unit, value.
+        """
+        from vilt_bench.frame import run_to_frame
+
+        return run_to_frame(self)
+
+
+def encode(run: Run) -> bytes:
+    """Returns the record as JSON.
+
+    Raises:
+        RecordError: a number is not finite.
+    """
+    _check_finite(dataclasses.asdict(run), "run")
+    return msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n"
+
+
+def decode(data: bytes, *, name: str) -> Run:
+    """Returns the run of a record's JSON, upgraded from older schemas.
+
+    Args:
+        data: the file's content.
+        name: the file's name, for messages.
+
+    Raises:
+        RecordError: the record is empty, corrupt, of something else, or newer than this program.
+    """
+    if not data.strip():
+        raise RecordError(f"{name} is empty; a record is the JSON file that 'vilt-bench run' saves")
+    try:
+        raw = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{name} is not a whole record ({error}); measure again or restore the file") from None
+    if not isinstance(raw, dict) or not isinstance(version := raw.get("schema_version"), int):
+        raise RecordError(f"{name} is JSON but no vilt-bench record (no schema_version)")
+    if version > SCHEMA_VERSION:
+        raise RecordError(
+            f"{name} has schema version {version}, newer than this program's {SCHEMA_VERSION}; upgrade vilt-bench"
+        )
+    try:
+        for step in range(version, SCHEMA_VERSION):
+            raw = UPGRADES[step](raw)
+        return msgspec.convert(raw, Run)
+    except KeyError:
+        raise RecordError(f"{name} has unknown schema version {version}") from None
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{name} is no valid record: {error}") from None
+
+
+def _check_finite(value: Any, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecordError(f"{path} is {value}; a record holds finite numbers only")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_finite(item, f"{path}.{key}")
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            _check_finite(item, f"{path}[{index}]")

@@ -1,0 +1,197 @@
+"""Finds the embedders that installed packages offer, and builds one by name; without torch until then."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.machinery import PathFinder
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from vilt_bench.config import Option
+from vilt_bench.errors import EmbedderError, ViltBenchError
+
+if TYPE_CHECKING:
+    from vilt_bench.embedding import VisualEmbedder
+
+GROUP = "vilt_bench.embedders"
+"""The entry points' group; an entry point's name is the embedder's."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An embedder that an installed distribution offers."""
+
+    name: str
+    target: str
+    """`module.path:factory`"""
+    distribution: str
+    rivals: tuple[str, ...] = ()
+    """Other distributions that offer the same name for something else; it then can't be used."""
+
+
+def installed() -> dict[str, Installed]:
+    """Returns all offered embedders by name, in alphabetical order; imports none of them."""
+    found: dict[str, Installed] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, _distribution(point))):
+        first = found.setdefault(point.name, Installed(point.name, point.value, _distribution(point)))
+        if point.value != first.target:
+            found[point.name] = replace(first, rivals=(*first.rivals, _distribution(point)))
+    return found
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that can't be loaded, without importing the embedder.
+
+    Args:
+        name: of an installed embedder, or `module.path:factory`.
+
+    Raises:
+        EmbedderError: nothing has that name, or two distributions offer it.
+    """
+    if ":" not in name:
+        _find(name)
+        return
+    module, _, factory = name.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), *factory.split(".")]):
+        raise EmbedderError(f"embedder {name!r} is not module.path:factory, as in my_package.embedder:build")
+    top = module.partition(".")[0]
+    if top not in sys.modules and find_spec(top) is None and PathFinder.find_spec(top, [os.getcwd()]) is None:
+        raise EmbedderError(f"embedder {name!r}: no module {top!r} here or installed; run where it lies or install it")
+
+
+def load_factory(name: str) -> Callable[..., VisualEmbedder]:
+    """Returns an embedder's factory, its module imported.
+
+    Args:
+        name: of an installed embedder, or `module.path:factory`, which may lie in the current folder.
+
+    Raises:
+        EmbedderError: nothing has that name, it fails to import, or it is no function.
+    """
+    check_name(name)
+    if ":" in name:
+        target, origin = name, ""
+        # At the end: a file here must not shadow an installed module. It stays, as the module may import more later.
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+    else:
+        entry = _find(name)
+        target, origin = entry.target, f" of distribution {entry.distribution!r}"
+    module, _, path = target.partition(":")
+    try:
+        factory: Any = importlib.import_module(module)
+        for attribute in path.split("."):
+            factory = getattr(factory, attribute)
+    except Exception as error:  # whatever an outsider's module does on import
+        raise EmbedderError(f"embedder {name!r}{origin} can't be imported: {_one_line(error)}") from error
+    if not callable(factory):
+        raise EmbedderError(f"embedder {name!r}{origin} is {target}, which is no function that returns an embedder")
+    return factory  # type: ignore[no-any-return]  # what it returns is checked when it is called
+
+
+def build(name: str, options: Mapping[str, Option], *, hidden_size: int) -> VisualEmbedder:
+    """Returns the embedder that the factory of that name builds.
+
+    Args:
+        name: of an installed embedder, or `module.path:factory`.
+        options: keyword arguments of the factory.
+        hidden_size: D of the tokens.
+
+    Raises:
+        EmbedderError: nothing has that name, an option is unknown or of the wrong type, or building fails.
+    """
+    import torch
+
+    from vilt_bench.embedding import VisualEmbedder
+
+    factory = load_factory(name)
+    arguments = {**_checked(name, factory, options), "hidden_size": hidden_size}
+    try:
+        embedder = factory(**arguments)
+    except (ViltBenchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever an outsider's factory does
+        raise EmbedderError(f"embedder {name!r} can't be built: {_one_line(error)}") from error
+    if not isinstance(embedder, VisualEmbedder):
+        raise EmbedderError(f"embedder {name!r} must build a VisualEmbedder, got {type(embedder).__name__}")
+    if embedder.hidden_size != hidden_size:
+        raise EmbedderError(f"embedder {name!r} has hidden size {embedder.hidden_size}, asked was {hidden_size}")
+    return embedder
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """Returns `; did you mean 'NAME'?` for a name that is close to one of the names, else an empty text."""
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ";"
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "unknown"
+
+
+def _find(name: str) -> Installed:
+    offered = installed()
+    if name not in offered:
+        raise EmbedderError(f"no embedder named {name!r}{nearest(name, list(offered))} 'vilt-bench list' shows all")
+    entry = offered[name]
+    if entry.rivals:
+        raise EmbedderError(
+            f"embedder {name!r} is offered by distributions {', '.join([entry.distribution, *entry.rivals])}; "
+            f"uninstall all but one, or give module.path:factory, as in {entry.target}"
+        )
+    return entry
+
+
+def _checked(name: str, factory: Callable[..., Any], options: Mapping[str, Option]) -> dict[str, Any]:
+    """Returns the options in the factory's types."""
+    try:
+        parameters = dict(inspect.signature(factory, eval_str=True).parameters)
+    except (NameError, TypeError, ValueError):  # annotations that can't be evaluated: names and defaults still hold
+        parameters = dict(inspect.signature(factory).parameters)
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if "hidden_size" not in parameters and not takes_all:
+        raise EmbedderError(f"embedder {name!r} doesn't take hidden_size; its factory must, by keyword")
+    known = {
+        key: parameter
+        for key, parameter in parameters.items()
+        if key != "hidden_size" and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    }
+    if "hidden_size" in options:
+        raise EmbedderError(f"embedder {name!r}: hidden_size is no option of its own; give --hidden-size")
+    for key in options:
+        if key not in known and not takes_all:
+            offered = ", ".join(_shown(parameter) for parameter in known.values()) or "none"
+            raise EmbedderError(f"embedder {name!r} has no option {key!r}; its options: {offered}")
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in options:
+            raise EmbedderError(f"embedder {name!r} needs option {key!r}, as in --embedder '{name},{key}=VALUE'")
+    return {key: _converted(name, known[key], value) if key in known else value for key, value in options.items()}
+
+
+def _converted(name: str, parameter: inspect.Parameter, value: Option) -> Any:
+    import msgspec
+
+    if parameter.annotation is parameter.empty:
+        return value
+    try:
+        return msgspec.convert(value, parameter.annotation)
+    except msgspec.ValidationError:
+        expected = inspect.formatannotation(parameter.annotation).replace("typing.", "")
+        raise EmbedderError(f"embedder {name!r}: option {parameter.name!r} must be {expected}, got {value!r}") from None
+    except TypeError:  # a type that has no check
+        return value
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    return parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,24 @@
+"""Tidy CSV: one row a component, stage and whole of each run; units in the columns' names, empty where unknown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from vilt_bench.records import Run
+from vilt_bench.report.rows import rows, run_fields, stage_fields
+
+
+def render(runs: Sequence[Run]) -> str:
+    """Returns the rows, the columns of the run before those of the stage; what a stage found as `NAME=COUNT`."""
+    found = [
+        run_fields(run) | stage_fields(row) | {"counts": " ".join(f"{key}={n}" for key, n in row.counts.items())}
+        for run in runs
+        for row in rows(run)
+    ]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(found[0]) if found else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return file.getvalue()

@@ -1,0 +1,70 @@
+"""Markdown tables, as GitHub shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vilt_bench.quality import remarks
+from vilt_bench.records import Run
+from vilt_bench.report import rows as shown
+
+
+def render(runs: Sequence[Run]) -> str:
+    """Returns the comparison if there are several runs, then each run's stages and remarks."""
+    blocks = list(_comparison(runs)) if len(runs) > 1 else []
+    return "\n\n".join([*blocks, *(block for run in runs for block in _run(run))]) + "\n"
+
+
+def _comparison(runs: Sequence[Run]) -> Iterator[str]:
+    yield "## Side by side"
+    head = ["Embedder", *(f"{shown.TITLES[name].capitalize()} (ms)" for name in shown.COMPONENTS), "Whole (ms)"]
+    lines = []
+    for run in runs:
+        parts = [shown.component_row(run, component) for component in shown.COMPONENTS]
+        whole = shown.whole_row(run)
+        failed = run.failure.kind if run.failure is not None and whole.latency is None else None
+        lines.append([
+            shown.name(run),
+            *(shown.milliseconds(part.latency) for part in parts),
+            failed or shown.milliseconds(whole.latency),
+            shown.percent(parts[1].share),
+            shown.millions(whole.parameters),
+            shown.giga(whole.flops),
+            shown.giga(whole.macs),
+        ])  # fmt: skip
+    yield _table([*head, "Share of visual embedder", "Parameters (M)", "GFLOPs", "GMACs"], lines)
+
+
+def _run(run: Run) -> Iterator[str]:
+    yield f"## {_escape(shown.name(run))}"
+    yield _escape(shown.model_line(run))
+    if machine := shown.machine_line(run):
+        yield _escape(machine)
+    head = ["Stage", "Latency (ms) [95% interval]", "Share", "Parameters (M)", "GFLOPs", "GMACs", "Peak memory (MiB)"]
+    lines = [
+        [
+            row.title if row.level == "stage" and row.name != row.component else f"**{row.title}**",
+            shown.milliseconds_interval(row.latency),
+            shown.percent(row.share),
+            shown.millions(row.parameters),
+            shown.giga(row.flops),
+            shown.giga(row.macs),
+            shown.mebibytes(row.peak_bytes),
+        ]
+        for row in shown.rows(run)
+    ]
+    yield _table(head, lines)
+    if said := remarks(run):
+        yield "\n".join(f"- {_escape(remark)}" for remark in said)
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(
+        f"| {' | '.join(_escape(cell) for cell in line)} |" if line is not rule else f"| {' | '.join(rule)} |"
+        for line in [head, rule, *lines]
+    )
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")

@@ -1,0 +1,232 @@
+"""What all formats show of a run: one row a component, a stage and the whole; and how numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from vilt_bench.config import label
+from vilt_bench.quality import verdict
+from vilt_bench.records import Component, Run, Stage
+from vilt_bench.statistics import WHOLE, Estimate, latency
+
+ABSENT = "–"
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+TITLES: Mapping[str, str] = {name: name.replace("_", " ") for name in COMPONENTS}
+
+
+Level = Literal["component", "stage", "whole"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table; SI units, `None` for what is unknown."""
+
+    level: Level
+    """A component that is one stage is a `stage`."""
+    name: str
+    """A stage's full name, a component, or `whole`."""
+    component: str | None
+    latency: Estimate | None
+    share: float | None
+    """Of the sum of all stages' latencies, 0 to 1: stages and sum are of the same passes, so that shares add up."""
+    parameters: int | None
+    flops: int | None
+    peak_bytes: int | None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-adds: half the FLOPs."""
+        return None if self.flops is None else self.flops // 2
+
+    @property
+    def title(self) -> str:
+        """The name as tables show it: without its component, underscores of components as spaces."""
+        return TITLES.get(self.name) or self.name.partition(".")[2] or self.name
+
+
+def rows(run: Run) -> list[Row]:
+    """Returns components, each followed by its stages, then the whole."""
+    found = []
+    for component in COMPONENTS:
+        stages = [name for name in stage_names(run) if name.partition(".")[0] == component]
+        if stages and stages != [component]:
+            found.append(component_row(run, component))
+        found += [_row(run, "stage", name, component, [s for s in run.stages if s.name == name]) for name in stages]
+    return [*found, whole_row(run)]
+
+
+def component_row(run: Run, component: Component) -> Row:
+    """Returns the component's row: its stages' latencies added up pass by pass, their counts added up."""
+    return _row(run, "component", component, component, [s for s in run.stages if s.component == component])
+
+
+def whole_row(run: Run) -> Row:
+    """Returns the row of the uninstrumented passes, with all stages' counts added up."""
+    return _row(run, "whole", WHOLE, None, run.stages)
+
+
+def stage_names(run: Run) -> list[str]:
+    """Returns the stages' full names in order; those of the samples where nothing was counted."""
+    timed = (name for trial in run.trials for name in trial.samples.stages)
+    return list(dict.fromkeys([*(stage.name for stage in run.stages), *timed]))
+
+
+def name(run: Run) -> str:
+    """Returns the embedder as written on the command line."""
+    return label(run.case)
+
+
+def model_line(run: Run) -> str:
+    """Returns what was run, in one line."""
+    model, case = run.model, run.case
+    if model is None:
+        return f"batch {case.batch_size}, {case.dtype}"
+    height, width = model.resolution
+    weighed = f"{model.visual_weights} weights"
+    if model.visual_weights != model.shared_weights:
+        weighed = f"weights {model.visual_weights} (visual embedder), {model.shared_weights} (shared)"
+    joined = "" if model.interaction == "vilt" else f" · interaction: {model.interaction}"
+    return (
+        f"{model.kind}{joined} · {height}×{width} pixels · "
+        f"{model.visual_tokens} visual + {model.text_tokens} text tokens · "
+        f"batch {case.batch_size} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT} · "
+        f"text: {model.text}"
+    )
+
+
+def machine_line(run: Run) -> str:
+    """Returns where it was run, in one line; empty where it is not known."""
+    where = run.environment
+    if where is None:
+        return ""
+    threads = f"{where.threads} thread{'s' if where.threads != 1 else ''}"
+    versions = ", ".join(f"{part} {where.versions[part]}" for part in ("torch", "python") if part in where.versions)
+    device = where.device if where.device_name in where.machine else f"{where.device} {where.device_name}"
+    linear = f"linear layers: {run.model.linear}" if run.model is not None else ""
+    return " · ".join(part for part in (where.machine, device, threads, linear, versions) if part)
+
+
+def run_fields(run: Run) -> dict[str, str | int | float | None]:
+    """Returns the run's columns of a tidy table: what, how and where; `None` where unknown."""
+    model, where = run.model, run.environment
+    height, width = model.resolution if model is not None else (None, None)
+    return {
+        "run_id": run.run_id,
+        "started_at": run.started_at,
+        "group": run.group,
+        "embedder": name(run),
+        "kind": model.kind if model is not None else None,
+        "verdict": verdict(run),
+        "failure": f"{run.failure.kind}: {run.failure.message}" if run.failure is not None else None,
+        "machine": where.machine if where is not None else None,
+        "fingerprint": where.fingerprint if where is not None else None,
+        "device": where.device if where is not None else None,
+        "threads": where.threads if where is not None else None,
+        "dtype": run.case.dtype,
+        "linear": model.linear if model is not None else None,
+        "batch_size": run.case.batch_size,
+        "height": height,
+        "width": width,
+        "visual_tokens": model.visual_tokens if model is not None else None,
+        "text_tokens": model.text_tokens if model is not None else None,
+        "visual_weights": model.visual_weights if model is not None else None,
+        "shared_weights": model.shared_weights if model is not None else None,
+    }
+
+
+def stage_fields(row: Row) -> dict[str, Any]:
+    """Returns the stage's columns of a tidy table; `None` where unknown."""
+    found = row.latency
+    return {
+        "level": row.level,
+        "component": row.component,
+        "stage": row.name,
+        "latency_median_s": found.value if found is not None else None,
+        "latency_low_s": found.low if found is not None else None,
+        "latency_high_s": found.high if found is not None else None,
+        "samples": found.samples if found is not None else None,
+        "interval_units": found.units if found is not None else None,
+        "interval_unit": found.unit if found is not None else None,
+        "share": row.share,
+        "parameters": row.parameters,
+        "flops": row.flops,
+        "macs": row.macs,
+        "memory_peak_bytes": row.peak_bytes,
+        "counts": dict(row.counts),
+        "note": row.note or None,
+    }
+
+
+def milliseconds(estimate: Estimate | None) -> str:
+    """Returns the latency in ms, such as `12.31`."""
+    return ABSENT if estimate is None else _number(1000 * estimate.value)
+
+
+def milliseconds_interval(estimate: Estimate | None) -> str:
+    """Returns the latency in ms with its 95% interval, such as `12.31 [12.10, 12.60]`."""
+    if estimate is None:
+        return ABSENT
+    value = 1000 * estimate.value
+    if estimate.low is None or estimate.high is None:
+        return f"{_number(value)} [{ABSENT}]"
+    decimals = _decimals(value)
+    return f"{value:.{decimals}f} [{1000 * estimate.low:.{decimals}f}, {1000 * estimate.high:.{decimals}f}]"
+
+
+def percent(share: float | None) -> str:
+    """Returns a share as `12.3%`."""
+    return ABSENT if share is None else f"{100 * share:.1f}%"
+
+
+def millions(count: int | None) -> str:
+    """Returns a count in millions."""
+    return ABSENT if count is None else _number(count / 1e6)
+
+
+def giga(count: int | None) -> str:
+    """Returns a count in thousands of millions, as for GFLOPs."""
+    return ABSENT if count is None else _number(count / 1e9)
+
+
+def mebibytes(size: int | None) -> str:
+    """Returns bytes in MiB."""
+    return ABSENT if size is None else _number(size / 2**20)
+
+
+def _row(run: Run, level: Level, name: str, component: str | None, stages: Sequence[Stage]) -> Row:
+    found = latency(run, name)
+    flops = [stage.flops for stage in stages if stage.flops is not None]
+    peaks = [stage.memory.peak_bytes for stage in stages if stage.memory is not None]
+    one = stages[0] if level == "stage" and stages else None
+    return Row(
+        level=level,
+        name=name,
+        component=component,
+        latency=found,
+        share=1.0 if level == "whole" and found is not None else _share(run, found),
+        parameters=sum(stage.parameters for stage in stages) if stages else None,
+        # A sum with an unknown part is unknown.
+        flops=sum(flops) if flops and len(flops) == len(stages) else None,
+        peak_bytes=max(peaks) if peaks and len(peaks) == len(stages) else None,
+        counts={} if one is None else one.counts,
+        note="" if one is None else one.note,
+    )
+
+
+def _share(run: Run, part: Estimate | None) -> float | None:
+    total = latency(run, "")
+    return part.value / total.value if part is not None and total is not None and total.value else None
+
+
+def _number(value: float) -> str:
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    """Returns the decimals that leave about four digits, two at least for values of 1 to 1000."""
+    size = abs(value)
+    return 0 if size == 0 else 4 if size < 0.1 else 3 if size < 1 else 2 if size < 100 else 1

@@ -1,0 +1,228 @@
+"""The look that all pictures share: sizes for print, colours that survive greyscale, text that fits, files."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+Format = Literal["svg", "png", "pdf"]
+
+COLUMN_IN = 3.25
+"""Width of a column of a two-column paper; inches."""
+PAGE_IN = 6.75
+"""Width of both columns; inches."""
+PNG_DPI = 300
+POINTS_PER_INCH = 72
+TEXT_PT = 7.0
+SMALL_PT = 6.0
+
+INK = "#000000"
+# In segments, so that a page's style may recolour all other text of an SVG.
+DARK_TEXT = "#111111"
+LIGHT_TEXT = "#ffffff"
+MUTED = "#555555"
+SHADE = "#ececec"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a part is filled: a colour, and where two parts are near in lightness a hatch."""
+
+    colour: str
+    hatch: str | None = None
+    hatch_colour: str = LIGHT_TEXT
+
+    @property
+    def text_colour(self) -> str:
+        """Black or white, whichever can be read on the colour."""
+        levels = [int(self.colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+        red, green, blue = (((level + 0.055) / 1.055) ** 2.4 for level in levels)
+        # Relative luminance, and where black and white contrast equally with it: WCAG 2.2.
+        return DARK_TEXT if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else LIGHT_TEXT
+
+
+# Source of the colours: Okabe and Ito, "Color Universal Design" (2008); the RoI head's is a lighter step of theirs.
+# Neighbours in a bar differ in lightness or hatch too.
+LOOKS: Mapping[str, Look] = {
+    "textual_embedder": Look("#000000"),
+    "visual_embedder": Look("#D55E00"),
+    "backbone": Look("#E69F00"),
+    "fpn": Look("#F0E442"),
+    "pooling": Look("#F0E442", "/////", "#7a7200"),
+    "rpn": Look("#009E73", "|||||"),
+    "proposal_nms": Look("#D55E00", "/////"),
+    "roi_align": Look("#56B4E9", "-----", "#0a4a70"),
+    "roi_head": Look("#E8C1D5"),
+    "predictor": Look("#F0E442", "\\\\\\\\\\", "#7a7200"),
+    "class_nms": Look("#D55E00"),
+    "region_operations": Look("#009E73", "\\\\\\\\\\"),
+    "projection": Look("#56B4E9", "/////", "#0a4a70"),
+    "modality_interaction": Look("#0072B2"),
+}
+# For the stages of embedders that are not known here, in the order in which they come.
+SPARE = (
+    Look("#CC79A7", "\\\\\\\\\\", "#5e1f43"),
+    Look("#E69F00", "xxxxx", "#6b4a00"),
+    Look("#bbbbbb"),
+    Look("#009E73", "xxxxx"),
+    Look("#D55E00", "-----"),
+    Look("#F0E442", "+++++", "#7a7200"),
+    Look("#777777", "/////"),
+)
+MARKERS: Mapping[str, tuple[str, str]] = {
+    "region": ("s", "#D55E00"),
+    "grid": ("^", "#E69F00"),
+    "linear": ("o", "#0072B2"),
+    "encoder": ("D", "#009E73"),
+}
+"""By kind of visual embedder: the marker's shape and colour."""
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """Returns the look of each stage or component; unknown names take the spare looks in turn."""
+    distinct = list(dict.fromkeys(names))
+    unknown = [name for name in distinct if name not in LOOKS]
+    spare = {name: SPARE[index % len(SPARE)] for index, name in enumerate(unknown)}
+    return {name: LOOKS.get(name) or spare[name] for name in distinct}
+
+
+def styled() -> AbstractContextManager[None]:
+    """Returns the context in which figures are made and written; it leaves no trace in matplotlib's settings."""
+    settings: dict[Any, Any] = {
+        "font.family": "sans-serif",
+        "font.size": TEXT_PT,
+        "axes.linewidth": 0.6,
+        "axes.labelsize": TEXT_PT,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "xtick.labelsize": SMALL_PT,
+        "ytick.labelsize": SMALL_PT,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+        "hatch.linewidth": 0.5,
+        "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
+        "svg.hashsalt": "vilt-bench",  # the same figure gives the same file
+        "pdf.fonttype": 42,
+    }
+    # A user's own matplotlibrc would change the pictures; the backend is none of a picture's business.
+    defaults: dict[Any, Any] = {
+        key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")
+    }
+    return matplotlib.rc_context(defaults | settings)
+
+
+def write(figure: Figure, format: Format, *, title: str) -> bytes:
+    """Returns the figure as a file's content: the same bytes for the same figure.
+
+    Args:
+        figure: made under `styled`.
+        format: PNG has 300 dots per inch.
+        title: for the file's metadata.
+    """
+    metadata: Mapping[Format, dict[str, str | None]] = {
+        "svg": {"Title": title, "Date": None, "Creator": None, "Format": None, "Type": None},
+        "png": {"Title": title, "Software": None},
+        "pdf": {"Title": title, "CreationDate": None, "Creator": "vilt-bench"},
+    }
+    file = io.BytesIO()
+    figure.savefig(file, format=format, dpi=PNG_DPI, metadata=metadata[format], facecolor="white")
+    return file.getvalue()
+
+
+class Sheet:
+    """A figure with a coordinate system in points, from the top left corner down."""
+
+    def __init__(self, width_in: float, height_pt: float) -> None:
+        """Make an empty figure of that size."""
+        self.width_pt = width_in * POINTS_PER_INCH
+        self.height_pt = height_pt
+        self.figure = Figure(figsize=(width_in, height_pt / POINTS_PER_INCH))
+        self.ground = self.figure.add_axes((0, 0, 1, 1), xlim=(0, self.width_pt), ylim=(height_pt, 0))
+        self.ground.set_axis_off()
+
+    def write(self, x: float, top: float, text: str, *, size: float = TEXT_PT, **look: Any) -> None:
+        """Write a line whose upper edge is at `top`."""
+        self.ground.text(x, top + 0.5, text, size=size, parse_math=False, **{"va": "top", "color": INK} | look)
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Returns axes at that place."""
+        whole = self.height_pt
+        return self.figure.add_axes(
+            (left / self.width_pt, 1 - (top + height) / whole, width / self.width_pt, height / whole)
+        )
+
+
+def text_width(text: str, size: float = TEXT_PT, *, bold: bool = False) -> float:
+    """Returns how wide a line is, in points."""
+    font = FontProperties(size=size, weight="bold" if bold else "normal")
+    return float(text_to_path.get_text_width_height_descent(text, font, False)[0])
+
+
+def wrap(text: str, width: float, size: float = TEXT_PT, *, bold: bool = False) -> list[str]:
+    """Returns the text in lines of at most that width in points, broken after spaces, commas and slashes if it can."""
+    lines = [""]
+    for word in re.findall(r"[^\s,/:]*[\s,/:]*", " ".join(text.split())):
+        for piece in [word] if text_width(word.rstrip(), size, bold=bold) <= width else word:
+            if text_width((lines[-1] + piece).rstrip(), size, bold=bold) > width:
+                lines.append("")
+            lines[-1] += piece
+    return [line.strip() for line in lines if line.strip()]
+
+
+def label_points(axes: Axes, points: Iterable[tuple[float, float, str]]) -> None:
+    """Write names beside points (x, y, name), where they cover neither a point nor another name if that can be had."""
+    points = list(points)
+    axes.get_xlim()  # settles the limits, and with them where the points lie
+    places = [axes.transData.transform((x, y)) for x, y, _ in points]
+    scale = axes.figure.dpi / POINTS_PER_INCH
+    frame = axes.get_window_extent()
+    taken = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in places]
+    for (x, y), (at_x, at_y, name) in zip(places, points, strict=True):
+        width, height = text_width(name, SMALL_PT) * scale, SMALL_PT * scale
+        # To the right, left, above, below, then farther up and down.
+        offsets = [
+            (6, 0),
+            (-6, 0),
+            (0, 8),
+            (0, -8),
+            *((side, far) for far in (8, -8, 15, -15, 22, -22) for side in (6, -6)),
+        ]
+        boxes = []
+        for right, up in offsets:
+            left = x + right * scale - (width if right < 0 else width / 2 if right == 0 else 0)
+            bottom = y + up * scale - height / 2
+            boxes.append((left, bottom, left + width, bottom + height))
+        inside = [index for index, box in enumerate(boxes) if frame.x0 <= box[0] and box[2] <= frame.x1]
+        free = [index for index in inside if not any(_overlap(boxes[index], other) for other in taken)]
+        best = (free or inside or [0])[0]
+        taken.append(boxes[best])
+        right, up = offsets[best]
+        side: Literal["left", "right", "center"] = "left" if right > 0 else "right" if right < 0 else "center"
+        leader = {"arrowstyle": "-", "linewidth": 0.4, "color": MUTED, "shrinkA": 0, "shrinkB": 2}
+        axes.annotate(
+            name,
+            (at_x, at_y),
+            xytext=offsets[best],
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            size=SMALL_PT,
+            parse_math=False,
+            arrowprops=leader if abs(up) > 8 else None,
+        )
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -1,0 +1,137 @@
+"""Tables and bars for a terminal, by rich."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vilt_bench.quality import remarks, verdict
+from vilt_bench.records import Run
+from vilt_bench.report import rows as shown
+
+WIDTH = 100
+"""Columns of a report that goes to a file."""
+# Colour and shade, so that bars can be told apart without colour as well; the last is for ASCII-only terminals.
+LOOKS = {
+    "textual_embedder": ("green", "▒", "+"),
+    "visual_embedder": ("red", "█", "#"),
+    "modality_interaction": ("blue", "░", "-"),
+}
+
+
+def render(runs: Sequence[Run]) -> str:
+    """Returns what a terminal would show, without colour."""
+    file = io.StringIO()
+    show(runs, Console(file=file, width=WIDTH, color_system=None))
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def show(runs: Sequence[Run], console: Console) -> None:
+    """Print the runs: side by side if there are several, then each with its stages and remarks."""
+    if len(runs) > 1:
+        _show_bars(runs, console)
+        console.print(_comparison(runs))
+    for run in runs:
+        _show_run(run, console)
+
+
+def _show_run(run: Run, console: Console) -> None:
+    console.print()
+    console.print(Text.assemble((shown.name(run), "bold"), f" – {shown.model_line(run)}"))
+    if machine := shown.machine_line(run):
+        console.print(Text(machine, style="dim"))
+    found = shown.rows(run)
+    if len(found) > 1 or found[0].latency is not None:
+        console.print()
+        console.print(_stages(found))
+    for remark in remarks(run):
+        console.print(Text(f"• {remark}", style="red" if run.failure and remark.startswith("Failed") else ""))
+
+
+def _stages(found: Sequence[shown.Row]) -> Table:
+    table = _table("Stage", "Latency (ms)\n[95% interval]", "Share", "Params\n(M)", "GFLOPs", "Peak mem.\n(MiB)")
+    inner = {row.component for row in found if row.level == "component"}
+    for row in found:
+        indent = "  " if row.level == "stage" and row.component in inner else ""
+        if row.level == "whole":
+            table.add_section()
+        table.add_row(
+            Text(indent + row.title),
+            Text(shown.milliseconds_interval(row.latency)),
+            shown.percent(row.share),
+            shown.millions(row.parameters),
+            shown.giga(row.flops),
+            shown.mebibytes(row.peak_bytes),
+            style="" if indent else "bold",
+        )
+    return table
+
+
+def _comparison(runs: Sequence[Run]) -> Table:
+    table = _table(
+        "Embedder", "Textual\n(ms)", "Visual\n(ms)", "Interact.\n(ms)", "Whole\n(ms)", "Visual\nshare", "Params\n(M)",
+        "GFLOPs",
+    )  # fmt: skip
+    for run in runs:
+        parts = [shown.component_row(run, component) for component in shown.COMPONENTS]
+        whole = shown.whole_row(run)
+        failed = "failed" if run.failure is not None and whole.latency is None else None
+        table.add_row(
+            Text(shown.name(run)),
+            *(shown.milliseconds(part.latency) for part in parts),
+            failed or shown.milliseconds(whole.latency),
+            shown.percent(parts[1].share),
+            shown.millions(whole.parameters),
+            shown.giga(whole.flops),
+        )
+    return table
+
+
+def _show_bars(runs: Sequence[Run], console: Console) -> None:
+    """Print one stacked bar a run, the longest over the whole width, as in the paper's Figure 1."""
+    plain = console.options.ascii_only
+    legend = Text.assemble(
+        *((f"{_mark(name, plain)} {title}   ", LOOKS[name][0]) for name, title in shown.TITLES.items()), "(ms)"
+    )
+    console.print(legend)
+    measured = [{name: shown.component_row(run, name).latency for name in shown.COMPONENTS} for run in runs]
+    bars = [{name: part.value for name, part in parts.items() if part is not None} for parts in measured]
+    longest = max(sum(bar.values()) for bar in bars)
+    for run, parts, bar in zip(runs, measured, bars, strict=True):
+        console.print()
+        head = Text(shown.name(run), style="bold")
+        if run.failure is not None:
+            head.append(f"  {verdict(run)}: {run.failure.kind}", style="red")
+        if bar:
+            head.append(f"  {' + '.join(shown.milliseconds(parts[name]) for name in bar)}", style="not bold")
+        console.print(head)
+        line = Text()
+        for name, width in zip(bar, _cells(list(bar.values()), longest, console.width), strict=True):
+            line.append(_mark(name, plain) * width, style=LOOKS[name][0])
+        console.print(line)
+    console.print()
+
+
+def _cells(values: Sequence[float], longest: float, width: int) -> list[int]:
+    """Returns each value's cells, at least one for what is not zero; the widest gives way, so that all fit."""
+    cells = [max(1, round(value / longest * width)) if value else 0 for value in values]
+    if sum(cells) > width:
+        cells[cells.index(max(cells))] -= sum(cells) - width
+    return cells
+
+
+def _mark(component: str, plain: bool) -> str:
+    return LOOKS[component][2 if plain else 1]
+
+
+def _table(first: str, *numbers: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
+    table.add_column(first, overflow="fold", vertical="bottom")
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True, vertical="bottom")
+    return table

@@ -1,0 +1,418 @@
+"""Measures one case in this process: builds it, times its passes in blocks, and counts what is not timed.
+
+When to stop is decided elsewhere (`sweep`): a `Runner` makes one block whenever it is asked to.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from vilt_bench import registry
+from vilt_bench.config import SYNTHETIC, Case, label
+from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_counts
+from vilt_bench.errors import EmbedderError
+from vilt_bench.inputs import Inputs, make_inputs
+from vilt_bench.meters.flops import count_flops
+from vilt_bench.meters.memory import measure_memory
+from vilt_bench.meters.parameters import count_parameters
+from vilt_bench.meters.time import Forward, Interval, StagedPass, Timer
+from vilt_bench.model import VisionLanguageModel, build_shared, load_checkpoint, stages, use_onednn
+from vilt_bench.records import Component, Failure, Model, Series, Stage, StageMemory, Times
+
+OVERSHOOT = 0.5
+"""A block ends when the next pair of passes would overshoot its time by more than this share of the pair."""
+
+
+class StageError(Exception):
+    """A pass failed within a stage; the cause is chained."""
+
+    def __init__(self, stage: str | None) -> None:
+        """Name the stage."""
+        super().__init__(stage)
+        self.stage = stage
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a pass showed of a stage's output."""
+
+    output: str
+    counts: dict[str, int]
+
+
+class Observer:
+    """A mark that looks at each stage's output; for the first pass, never for a timed one."""
+
+    def __init__(self, case: Case, model: VisionLanguageModel) -> None:
+        """Look at nothing yet."""
+        self._name = label(case)
+        self._hidden_size = model.vilt.visual_size
+        self._modules = dict(stages(model))
+        self.seen: dict[str, Observed] = {}
+        self.visual_tokens = 0
+
+    def __call__(self, name: str, output: Any) -> None:
+        """Look at one output.
+
+        Raises:
+            EmbedderError: the embedder breaks the contract.
+        """
+        if isinstance(output, VisualTokens):
+            check_tokens(output, name=self._name, hidden_size=self._hidden_size)
+            self.visual_tokens = output.embeddings.shape[1]
+        on_meta = any(tensor.is_meta for tensor in tensors(output))  # where there is nothing to count
+        counts = {} if on_meta else stage_counts(self._modules[name], output)
+        self.seen[name] = Observed(describe(output), counts)
+
+    def unreached(self) -> str | None:
+        """Returns the stage that no output has come from yet."""
+        return next((name for name in self._modules if name not in self.seen), None)
+
+
+@dataclass
+class Runner:
+    """A case, built and ready to be timed."""
+
+    case: Case
+    model: VisionLanguageModel
+    inputs: Inputs
+    timer: Timer
+    linear: str
+    shared_weights: str
+    passes: int = 0
+
+    def __post_init__(self) -> None:
+        """Prepare to observe the first call."""
+        self.observer = Observer(self.case, self.model)
+
+    def first_call(self) -> float:
+        """Returns the seconds of the first pass, which also shows shapes and counts.
+
+        Raises:
+            EmbedderError: the embedder breaks the contract, or refuses the input.
+            StageError: a stage failed otherwise.
+        """
+        with quiet():
+            try:
+                call = self.timer.whole(lambda _: self._forward(0)(self.observer))
+            except EmbedderError:
+                raise
+            except Exception as error:
+                raise StageError(self.observer.unreached()) from error
+        # A call is over when its result is there: the host's clock, the device synchronised.
+        assert call.wall_time_s is not None
+        return call.wall_time_s
+
+    def block(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Series:
+        """Returns the samples of one block: instrumented and uninstrumented passes, alternating.
+
+        Args:
+            seconds: about how long; one pass of each kind at least.
+            clock: seconds.
+        """
+        series = time_block(self._forward, self.timer, seconds=seconds, first=self.passes, clock=clock)
+        self.passes += series.blocks[0]
+        return series
+
+    def count(self) -> tuple[tuple[Stage, ...], str | None, tuple[str, ...]]:
+        """Returns the stages with all that is counted, how memory was obtained, and warnings."""
+        warnings: list[str] = []
+        try:
+            flops = count_on_meta(self.case, self.inputs)[0]
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            flops = {}
+            warnings.append(
+                f"FLOPs were not counted: {label(self.case)} can't run on the meta device "
+                f"({type(error).__name__}: {first_line(error)})"
+            )
+        resident = [*self.model.parameters(), *self.model.buffers(), *tensors(self.inputs.batches)]
+        memory = measure_memory(self._forward(0), resident, self.inputs.batches[0][0].pixels.device)
+        return list_stages(self.model, self.observer, flops, memory.stages), memory.method, tuple(warnings)
+
+    def run_pass(self) -> None:
+        """Run one uninstrumented pass."""
+        with torch.inference_mode():
+            self._forward(self.passes)(None)
+        self.passes += 1
+
+    def facts(self) -> Model:
+        """Returns what was built, as the first call showed it."""
+        return replace(
+            facts(self.case, self.model, self.inputs, self.observer),
+            linear=self.linear,
+            shared_weights=self.shared_weights,
+        )
+
+    def _forward(self, index: int) -> Forward:
+        images, text = self.inputs.batches[index % len(self.inputs.batches)]
+        return lambda mark: self.model(images, text, mark)
+
+
+def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
+    """Returns the case built on the device, weights drawn from the case's seed.
+
+    Raises:
+        EmbedderError: the embedder is unknown, broken, or refuses its options.
+        InputError: an image can't be used.
+        CheckpointError: weights can't be used.
+    """
+    # The input first: whether it fits is told by an embedder that takes no memory and hardly any time.
+    inputs = _inputs(case, _embedder_on_meta(case), device)
+    model = build_model(case)
+    shared_weights = "random" if case.checkpoint is None else load_checkpoint(model, case.checkpoint)
+    model = model.to(device, getattr(torch, case.dtype))
+    linear = use_onednn(model.vilt) if case.linear == "onednn" else "torch"
+    return Runner(case, model, inputs, timer, linear, shared_weights)
+
+
+def _inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> Inputs:
+    return make_inputs(
+        case,
+        resolution=case.resolution or embedder.resolution,
+        size_divisor=embedder.size_divisor,
+        mean=embedder.mean,
+        std=embedder.std,
+        device=device,
+        dtype=getattr(torch, case.dtype),
+        vocabulary=case.vilt.vocabulary,
+    )
+
+
+def _embedder_on_meta(case: Case) -> VisualEmbedder:
+    with torch.device("meta"):
+        return registry.build(case.embedder, _unweighted(case).options, hidden_size=case.vilt.hidden_size)
+
+
+def _unweighted(case: Case) -> Case:
+    """Returns the case with random weights: on the meta device there is nothing to load into."""
+    return replace(case, options={key: value for key, value in case.options.items() if key != "weights"})
+
+
+def build_model(case: Case) -> VisionLanguageModel:
+    """Returns the case's model with random weights from its seed, in eval mode, without gradients.
+
+    Under `torch.device("meta")` nothing is allocated.
+
+    Raises:
+        EmbedderError: the embedder is unknown, broken, or refuses its options.
+    """
+    torch.manual_seed(case.seed)
+    shared = build_shared(case.interaction, case.vilt)
+    embedder = registry.build(case.embedder, case.options, hidden_size=shared.visual_size)
+    return VisionLanguageModel(shared, embedder).eval().requires_grad_(False)
+
+
+def count_on_meta(case: Case, inputs: Inputs) -> tuple[dict[str, int], VisionLanguageModel, Observer]:
+    """Returns the FLOPs by stage, from a copy of the model on the meta device; the copy; and what it showed."""
+    with torch.device("meta"):
+        model = build_model(_unweighted(case))
+    observer = Observer(case, model)
+    images, text = inputs.batches[0]
+    mask = None if images.mask is None else images.mask.to("meta")
+    images = images._replace(pixels=images.pixels.to("meta", torch.float32), mask=mask)
+    text = text._replace(token_ids=text.token_ids.to("meta"))
+
+    def forward(mark: Mark | None) -> None:
+        def observe(name: str, output: Any) -> None:
+            observer(name, output)
+            if mark is not None:
+                mark(name, output)
+
+        model(images, text, observe)
+
+    return count_flops(forward, model), model, observer
+
+
+def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
+    """Returns what a case would be: its model, and its stages with shapes, parameters and FLOPs; nothing is run.
+
+    Raises:
+        EmbedderError: the embedder is unknown, broken, can't run on the meta device, or refuses options or input.
+        InputError: the resolution does not fit.
+    """
+    inputs = _inputs(replace(case, images=(SYNTHETIC,)), _embedder_on_meta(case), torch.device("cpu"))
+    try:
+        flops, model, observer = count_on_meta(case, inputs)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        raise EmbedderError(
+            f"{label(case)} can't run on the meta device ({type(error).__name__}: {first_line(error)}); "
+            f"'vilt-bench run --embedder {label(case)}' measures it for real"
+        ) from error
+    return facts(case, model, inputs, observer), list_stages(model, observer, flops, {})
+
+
+def facts(case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Observer) -> Model:
+    """Returns what was built, as a pass showed it; the shared weights random, their linear layers torch's."""
+    embedder = model.visual_embedder
+    return Model(
+        kind=embedder.kind,
+        hidden_size=case.vilt.hidden_size,
+        layers=case.vilt.layers,
+        heads=case.vilt.heads,
+        resolution=inputs.resolution,
+        visual_tokens=observer.visual_tokens,
+        text_tokens=case.text_length,
+        visual_weights=embedder.weights,
+        shared_weights="random",
+        linear="torch",
+        images=inputs.names,
+        text=inputs.text,
+        interaction=case.interaction,
+    )
+
+
+def list_stages(
+    model: VisionLanguageModel, observer: Observer, flops: Mapping[str, int], memory: Mapping[str, StageMemory]
+) -> tuple[Stage, ...]:
+    """Returns the stages in order, with all that is counted of them."""
+    sizes = count_parameters(stages(model))
+    notes = {f"visual_embedder.{name}": note for name, note in model.visual_embedder.notes.items()}
+    return tuple(
+        Stage(
+            name=name,
+            component=cast("Component", name.partition(".")[0]),
+            output=observer.seen[name].output,
+            parameters=sizes[name].parameters,
+            buffers=sizes[name].buffers,
+            flops=flops.get(name),
+            memory=memory.get(name),
+            counts=observer.seen[name].counts,
+            note=notes.get(name, ""),
+        )
+        for name, _ in stages(model)
+    )
+
+
+def time_block(
+    forward: Callable[[int], Forward],
+    timer: Timer,
+    *,
+    seconds: float,
+    first: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Series:
+    """Returns the samples of one block of passes.
+
+    Each pair has one instrumented and one uninstrumented pass over the same input; which comes first changes
+    from pair to pair, so that neither profits from the other. The garbage collector rests in a pass.
+
+    Args:
+        forward: the pass of that index.
+        timer: times one pass.
+        seconds: about how long; one pair at least.
+        first: index of the first pair.
+        clock: seconds.
+    """
+    wholes: list[Interval] = []
+    staged: list[StagedPass] = []
+    start = clock()
+    pair_s = 0.0
+    with quiet():
+        while not wholes or clock() - start + OVERSHOOT * pair_s < seconds:
+            index = first + len(wholes)
+            pair_start = clock()
+            if index % 2:
+                wholes.append(timer.whole(forward(index)))
+            if (by_stage := timer.by_stage(forward(index))) is not None:
+                staged.append(by_stage)
+            if not index % 2:
+                wholes.append(timer.whole(forward(index)))
+            pair_s = clock() - pair_start
+    names = list(staged[0].stages) if staged else []
+    return Series(
+        whole=times(wholes),
+        stages={name: times([each.stages[name] for each in staged]) for name in names},
+        instrumented=times([each.whole for each in staged]),
+        blocks=(len(wholes),),
+    )
+
+
+def times(intervals: Sequence[Interval]) -> Times:
+    """Returns the intervals, clock by clock; a clock that did not apply is absent."""
+    columns: dict[str, tuple[float, ...]] = {}
+    for clock in fields(Interval):
+        values = [getattr(interval, clock.name) for interval in intervals]
+        if values and None not in values:
+            columns[clock.name] = tuple(values)
+    return Times(**columns)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Returns a context for timing: no gradients, no garbage collector; what was set before comes back."""
+    collecting = gc.isenabled()
+    gc.collect(0)
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def check_tokens(tokens: VisualTokens, *, name: str, hidden_size: int) -> None:
+    """Refuse visual tokens that the transformer can't take.
+
+    Raises:
+        EmbedderError: the shape is not [B, N, D] with N at least 1 and D the hidden size.
+    """
+    shape = tuple(tokens.embeddings.shape)
+    if len(shape) != 3 or shape[1] < 1 or shape[2] != hidden_size:
+        raise EmbedderError(
+            f"embedder {name!r} returned embeddings of shape {list(shape)}; expected [B, N, {hidden_size}] with N > 0"
+        )
+
+
+def describe(output: Any) -> str:
+    """Returns the shapes of a stage's output, such as `embeddings [1, 240, 768]`."""
+    if isinstance(output, Tensor):
+        return str(list(output.shape))
+    if (names := getattr(output, "_fields", None)) is not None:
+        named = [(name, describe(getattr(output, name))) for name in names]
+        return ", ".join(f"{name} {shapes}" for name, shapes in named if shapes)
+    if isinstance(output, dict):
+        return describe(list(output.values()))
+    return ", ".join(filter(None, map(describe, output))) if isinstance(output, tuple | list) else ""
+
+
+def tensors(value: Any) -> Iterable[Tensor]:
+    """Returns the tensors in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from tensors(list(value.values()))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors(item)
+
+
+def failure_of(error: BaseException, stage: str | None = None) -> Failure:
+    """Returns what an exception of a pass means for the record."""
+    if isinstance(error, StageError) and error.__cause__ is not None:
+        return failure_of(error.__cause__, error.stage)
+    text = first_line(error)
+    if is_out_of_memory(error):
+        return Failure("out-of-memory", text, stage)
+    return Failure("error", f"{type(error).__name__}: {text}", stage)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an exception says that memory ran out, of the host or the device."""
+    # The CPU's allocator raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an exception's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

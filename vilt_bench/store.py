@@ -1,0 +1,172 @@
+"""Saves each run once, as one file; loads files and folders of them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vilt_bench.config import label
+from vilt_bench.errors import ConfigError, RecordError
+from vilt_bench.records import Run, decode, encode
+
+PATTERN = "[0-9]*T[0-9]*Z-*.json"
+"""Names of the records in a folder; what else lies there, such as reports, is not read."""
+
+
+def save(run: Run, folder: str | os.PathLike[str]) -> Path:
+    """Write the run as a new file and return its path.
+
+    The file appears whole or not at all, and never replaces another. Names sort by time.
+
+    Raises:
+        RecordError: the run can't be written, or is there already.
+    """
+    data = encode(run)
+    path = Path(folder) / file_name(run)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _move(temporary, path)
+    except OSError as error:
+        raise RecordError(f"the run could not be saved as {path}: {_why(error)}; give another --output") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return path
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make the folder and write to it, so that a run is not measured in vain.
+
+    Raises:
+        ConfigError: it can't be made or written to.
+    """
+    probe = Path(folder) / f".{uuid.uuid4().hex}.tmp"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        with probe.open("xb") as file:
+            file.write(b"\n")
+    except OSError as error:
+        raise ConfigError(f"--output {folder} can't be written to: {_why(error)}; give another folder") from None
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+def load(path: str | os.PathLike[str]) -> Run:
+    """Returns the run of a record's file.
+
+    Raises:
+        RecordError: the file is missing, unreadable, or no record.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise RecordError(f"no record {path}; expected a file that 'vilt-bench run' saved") from None
+    except OSError as error:
+        raise RecordError(f"{path} can't be read: {_why(error)}; expected a file that 'vilt-bench run' saved") from None
+    return decode(data, name=str(path))
+
+
+def load_all(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
+    """Returns the runs of files and folders, in the order given; a folder's, subfolders included, by time.
+
+    Raises:
+        RecordError: a path is missing, a folder has no record, or a file is no record.
+    """
+    files: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        found = _records(path) if path.is_dir() else [path]
+        if not found:
+            raise RecordError(f"no record in folder {path}; 'vilt-bench run --output {path}' saves one")
+        for file in found:
+            files.setdefault(file.resolve(), file)
+    return [load(file) for file in files.values()]
+
+
+def load_folder(folder: str | os.PathLike[str]) -> list[Run]:
+    """Returns the runs of a folder, subfolders included, by time; none where there is no folder or no record.
+
+    Raises:
+        RecordError: a file is no record.
+    """
+    return [load(file) for file in _records(Path(folder))]
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a report as UTF-8, as `write_bytes` does.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a report; the file appears whole or not at all, in place of an older one.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    except OSError as error:
+        raise ConfigError(f"--output {path} can't be written: {_why(error)}; give another file") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def file_name(run: Run) -> str:
+    """Returns `TIME-EMBEDDER-ID.json`, safe on every file system."""
+    try:
+        time = datetime.fromisoformat(run.started_at).astimezone(UTC)
+    except ValueError:
+        raise RecordError(f"run {run.run_id} started at {run.started_at!r}, which is no ISO 8601 time") from None
+    return f"{time:%Y-%m-%dT%H%M%SZ}-{_safe(label(run.case))}-{_safe(run.run_id)}.json"
+
+
+def _records(folder: Path) -> list[Path]:
+    return sorted(folder.rglob(PATTERN), key=lambda file: file.name)
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80]
+
+
+def _move(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)  # unlike a rename, fails where the name is taken
+    except FileExistsError:
+        raise _taken(path) from None
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if path.exists():  # a file system without hard links
+            raise _taken(path) from None
+        temporary.rename(path)
+
+
+def _taken(path: Path) -> RecordError:
+    return RecordError(f"{path} is there already; records are never overwritten, give another --output")
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "the disk is full"
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "it is, or lies in, a file and not a folder"
+    return (error.strerror or str(error)).lower()

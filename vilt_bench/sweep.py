@@ -1,0 +1,418 @@
+"""Directs the measuring: fresh worker processes, blocks handed out in turn, and when to stop.
+
+The director imports no torch and sleeps while a worker measures, so that it takes nothing from what is measured.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import accumulate
+from typing import IO, Protocol, TypeVar
+
+from vilt_bench import errors, protocol, registry
+from vilt_bench.config import Case, Sampling, label
+from vilt_bench.photographs import check_images
+from vilt_bench.records import Energy, Environment, Failure, Model, Run, Series, Stage, Times, Trial
+from vilt_bench.statistics import Estimate, block_interval, settled
+
+WARMUP_SHARE = 0.2
+"""Of a trial's time, at most."""
+WARMUP_BLOCK_S = 0.25
+BLOCKS_A_TRIAL = 12
+"""Blocks that fit into a trial's time: enough to see drift, few enough to hold several passes each."""
+LONGEST_BLOCK_S = 2.0
+LEAST_BLOCKS = 3
+BYE_S = 10.0
+"""How long a worker may take to end."""
+
+ReplyT = TypeVar("ReplyT", bound=protocol.Reply)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the measuring of one case stands."""
+
+    embedder: str
+    trial: int
+    trials: int
+    phase: str
+    """`starting`, `counting`, `warming up`, `sampling`"""
+    samples: int = 0
+    half_width: float | None = None
+    """Of the whole's interval within this trial, as a share."""
+    spent_s: float = 0.0
+    budget_s: float = 0.0
+
+
+Report = Callable[[Progress], None]
+Clock = Callable[[], float]
+"""Seconds."""
+
+
+class WorkerFailedError(Exception):
+    """A worker could not go on; holds what the record says of it."""
+
+    def __init__(self, failure: Failure, traceback: str = "") -> None:
+        """Keep the failure, and the worker's traceback for whoever debugs it."""
+        super().__init__(failure.message)
+        self.failure = failure
+        self.traceback = traceback
+
+
+class Asked(Protocol):
+    """What measures when it is asked to."""
+
+    def ask(self, request: protocol.Request, expected: type[ReplyT]) -> ReplyT:
+        """Returns the reply to a request."""
+
+    def close(self) -> None:
+        """Let it end."""
+
+    def kill(self) -> None:
+        """End it now."""
+
+
+class Worker:
+    """A process of its own that measures one case."""
+
+    def __init__(self, python: str = sys.executable) -> None:
+        """Start the process; it waits for its first request."""
+        self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [python, "-m", "vilt_bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            start_new_session=True,  # Ctrl-C reaches the director alone
+        )
+
+    def ask(self, request: protocol.Request, expected: type[ReplyT]) -> ReplyT:
+        """Returns the reply, however long it takes; this process sleeps meanwhile.
+
+        Raises:
+            ViltBenchError: the worker refused what the user asked for.
+            WorkerFailedError: the worker failed or died.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):  # it has died; what it left tells how
+            self._process.stdin.write(protocol.encode(request) + b"\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise WorkerFailedError(self._death())
+        reply = protocol.decode_reply(line)
+        if isinstance(reply, protocol.Refused):
+            raise getattr(errors, reply.error, errors.MeasurementError)(reply.message)
+        if isinstance(reply, protocol.Failed):
+            raise WorkerFailedError(reply.failure, reply.traceback)
+        if not isinstance(reply, expected):
+            raise RuntimeError(f"worker replied {type(reply).__name__}; expected {expected.__name__}")
+        return reply
+
+    def close(self) -> None:
+        """Let the process end by itself if it waits for a request, end it otherwise."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+        try:
+            self._process.wait(timeout=BYE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._complaints.close()
+
+    def kill(self) -> None:
+        """End the process now."""
+        self._process.kill()
+        self._process.wait()
+
+    def _death(self) -> Failure:
+        code = self._process.wait()
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        if code == -9:  # Linux ends a process so when the machine's memory is gone
+            return Failure("out-of-memory", "the process was killed (signal 9), most likely because memory ran out")
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return Failure("crashed", f"the process ended with {how}: {lines[-1] if lines else 'it left no message'}")
+
+
+@dataclass
+class Draft:
+    """A run in the making."""
+
+    case: Case
+    environment: Environment | None = None
+    model: Model | None = None
+    stages: tuple[Stage, ...] = ()
+    trials: list[Trial] = field(default_factory=list)
+    energy: Energy | None = None
+    failure: Failure | None = None
+    warnings: tuple[str, ...] = ()
+    spent_s: float = 0.0
+    pair_s: float = 0.0
+    """How long one instrumented and one uninstrumented pass take together."""
+
+    def finished(self, sampling: Sampling, *, group: str, started_at: str, interrupted: bool) -> Run:
+        """Returns the run as it stands."""
+        return Run(
+            run_id=uuid.uuid4().hex,
+            started_at=started_at,
+            case=self.case,
+            sampling=sampling,
+            group=group,
+            environment=self.environment,
+            model=self.model,
+            stages=self.stages,
+            trials=tuple(self.trials),
+            energy=self.energy,
+            failure=self.failure,
+            interrupted=interrupted,
+            warnings=self.warnings,
+        )
+
+
+@dataclass
+class Lane:
+    """One trial of one case, its worker alive: takes its turns until it is done."""
+
+    draft: Draft
+    worker: Asked
+    sampling: Sampling
+    index: int
+    budget_s: float
+    report: Report
+    clock: Clock = time.monotonic
+    trial: Trial | None = None
+    warmup: Series = field(default_factory=Series)
+    samples: Series = field(default_factory=Series)
+    settled: bool | None = None
+    sampling_now: bool = False
+    spent_s: float = 0.0
+
+    def prepare(self) -> None:
+        """Wait until the worker has made its first call."""
+        self._tell("starting")
+        ready = self.worker.ask(protocol.Prepare(self.draft.case), protocol.Prepared)
+        self.trial = Trial(self.index, ready.started_at, ready.build_time_s, ready.first_call_s)
+        self.draft.environment = self.draft.environment or ready.environment
+        self.draft.model = self.draft.model or ready.model
+        self._spend(ready.first_call_s)
+        # Where one call takes more than warm-up may, it has been the warm-up.
+        self.sampling_now = ready.first_call_s > WARMUP_SHARE * self.budget_s
+
+    def count(self) -> None:
+        """Let the worker count what is not timed."""
+        self._tell("counting")
+        counted = self.worker.ask(protocol.Count(), protocol.Counted)
+        self.draft.stages = counted.stages
+        self.draft.warnings = counted.warnings
+        if self.draft.model is not None:
+            self.draft.model = replace(self.draft.model, memory_method=counted.memory_method)
+
+    def turn(self) -> bool:
+        """Measure one block; returns whether the lane wants another turn.
+
+        Raises:
+            ViltBenchError, WorkerFailedError: as `Worker.ask`.
+        """
+        self._tell("sampling" if self.sampling_now else "warming up")
+        block_s = min(self.budget_s / BLOCKS_A_TRIAL, LONGEST_BLOCK_S) if self.sampling_now else WARMUP_BLOCK_S
+        start = self.clock()
+        series = self.worker.ask(protocol.Measure(block_s), protocol.Measured).series
+        elapsed_s = self.clock() - start
+        self._spend(elapsed_s)
+        self.draft.pair_s = elapsed_s / series.blocks[0]
+        if self.sampling_now:
+            self.samples = join(self.samples, series)
+            return not self._done()
+        self.warmup = join(self.warmup, series)
+        self.settled = settled(self.warmup.whole.latency_s)
+        self.sampling_now = self.settled or self.spent_s >= WARMUP_SHARE * self.budget_s
+        return True
+
+    def finish(self) -> None:
+        """Keep the trial, and let the worker end."""
+        if self.index == 0:
+            self.draft.energy = self.worker.ask(protocol.MeasureEnergy(), protocol.EnergyMeasured).energy
+        conditions = self.worker.ask(protocol.Finish(), protocol.Finished).conditions
+        if self.trial is not None:
+            self.trial = replace(self.trial, conditions=conditions)
+
+    def keep(self) -> None:
+        """Put what the trial has so far into the run; a trial that never became ready has nothing."""
+        if self.trial is not None:
+            self.draft.trials.append(
+                replace(self.trial, warmup=self.warmup, samples=self.samples, settled=self.settled)
+            )
+            self.trial = None
+
+    def _done(self) -> bool:
+        blocks = self.samples.blocks
+        enough = sum(blocks) >= self.sampling.least_samples and len(blocks) >= LEAST_BLOCKS
+        if enough and (interval := self._interval()) is not None and interval.half_width is not None:
+            return interval.half_width <= self.sampling.precision or self._over()
+        return self._over()
+
+    def _over(self) -> bool:
+        return self.spent_s + self.draft.pair_s / 2 >= self.budget_s
+
+    def _interval(self) -> Estimate | None:
+        ends = list(accumulate(self.samples.blocks))
+        latencies = self.samples.whole.latency_s
+        return block_interval(
+            [latencies[end - size : end] for end, size in zip(ends, self.samples.blocks, strict=True)]
+        )
+
+    def _spend(self, seconds: float) -> None:
+        self.spent_s += seconds
+        self.draft.spent_s += seconds
+
+    def _tell(self, phase: str) -> None:
+        interval = self._interval() if self.samples.blocks else None
+        self.report(
+            Progress(
+                embedder=label(self.draft.case),
+                trial=self.index,
+                trials=self.sampling.trials,
+                phase=phase,
+                samples=sum(self.samples.blocks),
+                half_width=None if interval is None else interval.half_width,
+                spent_s=self.draft.spent_s,
+                budget_s=self.sampling.max_time_s,
+            )
+        )
+
+
+def measure(case: Case, sampling: Sampling | None = None) -> Run:
+    """Returns the run of one case, measured in fresh processes.
+
+    Raises:
+        ViltBenchError: the case can't be measured as asked; see `measure_together`.
+    """
+    return measure_together([case], sampling or Sampling())[0]
+
+
+def measure_together(
+    cases: Sequence[Case],
+    sampling: Sampling,
+    *,
+    report: Report = lambda _: None,
+    count: bool = True,
+    start_worker: Callable[[], Asked] = Worker,
+    clock: Clock = time.monotonic,
+) -> list[Run]:
+    """Returns a run for each case, measured in turn, block by block, so that drift of the machine hits all alike.
+
+    Each trial has a fresh process for each case. A case that runs out of memory, or fails otherwise once it has
+    begun, is a run with a failure; the others go on. Ctrl-C ends the measuring: the runs then hold what was
+    measured, and say that they were interrupted.
+
+    Args:
+        cases: what to measure.
+        sampling: how hard to look.
+        report: told where the measuring stands, between blocks.
+        count: whether to count parameters, FLOPs and memory, which takes a pass or two.
+        start_worker: starts a measuring process.
+        clock: by which time is spent.
+
+    Raises:
+        ViltBenchError: a case can't be measured as asked (unknown embedder, unreadable image, missing device, …);
+            nothing has been timed by then.
+    """
+    for case in cases:
+        registry.check_name(case.embedder)
+        check_images(case.images)
+    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    drafts = [Draft(case) for case in cases]
+    interrupted = False
+    try:
+        for index in range(sampling.trials):
+            _trial(drafts, sampling, index, report, start_worker, clock, count=count and index == 0)
+    except KeyboardInterrupt:
+        interrupted = True
+    group = uuid.uuid4().hex
+    return [draft.finished(sampling, group=group, started_at=started_at, interrupted=interrupted) for draft in drafts]
+
+
+def join(before: Series, after: Series) -> Series:
+    """Returns two series of one process as one, blocks kept apart."""
+    if not before.blocks:
+        return after
+    return Series(
+        whole=_join_times(before.whole, after.whole),
+        stages={name: _join_times(times, after.stages[name]) for name, times in before.stages.items()},
+        instrumented=_join_times(before.instrumented, after.instrumented),
+        blocks=before.blocks + after.blocks,
+    )
+
+
+def _join_times(before: Times, after: Times) -> Times:
+    def both(first: tuple[float, ...] | None, second: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return None if first is None or second is None else first + second
+
+    return Times(
+        wall_time_s=both(before.wall_time_s, after.wall_time_s),
+        cpu_time_s=both(before.cpu_time_s, after.cpu_time_s),
+        device_time_s=both(before.device_time_s, after.device_time_s),
+        host_time_s=both(before.host_time_s, after.host_time_s),
+    )
+
+
+def _trial(
+    drafts: Sequence[Draft],
+    sampling: Sampling,
+    index: int,
+    report: Report,
+    start_worker: Callable[[], Asked],
+    clock: Clock,
+    *,
+    count: bool,
+) -> None:
+    """Measure one trial of every case that has not failed and has time left for a pair of passes."""
+    lanes = []
+    try:
+        for draft in drafts:
+            left_s = sampling.max_time_s - draft.spent_s
+            if draft.failure is None and (index == 0 or left_s > draft.pair_s):
+                budget_s = max(0.0, left_s) / (sampling.trials - index)
+                lanes.append(Lane(draft, start_worker(), sampling, index, budget_s, report, clock))
+        # Made ready one after the other, before any is timed: building would disturb a neighbour's times.
+        active = [lane for lane in lanes if _went_well(lane, lane.prepare)]
+        if count:
+            active = [lane for lane in active if _went_well(lane, lane.count)]
+        ready = list(active)
+        while active:
+            active = [lane for lane in active if _went_well(lane, lane.turn)]
+        for lane in ready:
+            if lane.draft.failure is None:
+                _went_well(lane, lane.finish)
+    except BaseException:
+        for lane in lanes:
+            lane.worker.kill()
+        raise
+    finally:
+        for lane in lanes:
+            lane.keep()
+            lane.worker.close()
+
+
+def _went_well(lane: Lane, step: Callable[[], bool | None]) -> bool:
+    """Returns whether a lane goes on after a step; what went wrong with it is noted in its run."""
+    try:
+        return step() is not False
+    except WorkerFailedError as error:
+        lane.draft.failure = error.failure
+    except errors.ViltBenchError as error:
+        if lane.index == 0 and not lane.samples.blocks and lane.trial is None:
+            raise  # the user can mend it, and nothing is lost
+        lane.draft.failure = Failure("error", str(error))
+    return False

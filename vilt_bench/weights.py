@@ -1,0 +1,170 @@
+"""Reads weights from files and loads them into modules: completely, or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vilt_bench.errors import CheckpointError
+
+_WHOLE = ("model.safetensors", "pytorch_model.bin")
+_SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_WRAPPERS = ("state_dict", "model")
+_SHOWN = 3
+
+
+def load_weights(module: nn.Module, path: str) -> None:
+    """Loads a file's or folder's tensors into the module, whose names and shapes must be the same.
+
+    Raises:
+        CheckpointError: the weights are unreadable, incomplete, or of another model; the module is unchanged.
+    """
+    load_strictly(module, read_state_dict(path), name=path)
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
+    """Loads the state dict into the module, whose names and shapes must be the same.
+
+    Args:
+        module: what gets the weights, in its own dtype and on its own device.
+        state: tensors by name.
+        name: where the state dict comes from, for messages.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected or of the wrong shape; the module is unchanged.
+    """
+    own = module.state_dict()
+    refuse_differences(
+        {key: tuple(tensor.shape) for key, tensor in own.items()},
+        {key: tuple(tensor.shape) for key, tensor in state.items()},
+        name=name,
+    )
+    module.load_state_dict(state)
+
+
+def refuse_differences(
+    expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], *, name: str
+) -> None:
+    """Compares the shapes of what a model needs with those of what a checkpoint has, by name.
+
+    Raises:
+        CheckpointError: they differ; the message names the first few of each kind.
+    """
+    missing = [key for key in expected if key not in given]
+    unexpected = [key for key in given if key not in expected]
+    wrong = [
+        f"{key} {_shape(given[key])} instead of {_shape(shape)}"
+        for key, shape in expected.items()
+        if key in given and given[key] != shape
+    ]
+    problems = [
+        f"{len(found)} {what}: {_some(found)}"
+        for what, found in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape", wrong))
+        if found
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{name} does not fit the model; {'; '.join(problems)}; give the checkpoint of this model, "
+            "or build the model in the checkpoint's size"
+        )
+
+
+def read_state_dict(path: str) -> dict[str, Tensor]:
+    """Returns the tensors of a file, or of a folder in Hugging Face's layout, by name and on the CPU.
+
+    A file is read as safetensors where its name ends so, else as torch's pickle of tensors only. A state dict
+    inside of `{"state_dict": …}` or `{"model": …}` is unwrapped.
+
+    Raises:
+        CheckpointError: nothing is there, or it is unreadable, truncated, unsafe, or no state dict.
+    """
+    place = Path(path)
+    try:
+        if place.is_dir():
+            return _read_folder(place)
+        return _read_file(place)
+    except FileNotFoundError:
+        raise CheckpointError(f"no weights at {path}; expected a file or a folder that holds {_WHOLE[0]}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror or error}") from None
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    for name, index_name in zip(_WHOLE, _SHARDED, strict=True):
+        if (folder / name).is_file():
+            return _read_file(folder / name)
+        if (folder / index_name).is_file():
+            return _read_shards(folder / index_name)
+    raise CheckpointError(f"the folder {folder} holds no weights; expected {', '.join((*_WHOLE, *_SHARDED))}")
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    try:
+        files: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+        names = sorted({Path(file).name for file in files.values()})  # no way out of the folder
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{index} is no index of weights; expected JSON with a weight_map") from None
+    state: dict[str, Tensor] = {}
+    for name in names:
+        if not (index.parent / name).is_file():
+            raise CheckpointError(
+                f"{index.parent / name} is missing; {index.name} names it; fetch the whole checkpoint"
+            )
+        state |= _read_file(index.parent / name)
+    return state
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{path} is no whole safetensors file ({_first_line(error)}); fetch it again"
+            ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise CheckpointError(
+            f"{path} is truncated, no weights file, or a pickle that would run code; expected tensors only, "
+            "as in a .safetensors file"
+        ) from None
+    # torch.load documents no errors for damaged files and raises many kinds, by where the damage is.
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or no weights file ({_first_line(error)}); fetch it again"
+        ) from None
+    return _unwrap(content, str(path))
+
+
+def _unwrap(content: Any, name: str) -> dict[str, Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    ):
+        raise CheckpointError(f"{name} is no state dict; expected tensors by name, or those under 'state_dict'")
+    return dict(content)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) if shape else "scalar"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")

@@ -1,0 +1,99 @@
+"""The measuring process: answers requests on its standard input until asked to finish.
+
+Its standard output belongs to the protocol; what libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import BinaryIO
+
+from vilt_bench import protocol
+from vilt_bench.errors import ViltBenchError
+
+
+def main() -> None:
+    """Serve the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the director's to handle
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as replies:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        with suppress(BrokenPipeError):  # nobody listens any more
+            serve(sys.stdin.buffer, replies)
+
+
+def serve(requests: Iterable[bytes], replies: BinaryIO) -> None:
+    """Answer each request, a line each; end after `Finish`, or at an error."""
+
+    def reply(message: protocol.Reply) -> None:
+        replies.write(protocol.encode(message) + b"\n")
+        replies.flush()
+
+    try:
+        for message in _answers(protocol.decode_request(line) for line in requests):
+            reply(message)
+    except ViltBenchError as error:
+        reply(protocol.Refused(type(error).__name__, str(error)))
+    except Exception as error:
+        from vilt_bench.runner import failure_of
+
+        reply(protocol.Failed(failure_of(error), traceback.format_exc()))
+
+
+def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply]:
+    request = next(requests, None)
+    if not isinstance(request, protocol.Prepare):
+        return
+    case = request.case
+    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    import torch
+
+    from vilt_bench import runner
+    from vilt_bench.environment import ConditionsProbe, collect, prepare_threads, resolve_device
+    from vilt_bench.meters.energy import measure_energy
+    from vilt_bench.meters.gpu import open_gpu
+    from vilt_bench.meters.time import timer_for
+
+    begin = time.perf_counter()
+    device = resolve_device(case.device)
+    threads = prepare_threads(case.threads)
+    gpu = open_gpu(device)
+    probe = ConditionsProbe(threads, gpu)
+    subject = runner.prepare(case, device, timer_for(device))
+    build_time_s = time.perf_counter() - begin
+    first_call_s = subject.first_call()
+    environment = collect(device, threads=threads)
+    yield protocol.Prepared(started_at, build_time_s, first_call_s, environment, subject.facts())
+
+    probe.start()
+    for request in requests:
+        match request:
+            case protocol.Count():
+                yield protocol.Counted(*subject.count())
+            case protocol.Measure(seconds):
+                with probe.block():
+                    series = subject.block(seconds)
+                yield protocol.Measured(series)
+            case protocol.MeasureEnergy():
+
+                def synchronize() -> None:
+                    if device.type != "cpu":
+                        torch.accelerator.synchronize(device)
+
+                yield protocol.EnergyMeasured(measure_energy(subject.run_pass, synchronize, gpu))
+            case protocol.Finish():
+                yield protocol.Finished(probe.stop())
+                return
+            case protocol.Prepare():
+                raise RuntimeError("a worker prepares one case only")
+
+
+if __name__ == "__main__":
+    main()
