@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vilt_bench.embedding import VisualEmbedder
-from vilt_bench.errors import EmbedderError
+from vilt_bench.errors import CheckpointError, EmbedderError
 from vilt_bench.registry import build, check_name, installed, load_factory
 
 PLUGIN = """
@@ -34,6 +34,10 @@ def wrong_type(*, hidden_size: int):
     return nn.Linear(1, 1)
 def wrong_size(*, hidden_size: int):
     return tiny(hidden_size=hidden_size + 1)
+def family(*, model: str, hidden_size: int = 8, size: int = 4, resolution: tuple[int, int] | None = None):
+    if model != "a/b":
+        raise CheckpointError(f"the family has no {model}")
+    return tiny(hidden_size=hidden_size, size=size if resolution is None else resolution[0])
 not_callable = 3
 """
 
@@ -152,3 +156,21 @@ def test_errors_that_a_user_can_act_on_pass_unchanged(module: str) -> None:
 def test_name_of_no_module_is_refused_without_importing(name: str) -> None:
     with pytest.raises(EmbedderError):
         check_name(name)
+
+
+def test_a_family_offers_whatever_its_factory_knows(make_plugin: MakePlugin, tmp_path: Path) -> None:
+    (tmp_path / "acme_family.py").write_text(PLUGIN)
+    make_plugin("acme", **{"acme/*": "acme_family:family"})
+    assert installed()["acme/*"].family
+    embedder = build("acme/a/b", {"size": 16}, hidden_size=8)
+    assert embedder.resolution == (16, 16)
+    assert build("acme/a/b", {}, hidden_size=8, resolution=(32, 64)).resolution == (32, 32)
+    with pytest.raises(CheckpointError, match="has no c"):
+        build("acme/c", {}, hidden_size=8)
+    for name in ("acme", "acme/", "acme/*", "nobody/a"):
+        with pytest.raises(EmbedderError, match="no embedder named"):
+            check_name(name)
+    with pytest.raises(EmbedderError, match="give --resolution"):
+        build("acme/a/b", {"resolution": 3}, hidden_size=8)
+    with pytest.raises(EmbedderError, match="NAME after the family's"):
+        build("acme/a/b", {"model": "a/b"}, hidden_size=8)

@@ -136,7 +136,7 @@ def write(package: str) -> Path:
     Raises:
         EmbedderError: the package offers none, or one fails.
     """
-    names = [found.name for found in installed().values() if _top(found) == package]
+    names = [found.name for found in installed().values() if _top(found) == package and not found.family]
     folders = _folders(package)
     if not names or not folders:
         raise EmbedderError(f"no installed package {package!r} offers embedders; 'vilt-bench list' shows all")

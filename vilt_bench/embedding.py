@@ -88,6 +88,7 @@ class VisualEmbedder(Chain):
         hidden_size: int,
         resolution: tuple[int, int],
         size_divisor: int = 32,
+        fixed_size: bool = False,
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
         weights: str = "random",
@@ -101,6 +102,7 @@ class VisualEmbedder(Chain):
             hidden_size: D of the tokens.
             resolution: default (height, width): shorter edge and limit of the longer one, in pixels.
             size_divisor: both edges of the input are multiples of this many pixels.
+            fixed_size: whether it takes images of exactly `resolution` only; they are then cropped to it.
             mean: of the pixels' normalisation, for RGB in 0 to 1.
             std: likewise.
             weights: where the weights come from, as shown in reports: `random`, or a file's name.
@@ -111,6 +113,7 @@ class VisualEmbedder(Chain):
         self.hidden_size = hidden_size
         self.resolution = resolution
         self.size_divisor = size_divisor
+        self.fixed_size = fixed_size
         self.mean = mean
         self.std = std
         self.weights = weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import os
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
     from vilt_bench.embedding import VisualEmbedder
 
 GROUP = "vilt_bench.embedders"
-"""The entry points' group; an entry point's name is the embedder's."""
+"""The entry points' group; an entry point's name is the embedder's, or a family's."""
+
+FAMILY = "/*"
+"""How the entry point of a family ends: `timm/*` offers `timm/NAME` for whatever NAME its factory knows.
+
+The factory gets NAME as the keyword argument `model`, and says itself what it does not know.
+"""
+
+GIVEN = {"hidden_size": "--hidden-size", "resolution": "--resolution", "model": "NAME after the family's"}
+"""Keyword arguments of a factory that are no options, and what they come from."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,11 @@ class Installed:
     distribution: str
     rivals: tuple[str, ...] = ()
     """Other distributions that offer the same name for something else; it then can't be used."""
+
+    @property
+    def family(self) -> bool:
+        """Whether it offers many, as `FAMILY` says."""
+        return self.name.endswith(FAMILY)
 
 
 def installed() -> dict[str, Installed]:
@@ -50,12 +65,13 @@ def check_name(name: str) -> None:
     """Refuse a name that can't be loaded, without importing the embedder.
 
     Args:
-        name: of an installed embedder, or `module.path:factory`.
+        name: of an installed embedder, of a family's, or `module.path:factory`. Which names a family has is known
+            to its factory alone.
 
     Raises:
         EmbedderError: nothing has that name, or two distributions offer it.
     """
-    if ":" not in name:
+    if ":" not in name.partition("/")[0]:
         _find(name)
         return
     module, _, factory = name.partition(":")
@@ -76,7 +92,8 @@ def load_factory(name: str) -> Callable[..., VisualEmbedder]:
         EmbedderError: nothing has that name, it fails to import, or it is no function.
     """
     check_name(name)
-    if ":" in name:
+    model = None
+    if ":" in name.partition("/")[0]:
         target, origin = name, ""
         # At the end: a file here must not shadow an installed module. It stays, as the module may import more later.
         if os.getcwd() not in sys.path:
@@ -84,6 +101,7 @@ def load_factory(name: str) -> Callable[..., VisualEmbedder]:
     else:
         entry = _find(name)
         target, origin = entry.target, f" of distribution {entry.distribution!r}"
+        model = name.partition("/")[2] if entry.family else None
     module, _, path = target.partition(":")
     try:
         factory: Any = importlib.import_module(module)
@@ -93,16 +111,22 @@ def load_factory(name: str) -> Callable[..., VisualEmbedder]:
         raise EmbedderError(f"embedder {name!r}{origin} can't be imported: {_one_line(error)}") from error
     if not callable(factory):
         raise EmbedderError(f"embedder {name!r}{origin} is {target}, which is no function that returns an embedder")
+    if model is not None:
+        return functools.partial(factory, model=model)
     return factory  # type: ignore[no-any-return]  # what it returns is checked when it is called
 
 
-def build(name: str, options: Mapping[str, Option], *, hidden_size: int) -> VisualEmbedder:
+def build(
+    name: str, options: Mapping[str, Option], *, hidden_size: int, resolution: tuple[int, int] | None = None
+) -> VisualEmbedder:
     """Returns the embedder that the factory of that name builds.
 
     Args:
-        name: of an installed embedder, or `module.path:factory`.
+        name: of an installed embedder, of a family's, or `module.path:factory`.
         options: keyword arguments of the factory.
         hidden_size: D of the tokens.
+        resolution: (height, width) that was asked for, for a factory that takes it: position tables may depend on
+            it; `None`: the embedder's own.
 
     Raises:
         EmbedderError: nothing has that name, an option is unknown or of the wrong type, or building fails.
@@ -113,6 +137,8 @@ def build(name: str, options: Mapping[str, Option], *, hidden_size: int) -> Visu
 
     factory = load_factory(name)
     arguments = {**_checked(name, factory, options), "hidden_size": hidden_size}
+    if "resolution" in inspect.signature(factory).parameters:
+        arguments["resolution"] = resolution
     try:
         embedder = factory(**arguments)
     except (ViltBenchError, MemoryError, torch.OutOfMemoryError):
@@ -138,9 +164,10 @@ def _distribution(point: EntryPoint) -> str:
 
 def _find(name: str) -> Installed:
     offered = installed()
-    if name not in offered:
+    family, _, model = name.partition("/")
+    entry = offered.get(f"{family}{FAMILY}" if model else name)
+    if entry is None or model == "*":
         raise EmbedderError(f"no embedder named {name!r}{nearest(name, list(offered))} 'vilt-bench list' shows all")
-    entry = offered[name]
     if entry.rivals:
         raise EmbedderError(
             f"embedder {name!r} is offered by distributions {', '.join([entry.distribution, *entry.rivals])}; "
@@ -161,11 +188,11 @@ def _checked(name: str, factory: Callable[..., Any], options: Mapping[str, Optio
     known = {
         key: parameter
         for key, parameter in parameters.items()
-        if key != "hidden_size" and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        if key not in GIVEN and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }
-    if "hidden_size" in options:
-        raise EmbedderError(f"embedder {name!r}: hidden_size is no option of its own; give --hidden-size")
     for key in options:
+        if key in GIVEN:
+            raise EmbedderError(f"embedder {name!r}: {key} is no option of its own; give {GIVEN[key]}")
         if key not in known and not takes_all:
             offered = ", ".join(_shown(parameter) for parameter in known.values()) or "none"
             raise EmbedderError(f"embedder {name!r} has no option {key!r}; its options: {offered}")

@@ -174,8 +174,13 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
 
 
 def _inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> Inputs:
+    if embedder.fixed_size and case.resolution not in (None, embedder.resolution):
+        height, width = embedder.resolution
+        raise EmbedderError(
+            f"{label(case)} takes images of {height}x{width} pixels only; give --resolution {height}x{width}"
+        )
     return make_inputs(
-        case,
+        replace(case, fit="crop") if embedder.fixed_size else case,
         resolution=case.resolution or embedder.resolution,
         size_divisor=embedder.size_divisor,
         mean=embedder.mean,
@@ -188,7 +193,9 @@ def _inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> Input
 
 def _embedder_on_meta(case: Case) -> VisualEmbedder:
     with torch.device("meta"):
-        return registry.build(case.embedder, _unweighted(case).options, hidden_size=case.vilt.hidden_size)
+        return registry.build(
+            case.embedder, _unweighted(case).options, hidden_size=case.vilt.hidden_size, resolution=case.resolution
+        )
 
 
 def _unweighted(case: Case) -> Case:
@@ -206,7 +213,7 @@ def build_model(case: Case) -> VisionLanguageModel:
     """
     torch.manual_seed(case.seed)
     shared = build_shared(case.interaction, case.vilt)
-    embedder = registry.build(case.embedder, case.options, hidden_size=shared.visual_size)
+    embedder = registry.build(case.embedder, case.options, hidden_size=shared.visual_size, resolution=case.resolution)
     return VisionLanguageModel(shared, embedder).eval().requires_grad_(False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ def check_embedder(
 
     Args:
         factory: of the embedder.
-        resolution: (height, width) of the images, in pixels; `None`: the embedder's own, which may take long.
+        resolution: (height, width) of the images, in pixels, given to a factory that takes it as well;
+            `None`: the embedder's own, which may take long.
         batch_size: images at once.
         device: where to run.
         **options: keyword arguments of the factory, but for `hidden_size`.
@@ -38,6 +40,8 @@ def check_embedder(
         AssertionError: a part of the contract is broken; the message says which.
     """
     name = getattr(factory, "__name__", str(factory))
+    if "resolution" in inspect.signature(factory).parameters:
+        options["resolution"] = resolution
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         embedder = _build(name, factory, HIDDEN_SIZES[0], options).to(device).eval()
