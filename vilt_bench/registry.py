@@ -8,10 +8,10 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +54,10 @@ class Installed:
 def installed() -> dict[str, Installed]:
     """Returns all offered embedders by name, in alphabetical order; imports none of them."""
     found: dict[str, Installed] = {}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, _distribution(point))):
-        first = found.setdefault(point.name, Installed(point.name, point.value, _distribution(point)))
-        if point.value != first.target:
-            found[point.name] = replace(first, rivals=(*first.rivals, _distribution(point)))
+    for name, target, distribution in sorted(_offers()):
+        first = found.setdefault(name, Installed(name, target, distribution))
+        if target != first.target:
+            found[name] = replace(first, rivals=(*first.rivals, distribution))
     return found
 
 
@@ -158,8 +158,20 @@ def nearest(name: str, names: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ";"
 
 
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "unknown"
+def _offers() -> Iterator[tuple[str, str, str]]:
+    """Yields name, target and distribution of each entry point.
+
+    Most distributions offer none: of those neither metadata nor entry points are parsed, which would take as long as
+    all else that `vilt-bench list` does.
+    """
+    seen = set()
+    for distribution in distributions():
+        if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+            continue
+        name = distribution.name
+        if name not in seen:  # the first on the import path hides others of its name
+            seen.add(name)
+            yield from ((point.name, point.value, name) for point in distribution.entry_points if point.group == GROUP)
 
 
 def _find(name: str) -> Installed:
