@@ -298,6 +298,19 @@ def test_page_has_pictures_tables_remarks_and_machine(runs: list[Run]) -> None:
 def test_unknown_picture_is_refused(runs: list[Run]) -> None:
     with pytest.raises(ConfigError, match="svg, png, pdf, html"):
         render_picture(runs, "gif")
+    with pytest.raises(ConfigError, match="latency, size"):
+        render_picture(runs, "svg", figure="scatter")
+    with pytest.raises(ConfigError, match="leave out --figure size"):
+        render_picture(runs, "svg", figure="size", with_paper=True)
+
+
+def test_a_picture_of_sizes_is_not_one_of_latencies(runs: list[Run]) -> None:
+    assert "GFLOPs" in svg_text(render_picture(runs, "svg", figure="size"))
+    assert "GFLOPs" not in svg_text(render_picture(runs, "svg"))
+
+
+def test_a_bar_may_have_a_title_of_its_own(runs: list[Run]) -> None:
+    assert "UNITER-Base" in words(figure1(runs[:1], titles={runs[0].run_id: "UNITER-Base"}))
 
 
 @pytest.mark.parametrize(

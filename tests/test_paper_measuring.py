@@ -11,9 +11,10 @@ from vilt_bench import store
 from vilt_bench.config import Case
 from vilt_bench.errors import RecordError
 from vilt_bench.paper import times
-from vilt_bench.paper.measuring import join_trials, kept_rows, measure_rows
+from vilt_bench.paper.measuring import kept_rows, measure_rows
 from vilt_bench.paper.models import ROWS
 from vilt_bench.paper.tables import table6
+from vilt_bench.records import join_trials
 
 CASES = {"ViLT-B/32": Case("patch32"), "Pixel-BERT-R50": Case("grid-r50")}
 

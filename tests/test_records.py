@@ -19,6 +19,7 @@ from vilt_bench.records import (
     Trial,
     decode,
     encode,
+    join_cases,
 )
 
 MakeRun = Callable[..., Run]
@@ -93,3 +94,14 @@ def test_macs_are_half_the_flops_and_unknown_with_them() -> None:
 def test_a_run_can_not_be_changed(make_run: MakeRun) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_run().run_id = "other"  # type: ignore[misc]
+
+
+def test_runs_of_one_case_and_machine_are_joined_and_others_are_not(make_run: MakeRun) -> None:
+    first = make_run(trials=1)
+    assert first.environment is not None
+    elsewhere = dataclasses.replace(first.environment, fingerprint="beef")
+    other = make_run(trials=1, environment=elsewhere)
+    joined = join_cases([first, make_run("grid-r50"), make_run(trials=2), other])
+    assert [(run.case.embedder, len(run.trials)) for run in joined] == [("patch32", 3), ("grid-r50", 3), ("patch32", 1)]
+    assert [trial.index for trial in joined[0].trials] == [0, 1, 2]
+    assert joined[0].sampling.trials == 6  # asked of both, though one has fewer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -240,6 +240,49 @@ class Run:
         from vilt_bench.frame import run_to_frame
 
         return run_to_frame(self)
+
+
+def join_trials(runs: Sequence[Run]) -> Run:
+    """Returns runs of one case as one run with all their trials.
+
+    Raises:
+        RecordError: they are not of one case.
+    """
+    first = runs[0]
+    if any(run.case != first.case for run in runs):
+        raise RecordError(f"run {first.run_id} and others are of different cases; join the trials of one case only")
+    trials = [trial for run in runs for trial in run.trials]
+    # Each record was allowed its own time; the joined one all of it.
+    sampling = dataclasses.replace(
+        first.sampling,
+        trials=sum(run.sampling.trials for run in runs),
+        max_time_s=first.sampling.max_time_s * len(runs),
+    )
+    counted = next((run for run in runs if run.stages), first)
+    return dataclasses.replace(
+        first,
+        sampling=sampling,
+        model=counted.model or first.model,
+        stages=counted.stages,
+        energy=counted.energy,
+        trials=tuple(dataclasses.replace(trial, index=index) for index, trial in enumerate(trials)),
+        failure=next((run.failure for run in runs if run.failure is not None), None),
+        warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
+    )
+
+
+def join_cases(runs: Sequence[Run]) -> list[Run]:
+    """Returns a run for each case, machine and software among the runs, with the trials of all, in the order given.
+
+    Runs that failed are joined with nothing.
+    """
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        where = run.environment
+        same = (run.case, where.fingerprint, where.device, where.threads, where.versions) if where is not None else ()
+        key = msgspec.json.encode(same) if same and run.failure is None else run.run_id
+        groups.setdefault(key, []).append(run)
+    return [join_trials(group) if len(group) > 1 else group[0] for group in groups.values()]
 
 
 def encode(run: Run) -> bytes:

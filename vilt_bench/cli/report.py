@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PICTURES = ("svg", "png", "pdf", "html")
 """As `vilt_bench.report.PICTURES`, which would cost time to import."""
+FIGURES = ("latency", "size")
+"""As `vilt_bench.report.FIGURES`."""
 
 
 def register(add: Add) -> None:
@@ -24,7 +26,17 @@ def register(add: Add) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a record, or a folder of them")
     parser.add_argument("--format", choices=["table", "csv", "markdown", "json", *PICTURES], default="table")
     parser.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
+    parser.add_argument(
+        "--join", action="store_true", help="show runs of the same case, machine and software as one, with all trials"
+    )
     group = parser.add_argument_group("pictures")
+    group.add_argument(
+        "--figure",
+        choices=FIGURES,
+        default=FIGURES[0],
+        help="latency by stage, as the ViLT paper's Figure 1, or relative computational size, as its Figure 2 "
+        "(default: latency; a page has both)",
+    )
     group.add_argument("--with-paper", action="store_true", help="with the bars of the ViLT paper's Figure 1")
     group.add_argument(
         "--allow-different",
@@ -39,11 +51,16 @@ def report(asked: argparse.Namespace) -> int:
     from vilt_bench import store
 
     runs = store.load_all(asked.runs)
+    if asked.join:
+        from vilt_bench.records import join_cases
+
+        runs = join_cases(runs)
     if asked.format in PICTURES:
         return _picture(runs, asked)
-    if asked.with_paper or asked.allow_different or asked.columns != 1:
+    if asked.with_paper or asked.allow_different or asked.columns != 1 or asked.figure != FIGURES[0]:
         raise ConfigError(
-            f"--with-paper, --allow-different and --columns are for pictures; add --format {', '.join(PICTURES)}"
+            "--figure, --with-paper, --allow-different and --columns are for pictures; "
+            f"add --format {', '.join(PICTURES)}"
         )
     if asked.format == "table" and asked.output is None:
         from vilt_bench.report import table
@@ -69,6 +86,7 @@ def _picture(runs: Sequence[Run], asked: argparse.Namespace) -> int:
     data = render_picture(
         runs,
         asked.format,
+        figure=asked.figure,
         with_paper=asked.with_paper,
         allow_different=asked.allow_different,
         columns=asked.columns,

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 
 from vilt_bench import store, sweep
 from vilt_bench.config import Case, Sampling
-from vilt_bench.errors import RecordError
-from vilt_bench.records import Run
+from vilt_bench.records import Run, join_trials
 from vilt_bench.statistics import latency
 
 PRECISION = 0.05
@@ -113,31 +112,6 @@ def kept_rows(cases: Mapping[str, Case], folder: str | os.PathLike[str]) -> dict
         if mine:
             found[name] = join_trials(_kept(case, mine[-1].sampling, mine))
     return found
-
-
-def join_trials(runs: Sequence[Run]) -> Run:
-    """Returns runs of one case as one run with all their trials.
-
-    Raises:
-        RecordError: they are not of one case.
-    """
-    first = runs[0]
-    if any(run.case != first.case for run in runs):
-        raise RecordError(f"run {first.run_id} and others are of different cases; join the trials of one case only")
-    trials = [trial for run in runs for trial in run.trials]
-    # Each record was allowed its own time; the joined one all of it.
-    sampling = replace(first.sampling, trials=len(runs), max_time_s=first.sampling.max_time_s * len(runs))
-    counted = next((run for run in runs if run.stages), first)
-    return replace(
-        first,
-        sampling=sampling,
-        model=counted.model or first.model,
-        stages=counted.stages,
-        energy=counted.energy,
-        trials=tuple(replace(trial, index=index) for index, trial in enumerate(trials)),
-        failure=next((run.failure for run in runs if run.failure is not None), None),
-        warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
-    )
 
 
 def _measure_one(case: Case, sampling: Sampling, count: bool) -> Run:

@@ -87,12 +87,13 @@ def _figures(runs: Mapping[str, Run]) -> list[tuple[str, str, bytes]]:
     from vilt_bench.report import figure, style
 
     chosen = [runs[name] for name in FIGURE_1_ROWS if name in runs] or list(runs.values())
+    titles = {run.run_id: f"{model}: {run.case.embedder}" for model, run in runs.items()}
     accuracies = figure.read_accuracies()
     scattered = {row.model: runs[row.model] for row in downstream() if row.model in runs and row.model in accuracies}
     with style.styled():
         drawn = [
-            ("figure-1.svg", CAPTION_1, figure.figure1(chosen, with_paper=True, width_in=style.PAGE_IN)),
-            ("figure-2.svg", CAPTION_2, figure.figure2(chosen)),
+            ("figure-1.svg", CAPTION_1, figure.figure1(chosen, with_paper=True, titles=titles, width_in=style.PAGE_IN)),
+            ("figure-2.svg", CAPTION_2, figure.figure2(chosen, titles=titles)),
         ]
         if scattered:
             drawn.append(("accuracy.svg", CAPTION_SCATTER, figure.accuracy_scatter(scattered, accuracies)))

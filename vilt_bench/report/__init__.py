@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import cast
 
 from vilt_bench.errors import ConfigError
 from vilt_bench.records import Run
@@ -12,8 +13,16 @@ FORMATS = ("table", "csv", "markdown", "json")
 """Each the name of a module here; imported when asked for, as a terminal's table needs more than a CSV file."""
 PICTURES = ("svg", "png", "pdf", "html")
 """Formats of `render_picture`; the only ones that need matplotlib."""
+FIGURES = ("latency", "size")
+"""What a picture shows: the paper's Figure 1 or its Figure 2."""
 COLUMNS = (1, 2)
 """Of a two-column paper, how many a picture may span."""
+
+
+CAPTIONS = {
+    "latency": "Latency by stage: textual embedder, stages of the visual embedder, modality interaction",
+    "size": "Relative computational size: textual embedder, visual embedder, modality interaction",
+}
 
 
 def render(runs: Sequence[Run], format: str) -> str:
@@ -32,38 +41,47 @@ def render_picture(
     runs: Sequence[Run],
     format: str,
     *,
+    figure: str = "latency",
     with_paper: bool = False,
     allow_different: bool = False,
     columns: int = 1,
 ) -> bytes:
-    """Returns the runs' Figure 1, or as `html` a page with Figures 1 and 2 and all tables, as a file's content.
+    """Returns the runs' Figure 1 or 2, or as `html` a page with both and all tables, as a file's content.
 
     Args:
         runs: from top to bottom.
         format: one of `PICTURES`.
+        figure: one of `FIGURES`; a page has both.
         with_paper: with the bars of the paper's Figure 1.
         allow_different: draw runs of different machines or settings, each labelled, instead of refusing them.
         columns: of a two-column paper that a picture spans: 3.25 or 6.75 inches.
 
     Raises:
-        ConfigError: there is no such format, no run, or the runs can't be compared.
+        ConfigError: there is no such format or figure, no run, or the runs can't be compared.
     """
-    from vilt_bench.report import figure, html, style
+    from vilt_bench.report import figure as figures
+    from vilt_bench.report import html, style
 
-    if columns not in COLUMNS:
-        raise ConfigError(f"--columns must be 1 or 2, got {columns}")
+    for name, value, choices in (
+        ("format", format, PICTURES),
+        ("figure", figure, FIGURES),
+        ("columns", columns, COLUMNS),
+    ):
+        if value not in choices:
+            raise ConfigError(f"--{name} must be one of {', '.join(map(str, choices))} for a picture; got {value!r}")
+    if with_paper and figure == "size" and format != "html":
+        raise ConfigError("--with-paper adds the bars of the paper's Figure 1; leave out --figure size")
     width_in = style.COLUMN_IN if columns == 1 else style.PAGE_IN
-    caption = "Latency by stage: textual embedder, stages of the visual embedder, modality interaction"
+
+    def latencies() -> bytes:
+        drawn = figures.figure1(runs, with_paper=with_paper, allow_different=allow_different, width_in=width_in)
+        return style.write(drawn, picture, title=CAPTIONS["latency"])
+
+    def sizes() -> bytes:
+        return style.write(figures.figure2(runs, width_in=width_in), picture, title=CAPTIONS["size"])
+
+    picture = cast("style.Format", "svg" if format == "html" else format)
     with style.styled():
-        latencies = figure.figure1(runs, with_paper=with_paper, allow_different=allow_different, width_in=width_in)
-        match format:
-            case "svg" | "png" | "pdf":
-                return style.write(latencies, format, title=caption)
-            case "html":
-                sizes = figure.figure2(runs, width_in=width_in)
-                said = "Relative computational size: textual embedder, visual embedder, modality interaction"
-                pictures = [(title, style.write(drawn, "svg", title=title))
-                            for title, drawn in ((caption, latencies), (said, sizes))]  # fmt: skip
-                return html.page(runs, pictures)
-            case _:
-                raise ConfigError(f"--format must be one of {', '.join(PICTURES)} for a picture; got {format!r}")
+        if format == "html":
+            return html.page(runs, [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())])
+        return latencies() if figure == "latency" else sizes()

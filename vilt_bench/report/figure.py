@@ -40,6 +40,7 @@ def figure1(
     *,
     with_paper: bool = False,
     allow_different: bool = False,
+    titles: Mapping[str, str] | None = None,
     width_in: float = style.COLUMN_IN,
 ) -> Figure:
     """Returns the runs' latency as stacked bars, one a run, by stage; call it under `style.styled`.
@@ -51,6 +52,7 @@ def figure1(
         runs: from top to bottom; those without times show why.
         with_paper: with the bars of the paper's Figure 1, on an axis of their own.
         allow_different: label each bar with its machine and settings, instead of refusing what can't be compared.
+        titles: of bars, by the run's identifier; the others have the embedder's name.
         width_in: of the figure, in inches.
 
     Raises:
@@ -59,7 +61,7 @@ def figure1(
     Source: ViLT paper, Figure 1.
     """
     labels = _labels(runs, allow_different=allow_different)
-    measured = tuple(_latency_bar(run, notes) for run, notes in zip(runs, labels, strict=True))
+    measured = tuple(_latency_bar(run, _named(run, titles), notes) for run, notes in zip(runs, labels, strict=True))
     charts = [Chart(measured, "Latency (ms)", heading="Measured here" if with_paper else "")]
     if with_paper:
         charts.append(Chart(_paper_bars(), "Latency (ms), read off the figure", heading=PAPER_HEADING))
@@ -72,13 +74,16 @@ def figure1(
     return draw(charts, style.looks(names), _legend(names), footer, width_in=width_in).figure
 
 
-def figure2(runs: Sequence[Run], *, width_in: float = style.COLUMN_IN) -> Figure:
+def figure2(
+    runs: Sequence[Run], *, titles: Mapping[str, str] | None = None, width_in: float = style.COLUMN_IN
+) -> Figure:
     """Returns the shares of textual embedder, visual embedder and interaction in FLOPs and in parameters.
 
     Runs of any machine may stand side by side, as nothing here is timed. Call it under `style.styled`.
 
     Args:
         runs: from top to bottom.
+        titles: of bars, by the run's identifier; the others have the embedder's name.
         width_in: of the figure, in inches.
 
     Raises:
@@ -89,13 +94,13 @@ def figure2(runs: Sequence[Run], *, width_in: float = style.COLUMN_IN) -> Figure
     _refuse_none(runs)
     charts = [
         Chart(
-            tuple(_share_bar(run, _flops, shown.giga, "GFLOPs") for run in runs),
+            tuple(_share_bar(run, _named(run, titles), _flops, shown.giga, "GFLOPs") for run in runs),
             "Share (%); on the bars: GFLOPs",
             heading="FLOPs (2 per multiply-add)",
             limit=100.0,
         ),
         Chart(
-            tuple(_share_bar(run, _parameters, shown.millions, "M") for run in runs),
+            tuple(_share_bar(run, _named(run, titles), _parameters, shown.millions, "M") for run in runs),
             "Share (%); on the bars: millions",
             heading="Parameters",
             limit=100.0,
@@ -203,7 +208,11 @@ def _row(run: Run, component: str | None) -> shown.Row:
     )
 
 
-def _latency_bar(run: Run, notes: tuple[str, ...]) -> Bar:
+def _named(run: Run, titles: Mapping[str, str] | None) -> str:
+    return (titles or {}).get(run.run_id, shown.name(run))
+
+
+def _latency_bar(run: Run, title: str, notes: tuple[str, ...]) -> Bar:
     whole = latency(run)
     parts = []
     for component in shown.COMPONENTS:
@@ -217,7 +226,7 @@ def _latency_bar(run: Run, notes: tuple[str, ...]) -> Bar:
         where = f" in {run.failure.stage}" if run.failure.stage else ""
         notes = (*notes, f"failed{where}: {run.failure.kind}")
     return Bar(
-        title=shown.name(run),
+        title=title,
         value=f"{shown.milliseconds_interval(whole)} ms" if whole is not None else "no times",
         parts=tuple(parts),
         whole=None if whole is None else 1000 * whole.value,
@@ -240,12 +249,12 @@ def _paper_bars() -> tuple[Bar, ...]:
 
 
 def _share_bar(
-    run: Run, size: Callable[[Run, str | None], int | None], write: Callable[[int | None], str], unit: str
+    run: Run, title: str, size: Callable[[Run, str | None], int | None], write: Callable[[int | None], str], unit: str
 ) -> Bar:
     whole = size(run, None)
     sizes = {component: size(run, component) for component in shown.COMPONENTS}
     return Bar(
-        title=shown.name(run),
+        title=title,
         value=f"{write(whole)} {unit}" if whole is not None else "unknown",
         parts=tuple(
             Part(component, shown.TITLES[component], 100 * value / whole, write(value))
