@@ -94,12 +94,12 @@ def _cpu(forward: Forward, resident_bytes: int) -> dict[str, StageMemory]:
 
     with (
         torch.inference_mode(),
-        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler,
+        # Not torch.profiler.profile: it imports the compiler, which takes a second.
+        torch.autograd.profiler.profile(profile_memory=True) as profiler,
     ):
         forward(mark)
     # Raw events, not profiler.events(): that builds a tree which for a detector takes minutes.
-    results = profiler.profiler.kineto_results if profiler.profiler is not None else None
-    events = results.events() if results is not None else []
+    events = profiler.kineto_results.events() if profiler.kineto_results is not None else []
     timeline = sorted(
         (
             (event.start_ns(), event.name(), event.nbytes())

@@ -1,0 +1,61 @@
+"""The meta device without torch's compiler: importing it takes a second of CPU time, and nothing is compiled.
+
+Many meta kernels are Python functions that import the compiler only to be left alone by it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+T = TypeVar("T")
+
+COMPILER = "torch._dynamo"
+_INITIALISERS = frozenset({"normal_", "uniform_", "erfinv_", "trunc_normal_", "exponential_"})
+
+
+class Uninitialised(TorchFunctionMode):
+    """Leaves out random initialisation of tensors on the meta device, which have no values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, unless it would draw values for a meta tensor."""
+        if getattr(func, "__name__", "") in _INITIALISERS:
+            tensor = args[0] if args else (kwargs or {}).get("tensor")
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                return tensor
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Returns a context in which modules are built on the meta device."""
+    with torch.device("meta"), Uninitialised():
+        yield
+
+
+def without_compiler(compute: Callable[[], T]) -> T:
+    """Returns what the computation on the meta device returns, with a stand-in for torch's compiler.
+
+    A computation that wants more of the compiler than to be left alone is done again with the compiler itself.
+
+    Args:
+        compute: must be repeatable.
+    """
+    if COMPILER in sys.modules:
+        return compute()
+    stand_in = ModuleType(COMPILER)
+    stand_in.disable = lambda function, *_arguments, **_options: function  # type: ignore[attr-defined]
+    sys.modules[COMPILER] = stand_in
+    try:
+        return compute()
+    except (AttributeError, ImportError):  # an error of the computation's own comes again below
+        pass
+    finally:
+        del sys.modules[COMPILER]
+    return compute()
