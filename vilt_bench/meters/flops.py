@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from vilt_bench.meters.time import Forward
 
@@ -22,6 +21,8 @@ def count_flops(forward: Forward, *modules: nn.Module) -> dict[str, int]:
         forward: a pass over inputs on the meta device.
         modules: what it runs, on the meta device.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton where it is; only one trial counts
+
     for module in modules:
         module.requires_grad_(False)  # the counter's module tracker fails on query parameters otherwise
     counter = FlopCounterMode(display=False)
