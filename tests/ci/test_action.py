@@ -478,3 +478,22 @@ def test_packages_are_installed_as_they_are_given(
     assert job.code == 0, job.log
     assert (target / "ours.py").is_file()
     assert (target / "theirs.py").is_file()
+
+
+# The documentation
+
+
+@needs_jq
+def test_the_documented_workflow_gates_a_pull_request(
+    hub: Hub, pull_request: dict[str, Any], regressed: Comparison
+) -> None:
+    text = (ROOT / "docs" / "ci.md").read_text()
+    block = re.search(r"```yaml\n(name: Latency\n.*?)```", text, flags=re.DOTALL)
+    assert block is not None
+    steps = yaml.safe_load(block[1])["jobs"]["gate"]["steps"]
+    assert [step["uses"].partition("@")[0] for step in steps] == ["actions/checkout", "OWNER/vilt-bench"]
+    inputs = steps[1]["with"] | {"package": ""}  # the package of the reader is not here
+    job = hub.run([regressed], event=pull_request, **{key.replace("-", "_"): inputs[key] for key in inputs})
+    assert (job.code, job.outputs["verdict"], len(hub.comments)) == (1, "regressed", 2)
+    assert hub.calls[-1].count("--embedder") == 2
+    assert hub.calls[-1][hub.calls[-1].index("--max-time") + 1] == "300"
