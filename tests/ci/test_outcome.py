@@ -116,6 +116,14 @@ def test_one_file_that_can_not_be_written_does_not_keep_back_the_others(
     assert "<testsuites" in (tmp_path / "junit.xml").read_text()
 
 
+def test_what_no_dashboard_can_show_does_not_keep_back_the_rest(
+    finish: Finish, regressed: Comparison, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="2 results are named 'patch32 / whole'"):
+        finish([regressed, regressed], "--format", "bencher", "--json", tmp_path / "x.json")
+    assert json.loads((tmp_path / "x.json").read_text())["exit_code"] == 1
+
+
 def test_nothing_to_compare_is_not_a_pass(finish: Finish, tmp_path: Path) -> None:
     assert finish([], "--json", tmp_path / "x.json") == 4
     assert json.loads((tmp_path / "x.json").read_text())["verdict"] == "missing"

@@ -55,7 +55,7 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace) -> int:
         asked: has what `add_outputs` added.
 
     Raises:
-        ConfigError: a file can't be written; all else has been by then.
+        ConfigError: something can't be shown or written; all else has been by then.
     """
     from vilt_bench import store
     from vilt_bench.report import verdicts
@@ -63,16 +63,19 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace) -> int:
     def text(format: str) -> str:
         return verdicts.render(comparisons, format, inconclusive=asked.inconclusive)
 
-    if asked.format == "table":
-        verdicts.show(comparisons, screen.console())
-    else:
-        sys.stdout.write(text(asked.format))
-    sys.stdout.flush()
+    problems = []
+    try:
+        if asked.format == "table":
+            verdicts.show(comparisons, screen.console())
+        else:
+            sys.stdout.write(text(asked.format))
+        sys.stdout.flush()
+    except ViltBenchError as error:
+        problems.append(str(error))
     if asked.annotations:
         sys.stderr.write(text("github"))
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         _append(summary, text("markdown"))
-    problems = []
     for format in FILES:
         path = getattr(asked, format.replace("-", "_"))
         if path is not None:
