@@ -381,10 +381,10 @@ def test_dashboards_get_the_latencies_of_records(make_run: MakeRun) -> None:
     assert first["value"] == pytest.approx(100.0, rel=0.01)
     assert re.fullmatch(r"± 0\.\d+", first["range"])
     assert [entry["name"] for entry in others] == [
-        "patch32 / modality_interaction",
-        "patch32 / visual_embedder.projection",
-        "patch32 / visual_embedder",
         "patch32 / textual_embedder",
+        "patch32 / visual_embedder",
+        "patch32 / visual_embedder.projection",
+        "patch32 / modality_interaction",
     ]
 
 

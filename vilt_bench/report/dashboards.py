@@ -32,9 +32,10 @@ class Point:
 
 
 def run_points(runs: Iterable[Run]) -> Iterator[Point]:
-    """Yields the latency of the whole, of each component and stage of each run, as far as they were measured."""
+    """Yields the latency of the whole, then of each component and stage, of each run, as far as they were measured."""
     for run in runs:
-        for row in reversed(rows(run)):
+        *parts, whole = rows(run)
+        for row in (whole, *parts):
             if (found := row.latency) is not None:
                 yield Point(
                     name=f"{case_name(run.case)} / {row.name}",
@@ -65,7 +66,7 @@ def github_action_benchmark(points: Iterable[Point]) -> str:
         entry = {
             "name": f"{point.name} ({RATIO})" if point.ratio else point.name,
             "unit": "ratio" if point.ratio else "ms",
-            "value": scale * point.value,
+            "value": _rounded(scale * point.value),
         }
         if point.high is not None:
             entry["range"] = f"± {scale * (point.high - point.value):.4g}"
@@ -82,11 +83,15 @@ def bencher(points: Iterable[Point]) -> str:
     found: dict[str, dict[str, dict[str, float]]] = {}
     for point in _distinct(points):
         scale = 1 if point.ratio else 1e9
-        metric = {"value": scale * point.value}
+        metric = {"value": _rounded(scale * point.value)}
         if point.low is not None and point.high is not None:
-            metric |= {"lower_value": scale * point.low, "upper_value": scale * point.high}
+            metric |= {"lower_value": _rounded(scale * point.low), "upper_value": _rounded(scale * point.high)}
         found.setdefault(point.name, {})["latency-ratio" if point.ratio else "latency"] = metric
     return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.12g}")  # what scaling adds to the digits of a clock
 
 
 def _distinct(points: Iterable[Point]) -> Sequence[Point]:
