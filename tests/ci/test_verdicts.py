@@ -167,6 +167,15 @@ def test_terminal_says_in_which_stage_the_change_lies(regressed: Comparison, imp
     assert any("Most of the change is in backbone: -155.6 of -156.2 ms" in line for line in shown([improved]))
 
 
+def test_the_clock_of_the_ratios_is_told(regressed: Comparison) -> None:
+    assert "ratios are of wall time." in render([regressed], "table")
+    total = dataclasses.replace(regressed.total, channel="cpu_time")
+    mixed = dataclasses.replace(regressed, total=total, stages=regressed.stages[:2])
+    for format in ("table", "markdown"):
+        text = " ".join(render([mixed], format).split())
+        assert "ratios are of CPU time (whole) and wall time (textual embedder, projection)." in text
+
+
 def test_what_was_allowed_to_differ_is_told(make_comparison: MakeComparison) -> None:
     text = render([make_comparison(method="stored", spent_s=None, different=("torch 2.9.0 / 2.10.0",))], "table")
     assert "The sides differ in more than the code: torch 2.9.0 / 2.10.0." in text

@@ -65,7 +65,7 @@ def _case(stage: StageVerdict, suite: str, *, gated: bool, inconclusive: Undecid
     baseline, candidate = words.milliseconds(stage)
     text = (
         f"{stage.verdict}: {words.size(stage)}\n{stage.reason}\n"
-        f"baseline {baseline} ms, candidate {candidate} ms, ratio {words.ratio(stage.ratio)} of {stage.channel}"
+        f"baseline {baseline} ms, candidate {candidate} ms, ratio of {stage.channel} {words.ratio(stage.ratio)}"
     )
     if gated and stage_code(stage, inconclusive) != PASSED:
         said = ET.SubElement(case, "failure", type=stage.verdict, message=_clean(stage.reason))

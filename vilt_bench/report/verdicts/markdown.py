@@ -59,7 +59,12 @@ def _must_know(comparisons: Sequence[Comparison]) -> Iterator[str]:
 
 
 def _how(comparison: Comparison) -> list[str]:
-    return [f"Baseline and candidate: {words.method(comparison)}.", words.detectable(comparison)]
+    how = [
+        f"Baseline and candidate: {words.method(comparison)}.",
+        words.clocks(comparison),
+        words.detectable(comparison),
+    ]
+    return [sentence for sentence in how if sentence]
 
 
 def _once(comparisons: Sequence[Comparison], sentences: Sequence[Sequence[str]]) -> list[str]:

@@ -63,7 +63,8 @@ def _show_one(comparison: Comparison, console: Console) -> None:
         console.print(Text(f"• {where}"))
     for change in comparison.counts:
         console.print(Text(f"• {words.stage_title(change.stage)}: {words.count(change)}"))
-    for note in filter(None, [words.different(comparison), *comparison.notes, words.detectable(comparison)]):
+    notes = [words.different(comparison), *comparison.notes, words.clocks(comparison), words.detectable(comparison)]
+    for note in filter(None, notes):
         console.print(Text(f"• {note}"))
     console.print()
 

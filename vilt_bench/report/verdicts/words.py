@@ -16,6 +16,8 @@ _QUANTITIES = {
     "peak_bytes": ("peak memory", mebibytes, "MiB"),
 }
 
+_CLOCKS = {"wall_time": "wall time", "cpu_time": "CPU time", "device_time": "device time"}
+
 
 def name(comparison: Comparison) -> str:
     """Returns the embedder with all that was asked otherwise than usual."""
@@ -151,6 +153,18 @@ def method(comparison: Comparison) -> str:
         pairs = min(before, after)
         return f"measured together, sample by sample, in {pairs} pair{'' if pairs == 1 else 's'} of processes{spent}"
     return f"stored records of {before} and {after} process{'' if after == 1 else 'es'}, measured apart"
+
+
+def clocks(comparison: Comparison) -> str:
+    """Returns what the ratios are of, as the clock that tells sides apart best need not be that of the latencies."""
+    stages: dict[str, list[str]] = {}
+    for stage in (comparison.total, *comparison.stages):
+        if stage.ratio is not None:
+            stages.setdefault(_CLOCKS.get(stage.channel, stage.channel), []).append(stage_title(stage.name))
+    if not stages:
+        return ""
+    told = list(stages) if len(stages) == 1 else [f"{clock} ({', '.join(names)})" for clock, names in stages.items()]
+    return f"Latencies are medians; ratios are of {listed(told)}."
 
 
 def rule(comparison: Comparison) -> str:
