@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from vilt_bench.cli import COMMANDS, _parser
-from vilt_bench.comparison import Comparison
+from vilt_bench.comparison import VERDICTS, Comparison
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -426,6 +426,29 @@ def test_records_of_the_default_branch_are_the_baseline_of_later_runs(
     assert hub.calls[-1][:2] == ["compare", ".vilt-bench/baseline"]
     assert "Make these records the next baseline" not in second.steps
     assert len(list((hub.folder / "cache").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_records_of_the_real_program_are_kept_and_compared(hub: Hub, pull_request: dict[str, Any]) -> None:
+    program = shutil.which("vilt-bench", path=str(Path(sys.executable).parent))
+    assert program is not None
+    (hub.folder / "bin" / "vilt-bench").unlink()
+    (hub.folder / "bin" / "vilt-bench").symlink_to(program)
+    asked = {
+        "baseline": "records",
+        "device": "cpu",
+        "max_time": "6",
+        "arguments": "--resolution 64x64 --threads 1 --trials 3 --hidden-size 32 --layers 1 --heads 2 --mlp-size 64",
+    }
+    push = {"repository": {"default_branch": "main"}}
+    first = hub.run([], event=push, event_name="push", no_baseline="pass", **asked)
+    assert (first.code, first.outputs["exit-code"]) == (0, "4"), first.log
+    if "compare" in registered():
+        second = hub.run([], event=pull_request, comment="false", **asked)
+        assert second.outputs["exit-code"] in {"0", "1", "3"}, second.log
+        assert second.code == int(second.outputs["exit-code"])
+        assert second.outputs["verdict"] in VERDICTS
+        assert "patch32" in second.summary
 
 
 def test_a_baseline_of_another_kind_is_refused(hub: Hub, pull_request: dict[str, Any]) -> None:
