@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Literal, get_args
 
 from vilt_bench.config import Case, label
@@ -132,7 +133,7 @@ def environment_line(where: Environment | None, *, linear: str = "") -> str:
 
 def run_fields(run: Run) -> dict[str, str | int | float | None]:
     """Returns the run's columns of a tidy table: what, how and where; `None` where unknown."""
-    model, where = run.model, run.environment
+    model, where, energy = run.model, run.environment, run.energy
     height, width = model.resolution if model is not None else (None, None)
     return {
         "run_id": run.run_id,
@@ -155,6 +156,8 @@ def run_fields(run: Run) -> dict[str, str | int | float | None]:
         "text_tokens": model.text_tokens if model is not None else None,
         "visual_weights": model.visual_weights if model is not None else None,
         "shared_weights": model.shared_weights if model is not None else None,
+        "energy_per_pass_j": median(energy.joules_per_pass) if energy is not None else None,
+        "idle_power_w": energy.idle_power_w if energy is not None else None,
     }
 
 
@@ -187,14 +190,18 @@ def milliseconds(estimate: Estimate | None) -> str:
 
 
 def milliseconds_interval(estimate: Estimate | None) -> str:
-    """Returns the latency in ms with its 95% interval, such as `12.31 [12.10, 12.60]`."""
+    """Returns the latency in ms with its 95% interval, such as `12.31 [12.10, 12.60]`.
+
+    An interval that reaches zero has no lower end that says anything: `12.31 [–, 30.02]`.
+    """
     if estimate is None:
         return ABSENT
     value = 1000 * estimate.value
     if estimate.low is None or estimate.high is None:
         return f"{number(value)} [{ABSENT}]"
     places = decimals(value)
-    return f"{value:.{places}f} [{1000 * estimate.low:.{places}f}, {1000 * estimate.high:.{places}f}]"
+    low = f"{1000 * estimate.low:.{places}f}" if estimate.low > 0 else ABSENT
+    return f"{value:.{places}f} [{low}, {1000 * estimate.high:.{places}f}]"
 
 
 def percent(share: float | None) -> str:
