@@ -37,29 +37,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="at once, all of them nice (default: 2)")
     parser.add_argument("--again", action="store_true", help="forget the outcomes so far")
     parser.add_argument("--only", metavar="PART", default="", help="models whose name has this part; writes nothing")
-    parser.add_argument("--names", nargs="+", help=argparse.SUPPRESS)  # what a process of its own does
+    parser.add_argument("--share", metavar="N", type=int, help=argparse.SUPPRESS)  # a process, N of --processes
     asked = parser.parse_args(arguments)
-    if asked.names:
-        with STATE.open("a") as file:
-            for name in asked.names:
-                file.write(json.dumps(outcome(name)) + "\n")
-                file.flush()
-        return 0
-    if asked.again:
+    if asked.again and asked.share is None:
         STATE.unlink(missing_ok=True)
     import timm
 
     names = [name for name in timm.list_models() if asked.only in name]
     known = outcomes(timm.__version__)
+    if asked.share is not None:
+        work([name for name in names[asked.share :: asked.processes] if name not in known])
+        return 0
     left = [name for name in names if name not in known]
     print(f"timm {timm.__version__}: {len(names)} models, {len(left)} left", flush=True)
+    command = ["nice", sys.executable, __file__, "--processes", str(asked.processes), "--only", asked.only]
     processes = [
         subprocess.Popen(
-            ["nice", sys.executable, __file__, "--names", *left[first :: asked.processes]],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.DEVNULL,
+            [*command, "--share", str(share)], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
         )
-        for first in range(min(asked.processes, len(left)))
+        for share in range(asked.processes)
     ]
     codes = [process.wait() for process in processes]
     known = outcomes(timm.__version__)
@@ -75,21 +71,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def work(names: Iterable[str]) -> None:
+    """Append the outcomes of the models."""
+    with STATE.open("a") as file:
+        for name in names:
+            file.write(json.dumps(outcome(name)) + "\n")
+            file.flush()
+
+
 def outcome(name: str) -> dict[str, Any]:
     """Returns what became of one model: a catalogue entry, or why there is none."""
     import timm
 
-    from vilt_bench.catalog import compute
+    from vilt_bench.catalog import HIDDEN_SIZE, entry_of
     from vilt_bench.errors import ViltBenchError
+    from vilt_bench.meters.meta import building
+    from vilt_bench.registry import build
 
     found: dict[str, Any] = {"name": name, "timm": timm.__version__}
     try:
-        entry = compute(f"timm/{name}")
+        with building():
+            embedder = build(f"timm/{name}", {}, hidden_size=HIDDEN_SIZE)
+        entry = entry_of(embedder, name=f"timm/{name}")
     except ViltBenchError as error:
         return found | {"refused": str(error)}
     except Exception as error:  # a fault of the adapter's, which the report counts
         return found | {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
-    cells = intermediate_cells(name, entry.resolution)
     height, width = entry.resolution
     return found | {
         "kind": entry.kind,
@@ -98,23 +105,20 @@ def outcome(name: str) -> dict[str, Any]:
         "visual_tokens": entry.visual_tokens,
         "parameters": entry.parameters,
         "flops": entry.flops,
-        "cells": cells,
+        "cells": intermediate_cells(embedder.stages["backbone"].tower, entry.resolution),
     }
 
 
-def intermediate_cells(name: str, resolution: tuple[int, int]) -> int | None:
+def intermediate_cells(tower: Any, resolution: tuple[int, int]) -> int | None:
     """Returns h·w of the model's last intermediate features, as timm tells them; `None` where it does not."""
-    import timm
     import torch
 
-    with torch.device("meta"), torch.no_grad():
-        model = timm.create_model(name).eval()
-        try:
-            last = model.forward_intermediates(
-                torch.empty(1, 3, *resolution), indices=1, output_fmt="NCHW", intermediates_only=True
-            )[-1]
-        except ERRORS:
-            return None
+    pixels = torch.empty(1, 3, *resolution, device="meta")
+    try:
+        with torch.inference_mode():
+            last = tower.forward_intermediates(pixels, indices=1, output_fmt="NCHW", intermediates_only=True)[-1]
+    except ERRORS:
+        return None
     return last.shape[2] * last.shape[3]
 
 

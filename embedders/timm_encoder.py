@@ -254,16 +254,21 @@ def _plan(model: str, resolution: Size | None, dynamic: bool) -> Plan:
         tower = _build(model, options, own, size).eval().requires_grad_(False)
         pixels = torch.empty(1, config.input_size[0], *probed)
     with torch.no_grad():
-        features, cells = _try_features(tower, pixels), _try_cells(tower, pixels)
+        watch = _Watch()
+        with watch:
+            features = _try_features(tower, pixels)
+        cells = _try_cells(tower, pixels)
         whole = (read := _read(tower, features, cells)) is not None
         if read is None:
+            if cells is None and "img_size" in options:
+                raise _refusal(model, own, size)
             if cells is None:
                 raise EmbedderError(f"timm/{model} returns no grid or sequence of features; choose another model")
             tower.prune_intermediate_layers(1, prune_head=True)  # type: ignore[operator]
             read = _Read("NCHW", *cells, 0)
-        watch = _Watch()
-        with watch:
-            _features(tower, pixels, whole=whole)
+            watch = _Watch()
+            with watch:
+                _features(tower, pixels, whole=False)
     stride = (max(1, probed[0] // read.grid[0]), max(1, probed[1] // read.grid[1]))
     return Plan(
         options=options,
@@ -294,14 +299,17 @@ def _build(model: str, options: dict[str, Any], own: Size, size: Size) -> nn.Mod
         return _create(model, options)
     except _PROBE_ERRORS as error:
         if "img_size" in options:
-            reason = "" if "unexpected keyword" in str(error) else f" ({' '.join(str(error).split())})"
-            raise EmbedderError(
-                f"timm/{model} takes images of {own[0]}x{own[1]} pixels and refuses --resolution "
-                f"{size[0]}x{size[1]}{reason}"
-            ) from error
+            raise _refusal(model, own, size) from error
         if "dynamic_img_size" in options:
             raise EmbedderError(f"timm/{model} can't be built with dynamic=true; leave it out") from error
         raise
+
+
+def _refusal(model: str, own: Size, size: Size) -> EmbedderError:
+    return EmbedderError(
+        f"timm/{model} refuses --resolution {size[0]}x{size[1]}; its own is {own[0]}x{own[1]}, and what else it takes "
+        "are mostly multiples of its stride and windows"
+    )
 
 
 def _create(model: str, options: dict[str, Any], *, pretrained: bool = False) -> nn.Module:

@@ -10,7 +10,7 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from vilt_bench.registry import FAMILY, build, installed, load_factory, nearest,
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from vilt_bench.embedding import VisualEmbedder
 
 FILE = "catalog.json"
 FAMILY_FILE = "catalog-{family}.csv"
@@ -135,25 +137,21 @@ def render_list(listing: Listing | Sequence[ListRow], console: Console, *, query
 
 
 def render_used(entries: Sequence[Used], console: Console) -> None:
-    """Print what vision-language models use as a table: an embedder a row, who uses it, what it costs."""
+    """Print what vision-language models use: who uses it and what it costs, its name, and where the use can be read."""
     from rich.text import Text
 
     catalogues: dict[str, Entry] = {}
     for package in dict.fromkeys(found.package for found in installed().values()):
         catalogues |= _catalogue(package)
-    table = _table("Embedder", "Used by")
+    titles = ("Kind", "Resolution", "Tokens", "Params (M)", "GFLOPs")
+    console.print(Text(_line("Used by", titles), style="bold"))
     for used in entries:
-        table.add_row(Text(used.embedder), Text(used.used_by), *_cells(catalogues.get(used.embedder)))
-    console.print(table)
+        console.print(Text(_line(used.used_by, _cells(catalogues.get(used.embedder)))))
+        console.print(Text(f"  {used.embedder}"))
+        console.print(Text(f"  {used.evidence}", style="dim"))
     console.print(
-        Text(
-            f"Computed from the code at D = {HIDDEN_SIZE}: the visual embedder and its projection, one image. Where "
-            "each use can be read:"
-        )
+        Text(f"\nComputed from the code at D = {HIDDEN_SIZE}: the visual embedder with its projection, for one image.")
     )
-    for evidence in dict.fromkeys(used.evidence for used in entries):
-        users = ", ".join(dict.fromkeys(used.used_by for used in entries if used.evidence == evidence))
-        console.print(Text(f"• {users}: {evidence}"))
 
 
 def render_presets(presets: Mapping[str, Preset], console: Console) -> None:
@@ -200,12 +198,7 @@ def compute(text: str) -> Entry:
     Raises:
         EmbedderError: the embedder can't be built, or not be run on the meta device.
     """
-    import torch
-
-    from vilt_bench.embedding import ImageBatch, Mark, VisualTokens
-    from vilt_bench.meters.flops import count_flops
     from vilt_bench.meters.meta import building
-    from vilt_bench.photographs import crop_size
     from vilt_bench.reduction import reduced
 
     name, options = parse_embedder(text)
@@ -216,19 +209,38 @@ def compute(text: str) -> Entry:
         embedder = build(name, options, hidden_size=HIDDEN_SIZE, resolution=resolution)
         if reduce is not None:
             embedder = reduced(embedder, str(reduce))
-        embedder.eval()
-        height, width = crop_size(resolution or embedder.resolution, size_divisor=embedder.size_divisor)
-        images = ImageBatch(torch.empty(1, 3, height, width))
+    return replace(entry_of(embedder, resolution, name=text), about=_about(text))
+
+
+def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None, *, name: str) -> Entry:
+    """Returns the catalogue's entry of an embedder that is on the meta device.
+
+    Args:
+        embedder: of width `HIDDEN_SIZE`.
+        resolution: (height, width) in pixels; `None`: the embedder's own.
+        name: for messages.
+
+    Raises:
+        EmbedderError: the embedder can't run on the meta device.
+    """
+    import torch
+
+    from vilt_bench.embedding import ImageBatch, Mark, VisualTokens
+    from vilt_bench.meters.flops import count_flops
+    from vilt_bench.photographs import crop_size
+
+    height, width = crop_size(resolution or embedder.resolution, size_divisor=embedder.size_divisor)
+    images = ImageBatch(torch.empty(1, 3, height, width, device="meta"))
     outputs: list[VisualTokens] = []
 
     def forward(mark: Mark | None) -> None:
         outputs.append(embedder(images, mark))
 
     try:
-        flops = count_flops(forward, embedder)
+        flops = count_flops(forward, embedder.eval())
     except (RuntimeError, NotImplementedError) as error:
         raise EmbedderError(
-            f"embedder {text!r} can't run on the meta device: {' '.join(str(error).split())}"
+            f"embedder {name!r} can't run on the meta device: {' '.join(str(error).split())}"
         ) from error
     return Entry(
         kind=embedder.kind,
@@ -237,7 +249,6 @@ def compute(text: str) -> Entry:
         parameters=sum(parameter.numel() for parameter in embedder.parameters()),
         flops=sum(flops.values()),
         stages=tuple(embedder.stages),
-        about=_about(name) if text == name else "",
     )
 
 
@@ -300,28 +311,32 @@ def _about(name: str) -> str:
 
     if name not in installed():
         return ""
-    first = (inspect.getdoc(load_factory(name)) or "").partition("\n")[0].partition("; arguments as")[0]
+    first = (inspect.getdoc(load_factory(name)) or "").partition("\n")[0].partition(";")[0]
     return first.removeprefix("Returns ").rstrip(".")
 
 
-def _table(*titles: str) -> Table:
+def _table(title: str) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold")
+    table.add_column(title, overflow="fold")
     table.add_column("Kind")
     for title in ("Resolution", "Tokens", "Params (M)", "GFLOPs"):
         table.add_column(title, justify="right")
     return table
 
 
+def _line(name: str, cells: Sequence[str]) -> str:
+    kind, *numbers = cells
+    return f"{name:<43} {kind:<8}" + "".join(f"{number:>11}" for number in numbers)
+
+
 def _cells(entry: Entry | None) -> Sequence[str]:
     if entry is None:
         return [_ABSENT] * 5
     height, width = entry.resolution
-    numbers = [f"{entry.visual_tokens:,}", f"{entry.parameters / 1e6:.2f}", f"{entry.flops / 1e9:,.2f}"]
+    numbers = [f"{entry.visual_tokens:,}", f"{entry.parameters / 1e6:,.2f}", f"{entry.flops / 1e9:,.2f}"]
     return [entry.kind, f"{height}×{width}", *numbers]
 
 
