@@ -67,6 +67,8 @@ def timm_encoder(
         CheckpointError: weights can't be fetched, read, or are of another model.
     """
     _check_name(model)
+    if tome < 0:
+        raise EmbedderError(f"timm/{model}: tome={tome} is no number of tokens; expected 0 or more")
     plan = _plan(model, resolution, dynamic)
     on_meta = torch.empty(0).is_meta  # only shapes are wanted there
     tower = _create(model, plan.options, pretrained=pretrained and not on_meta)
@@ -320,7 +322,7 @@ def _create(model: str, options: dict[str, Any], *, pretrained: bool = False) ->
             raise
         # Whatever the hub's client raises: no network, a gated or a missing file.
         raise CheckpointError(
-            f"timm/{model}: its weights can't be fetched ({' '.join(str(error).split())[:200]}); "
+            f"timm/{model}: its weights can't be fetched ({' '.join(str(error).split()).partition('. ')[0]}); "
             "allow the network, or give weights=FILE"
         ) from error
 

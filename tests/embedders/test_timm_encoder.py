@@ -210,6 +210,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Any) -> None:
         ("resnet18.no_such_tag", {}, "its tags: .*a1_in1k"),
         ("swin_tiny_patch4_window7_224", {"tome": 4}, "is no plain ViT"),
         ("test_vit", {"tome": 4, "keep_prefix": True}, "drop keep_prefix"),
+        ("test_vit", {"tome": -1}, "expected 0 or more"),
         ("resnet18", {"dynamic": True}, "dynamic=true; leave it out"),
         ("efficientvim_m1", {"tome": 1}, "is no plain ViT"),
         ("xcit_nano_12_p16_224", {"resolution": (100, 100)}, "refuses --resolution 100x100; its own is 224x224"),
