@@ -10,7 +10,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign, RoIAlign
 
 from embedders.region.boxes import clip, decode
-from embedders.region.planting import POOL, PlantedLogits
+from embedders.region.planting import OBJECTS, POOL, PlantedLogits
 from embedders.region.proposals import Proposals
 from embedders.resnet import res5
 
@@ -140,6 +140,7 @@ class Predictor(nn.Module):
         proposals: int,
         seed: int | None,
         pool: int = POOL,
+        objects: int = OBJECTS,
     ) -> None:
         """Make the two linear layers.
 
@@ -150,6 +151,7 @@ class Predictor(nn.Module):
             proposals: the most regions of an image.
             seed: of the planted logits that replace the predicted ones; `None`: nothing is planted.
             pool: classes that the planted objects belong to.
+            objects: that the planted boxes crowd around.
         """
         super().__init__()
         self.classes = nn.Linear(features, classes + 1)
@@ -158,7 +160,11 @@ class Predictor(nn.Module):
         for layer, std in ((self.classes, 0.01), (self.boxes, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
-        planted = None if seed is None else PlantedLogits(boxes=proposals, classes=classes, seed=seed, pool=pool)
+        planted = (
+            None
+            if seed is None
+            else PlantedLogits(boxes=proposals, classes=classes, seed=seed, pool=pool, objects=objects)
+        )
         self.planted = planted
 
     def forward(self, regions: RegionFeatures) -> Predictions:

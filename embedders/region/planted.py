@@ -27,6 +27,7 @@ def region_planted(
     proposals: int = 1000,
     classes: int = 1600,
     pool: int = POOL,
+    objects: int = OBJECTS,
     nms: Mode = "per-class",
     score_threshold: float = 0.2,
     seed: int = 0,
@@ -39,6 +40,7 @@ def region_planted(
         proposals: kept by the proposals' NMS.
         classes: that the detector knows, without the background.
         pool: classes that the planted objects belong to.
+        objects: that the planted boxes crowd around; the more, the less they overlap.
         nms: over the predictions, as of `region-r101-c4`.
         score_threshold: lower scores never enter NMS.
         seed: of what is planted.
@@ -51,19 +53,26 @@ def region_planted(
         ("proposals", proposals, BOXES),
         ("classes", classes, None),
         ("pool", pool, classes),
+        ("objects", objects, BOXES),
     ):
         if value < 1 or (most is not None and value > most):
             limit = "at least 1" if most is None else f"1 to {most}"
             raise EmbedderError(f"{NAME}: {option}={value} is out of range; expected {limit}")
     stages = {
-        "proposals": PlantedRegions(proposals=proposals, features=CHANNELS[3], seed=seed),
+        "proposals": PlantedRegions(proposals=proposals, features=CHANNELS[3], objects=objects, seed=seed),
         "predictor": Predictor(
-            features=CHANNELS[3], classes=classes, box_for_each_class=True, proposals=proposals, seed=seed, pool=pool
+            features=CHANNELS[3],
+            classes=classes,
+            box_for_each_class=True,
+            proposals=proposals,
+            seed=seed,
+            pool=pool,
+            objects=objects,
         ),
         "class_nms": ClassNMS(mode=nms, regions=regions, score_threshold=score_threshold, name=NAME),
         "projection": RegionProjection(features=CHANNELS[3], hidden_size=hidden_size),
     }
-    planted = f"planted logits (seed {seed}): {OBJECTS} objects of {pool} classes, {SYNONYMS} near-synonyms each"
+    planted = f"planted logits (seed {seed}): {objects} objects of {pool} classes, {SYNONYMS} near-synonyms each"
     return VisualEmbedder(
         stages,
         kind="region",
@@ -71,27 +80,28 @@ def region_planted(
         resolution=(800, 1333),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        notes={"proposals": f"planted boxes (seed {seed}): {BOXES} around {OBJECTS} objects", "class_nms": planted},
+        notes={"proposals": f"planted boxes (seed {seed}): {BOXES} around {objects} objects", "class_nms": planted},
     )
 
 
 class PlantedRegions(nn.Module):
     """Proposals that NMS chose among planted boxes, each with a vector of noise as the RoI head's."""
 
-    def __init__(self, *, proposals: int, features: int, seed: int) -> None:
+    def __init__(self, *, proposals: int, features: int, objects: int, seed: int) -> None:
         """Draw boxes and vectors.
 
         Args:
             proposals: the most kept of an image.
             features: F, width of the vectors.
+            objects: that the boxes crowd around.
             seed: of all that is drawn.
         """
         super().__init__()
-        self.boxes = PlantedBoxes([BOXES], seed=seed)
+        self.boxes = PlantedBoxes([BOXES], seed=seed, objects=objects)
         self.nms = ProposalNMS(proposals=proposals, name=NAME)
         random = torch.Generator(device="cpu").manual_seed(seed)
         noise = torch.randn(proposals, features, generator=random, device="cpu").relu()
-        self.register_buffer("features", noise.to(torch.get_default_device()), persistent=False)
+        self.register_buffer("features", noise.to(torch.empty(0).device), persistent=False)
 
     def forward(self, images: ImageBatch) -> RegionFeatures:
         """Returns at most the number of proposals asked for, for each image."""

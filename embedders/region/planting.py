@@ -6,6 +6,7 @@ measured on nothing. What is planted replaces values, not work: the layers befor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,16 +29,17 @@ BACKGROUND, NOISE_STD = 10.0, 0.5
 class PlantedBoxes(nn.Module):
     """Boxes jittered around the objects, level by level, with the objectness of each."""
 
-    def __init__(self, most: Sequence[int], *, seed: int) -> None:
+    def __init__(self, most: Sequence[int], *, seed: int, objects: int = OBJECTS) -> None:
         """Draw them.
 
         Args:
             most: boxes to draw on each level of the pyramid; a level gets the objects of its size.
             seed: of all that is drawn.
+            objects: that the boxes crowd around.
         """
         super().__init__()
-        objects, random = _objects(seed)
-        groups = objects.tensor_split(len(most))
+        places, random = _objects(seed, objects)
+        groups = places.tensor_split(len(most))
         around = torch.cat([group.repeat(-(-n // len(group)), 1)[:n] for group, n in zip(groups, most, strict=True)])
         noise = torch.randn(len(around), 4, generator=random, device="cpu")
         clean = box_convert(around, "xyxy", "cxcywh")
@@ -65,7 +67,7 @@ class PlantedBoxes(nn.Module):
 class PlantedLogits(nn.Module):
     """Class logits of the objects over background noise."""
 
-    def __init__(self, *, boxes: int, classes: int, seed: int, pool: int = POOL) -> None:
+    def __init__(self, *, boxes: int, classes: int, seed: int, pool: int = POOL, objects: int = OBJECTS) -> None:
         """Draw them.
 
         Args:
@@ -73,17 +75,18 @@ class PlantedLogits(nn.Module):
             classes: without the background, which comes first.
             seed: as of the boxes.
             pool: classes that the objects belong to.
+            objects: as of the boxes.
         """
         super().__init__()
-        objects, random = _objects(seed)
+        places, random = _objects(seed, objects)
         members = 1 + torch.randperm(classes, generator=random, device="cpu")[:pool]
-        first = torch.randint(len(members), (OBJECTS, 1), generator=random, device="cpu")
+        first = torch.randint(len(members), (objects, 1), generator=random, device="cpu")
         synonyms = members[(first + torch.arange(SYNONYMS, device="cpu")) % len(members)]  # (objects, synonyms)
-        strengths = STRENGTH + STRENGTH_STD * torch.randn(OBJECTS, SYNONYMS, generator=random, device="cpu")
+        strengths = STRENGTH + STRENGTH_STD * torch.randn(objects, SYNONYMS, generator=random, device="cpu")
         noise = NOISE_STD * torch.randn(boxes, classes + 1, generator=random, device="cpu")
         noise[:, 0] += BACKGROUND
-        _keep(self, "objects", objects)
-        _keep(self, "logits", torch.zeros(OBJECTS, classes + 1, device="cpu").scatter_(1, synonyms, strengths))
+        _keep(self, "objects", places)
+        _keep(self, "logits", torch.zeros(objects, classes + 1, device="cpu").scatter_(1, synonyms, strengths))
         _keep(self, "noise", noise)
 
     def forward(self, boxes: Tensor, extent: Tensor) -> Tensor:
@@ -97,18 +100,22 @@ class PlantedLogits(nn.Module):
         return logits
 
 
-def _objects(seed: int) -> tuple[Tensor, torch.Generator]:
-    """Returns the objects' boxes [objects, 4] in shares of the image, smallest first, and the generator after them."""
+def _objects(seed: int, count: int) -> tuple[Tensor, torch.Generator]:
+    """Returns the objects' boxes [objects, 4] in shares of the image, smallest first, and the generator after them.
+
+    Sides are 10% to 40% of the image's for 40 objects; more are smaller, so that all together cover the same area.
+    """
     random = torch.Generator(device="cpu").manual_seed(seed)
-    sides = torch.empty(OBJECTS, 2, device="cpu").uniform_(-2.3, -0.9, generator=random).exp()  # 10% to 40%
-    centres = sides / 2 + torch.rand(OBJECTS, 2, generator=random, device="cpu") * (1 - sides)
+    sides = torch.empty(count, 2, device="cpu").uniform_(-2.3, -0.9, generator=random).exp()
+    sides = (sides * math.sqrt(OBJECTS / count)).clamp(max=0.9)
+    centres = sides / 2 + torch.rand(count, 2, generator=random, device="cpu") * (1 - sides)
     boxes = box_convert(torch.cat([centres, sides], dim=1), "cxcywh", "xyxy")
     return boxes[sides.prod(dim=1).argsort()], random
 
 
 def _keep(module: nn.Module, name: str, tensor: Tensor) -> None:
     # As integers, so that a cast of the module to half precision leaves the coordinates exact.
-    bits = tensor.to(torch.get_default_device()).view(torch.int32)
+    bits = tensor.to(torch.empty(0).device).view(torch.int32)
     module.register_buffer(name, bits, persistent=False)
 
 

@@ -43,32 +43,34 @@ def draw_sequence(study: SequenceStudy, format: style.Format) -> bytes:
         return style.write(sequence_figure(study), format, title="Interaction latency by sequence length")
 
 
-def nms_figure(study: NmsStudy, *, width_in: float = style.COLUMN_IN) -> Figure:
-    """Returns two panels with a common latency axis, both logarithmic; call it under `style.styled`.
+def nms_figure(study: NmsStudy, *, width_in: float = style.PAGE_IN) -> Figure:
+    """Returns a panel for each sweep, with a common latency axis, all logarithmic; call it under `style.styled`.
 
-    Left: over proposals; right: over the classes that the planted objects belong to. Bands are 95% intervals.
+    Over proposals, over the objects that they crowd around, over the classes of those. Bands are 95% intervals.
     """
-    by_proposals = {mode: study.by_proposals(mode) for mode in nms.MODES}
-    by_classes = {mode: study.by_classes(mode) for mode in nms.MODES}
-    pool, proposals = by_proposals[nms.MODES[0]][0].pool, by_classes[nms.MODES[0]][0].proposals
+    sweeps = {
+        "Proposals": ("proposals", study.by_proposals),
+        "Objects that they crowd around": ("objects", study.by_objects),
+        "Planted classes": ("pool", study.by_classes),
+    }
+    held = study.by_objects(nms.MODES[0])[0]
+    objects = study.by_proposals(nms.MODES[0])[0].objects
     said = [
-        f"Left: {pool:,} classes planted. Right: {proposals:,} proposals. Detector of {study.detector_classes:,} "
-        f"classes, threshold {study.score_threshold:g}; {study.input}, no backbone run.",
+        f"Where not swept: {held.proposals:,} proposals, {objects:,} objects, {held.pool:,} classes. Detector of "
+        f"{study.detector_classes:,} classes, threshold {study.score_threshold:g}; {study.input}, no backbone run.",
         f"Bands: 95% intervals. {shared.conditions(study.environment)}.",
     ]
     width = width_in * style.POINTS_PER_INCH
     notes = [line for text in said for line in style.wrap(text, width - 6, style.SMALL_PT)]
-    top, plot = 6 + LEGEND_PT * len(nms.MODES) + 5, 0.45 * width
+    top, plot = 6 + LEGEND_PT * len(nms.MODES) + 5, 0.24 * width
     sheet = style.Sheet(width_in, top + plot + 30 + NOTE_PT * len(notes))
-    panel = (width - 38 - 8 - 10) / 2
-    left, right = sheet.axes(38, top, panel, plot), sheet.axes(38 + panel + 10, top, panel, plot)
-    for mode in nms.MODES:
-        _line(left, [point.proposals for point in by_proposals[mode]], by_proposals[mode], mode)
-        _line(right, [point.pool for point in by_classes[mode]], by_classes[mode], mode)
-    for axes, label, ticks in (
-        (left, "Proposals", [point.proposals for point in by_proposals[nms.MODES[0]]]),
-        (right, "Planted classes", [point.pool for point in by_classes[nms.MODES[0]]]),
-    ):
+    panel = (width - 38 - 8 - 10 * (len(sweeps) - 1)) / len(sweeps)
+    panels = [sheet.axes(38 + index * (panel + 10), top, panel, plot) for index in range(len(sweeps))]
+    for axes, (label, (swept, points_of)) in zip(panels, sweeps.items(), strict=True):
+        for mode in nms.MODES:
+            points = points_of(mode)
+            _line(axes, [getattr(point, swept) for point in points], points, mode)
+        ticks = [getattr(point, swept) for point in points_of(nms.MODES[0])]
         axes.set(xscale="log", yscale="log", xlabel=label)
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -76,14 +78,16 @@ def nms_figure(study: NmsStudy, *, width_in: float = style.COLUMN_IN) -> Figure:
         axes.margins(x=0.1)
         axes.axhline(1000 * nms.PAPER_S, color=style.MUTED, linewidth=0.6, linestyle=(0, (1, 1.5)))
         _grid(axes)
-    # The same scale in both, from what was measured: an interval that reaches zero has no place on it.
+    # The same scale in all, from what was measured: an interval that reaches zero has no place on it.
     values = [1000 * point.latency.value for point in study.points] + [1000 * nms.PAPER_S]
-    for axes in (left, right):
+    for axes in panels:
         axes.set_ylim(min(values) / 2, max(values) * 2)
         axes.yaxis.set_major_locator(LogLocator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    right.tick_params(labelleft=False)
+    left, *others = panels
+    for axes in others:
+        axes.tick_params(labelleft=False)
     left.set_ylabel("Latency (ms, log scale)")
     left.yaxis.labelpad = 2
     left.annotate(
