@@ -25,13 +25,15 @@ from vilt_bench.meters.flops import count_flops
 from vilt_bench.meters.memory import measure_memory
 from vilt_bench.meters.meta import building, without_compiler
 from vilt_bench.meters.parameters import count_parameters
-from vilt_bench.meters.peak import measure_peak
+from vilt_bench.meters.peak import Peak, measure_peak
 from vilt_bench.meters.time import Forward, Interval, StagedPass, Timer
 from vilt_bench.meters.traffic import count_traffic
 from vilt_bench.model import VisionLanguageModel, build_shared, load_checkpoint, packed_bytes, stages, use_onednn
 from vilt_bench.records import Bounds, Component, Failure, Model, Series, Stage, StageMemory, Times
 from vilt_bench.reduction import reduced
 
+BUSY = 0.9
+"""Share of the time that threads must have had the cores for a peak to be taken for the machine's."""
 OVERSHOOT = 0.5
 """A block ends when the next pair of passes would overshoot its time by more than this share of the pair."""
 
@@ -292,13 +294,19 @@ def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
     on = f"{threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
     return Bounds(
         peak=f"{peak.flops_per_s / 1e9:,.0f} GFLOP/s by a matrix product or 1×1 convolution in {case.dtype}, "
-        f"{peak.bytes_per_s / 1e9:,.0f} GB/s by a copy, measured just now on {on}",
+        f"{peak.bytes_per_s / 1e9:,.0f} GB/s by a copy, measured just now on {on}{_busy(peak)}",
         seconds={
             stage.name: peak.bound_s(stage.flops, stage.moved_bytes)
             for stage in stages
             if stage.flops is not None and stage.moved_bytes is not None
         },
     )
+
+
+def _busy(peak: Peak) -> str:
+    if peak.cpu_share is None or peak.cpu_share >= BUSY:
+        return ""
+    return f"; others kept the cores busy (ours {100 * peak.cpu_share:.0f}% of the time), so the true peak is higher"
 
 
 def facts(case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Observer) -> Model:

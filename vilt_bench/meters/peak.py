@@ -31,6 +31,9 @@ class Peak:
     """2 per multiply-add; the better of a matrix product and a 1×1 convolution."""
     bytes_per_s: float
     """Read and written by a large copy."""
+    cpu_share: float | None = None
+    """CPU time / (threads × wall time) of the fastest product: below 0.9, others had the cores, and the peak is too
+    low; `None` on an accelerator."""
 
     def bound_s(self, flops: int, moved_bytes: int) -> float:
         """Returns the seconds that so much work takes at least."""
@@ -59,24 +62,28 @@ def measure_peak(device: torch.device, dtype: torch.dtype, *, time_s: float = TI
         return conv2d(rows.view(1, edge, -1, 32), weight[:, :, None, None])
 
     with torch.inference_mode():
-        fastest_s = min(_fastest(work, device, time_s) for work in (multiply, convolve))
-        copy_s = _fastest(lambda: target.copy_(source), device, time_s)
-    return Peak(flops_per_s=2 * edge**3 / fastest_s, bytes_per_s=2 * size / copy_s)
+        fastest_s, cpu_s = min(_fastest(work, device, time_s) for work in (multiply, convolve))
+        copy_s, _ = _fastest(lambda: target.copy_(source), device, time_s)
+    return Peak(
+        flops_per_s=2 * edge**3 / fastest_s,
+        bytes_per_s=2 * size / copy_s,
+        cpu_share=cpu_s / fastest_s / torch.get_num_threads() if on_cpu else None,
+    )
 
 
-def _fastest(work: Callable[[], Tensor], device: torch.device, time_s: float) -> float:
-    """Returns the seconds of the fastest pass; the first, which allocates, is left out unless it took all the time."""
+def _fastest(work: Callable[[], Tensor], device: torch.device, time_s: float) -> tuple[float, float]:
+    """Returns wall and CPU seconds of the fastest pass; the first, which allocates, is left out unless it took all."""
 
-    def timed() -> float:
-        start = time.perf_counter()
+    def timed() -> tuple[float, float]:
+        start, cpu_start = time.perf_counter(), time.process_time()
         work()
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - cpu_start
 
-    if (first_s := timed()) > time_s:
-        return first_s
+    if (first := timed())[0] > time_s:
+        return first
     taken = [timed() for _ in range(LEAST_PASSES)]
-    while sum(taken) < time_s:
+    while sum(wall_s for wall_s, _ in taken) < time_s:
         taken.append(timed())
     return min(taken)
