@@ -37,9 +37,9 @@ def line(text: str, start: str) -> str:
     return next(found for found in text.splitlines() if found.startswith(start))
 
 
-def listed(rows: list[catalog.ListRow]) -> str:
+def listed(rows: list[catalog.ListRow] | catalog.Listing, *, query: str = "") -> str:
     file = io.StringIO()
-    catalog.render_list(rows, Console(file=file, width=80))
+    catalog.render_list(rows, Console(file=file, width=80), query=query)
     return file.getvalue()
 
 
@@ -51,7 +51,7 @@ def test_catalogue_of_an_outsider_is_written_and_read_without_importing_it(packa
         del sys.modules[name]
     (row,) = catalog.list_rows("a-wide")
     # 20×35 pixels cut to 16×32: 2 · 4 cells; 3 · 8 · 8 inputs to each of 768 outputs; 2 FLOPs a multiply-add
-    assert row.entry == catalog.Entry("linear", (16, 32), 8, 192 * 768, 2 * 8 * 192 * 768)
+    assert row.entry == catalog.Entry("linear", (16, 32), 8, 192 * 768, 2 * 8 * 192 * 768, ("project",))
     assert not any(name.startswith(package) for name in sys.modules)
 
 
@@ -82,6 +82,47 @@ def test_list_shows_millions_and_gflops() -> None:
 @pytest.mark.slow
 def test_catalogue_equals_what_the_code_builds() -> None:
     kept = catalog.read("embedders")
-    names = [row.name for row in catalog.list_rows() if row.distribution == "vilt-bench"]
-    assert sorted(kept) == names
-    assert {name: catalog.compute(name) for name in names} == kept
+    assert list(kept) == catalog.names("embedders")
+    assert {name: catalog.compute(name) for name in kept} == kept
+
+
+@pytest.fixture
+def family(make_plugin: MakePlugin, tmp_path: Path) -> str:
+    (tmp_path / "acme_zoo").mkdir()
+    (tmp_path / "acme_zoo" / "catalog-acme.csv").write_text(
+        "name,kind,height,width,visual_tokens,parameters,flops\n"
+        "zoo_small,grid,224,224,49,1000000,2000000000\nzoo_large,encoder,384,384,576,5000000,7000000000\n"
+    )
+    make_plugin("acme", **{"acme/*": "acme_zoo.module:family"})
+    return "acme"
+
+
+def test_a_family_lists_its_models_by_part_of_their_names(family: str) -> None:
+    (row,) = catalog.list_rows(f"{family}/small")
+    assert row.name == "acme/zoo_small"
+    assert row.entry == catalog.Entry("grid", (224, 224), 49, 1_000_000, 2_000_000_000)
+    assert [row.name for row in catalog.list_rows(f"{family}/")] == ["acme/zoo_small", "acme/zoo_large"]
+
+
+def test_a_query_says_how_many_of_a_family_fit_too(family: str) -> None:
+    found = catalog.find("zoo_")
+    assert found.rows == ()
+    assert found.families == {"acme": 2}
+    assert "acme/NAME: 2 models; 'vilt-bench list acme/zoo_' shows them" in listed(found, query="zoo_")
+
+
+def test_a_misspelt_model_of_a_family_gets_the_nearest(family: str) -> None:
+    with pytest.raises(EmbedderError, match="did you mean 'zoo_small'"):
+        catalog.list_rows(f"{family}/zo_smal")
+
+
+def test_a_family_without_a_catalogue_says_so(make_plugin: MakePlugin) -> None:
+    make_plugin("bare", **{"bare/*": "bare.module:family"})
+    with pytest.raises(EmbedderError, match="there is no list of them"):
+        catalog.list_rows("bare/x")
+
+
+def test_an_entry_is_computed_with_resolution_and_reduction() -> None:
+    entry = catalog.compute("patch,patch_size=16,resolution=64x96,reduce=avg-pool:2")
+    assert (entry.resolution, entry.visual_tokens) == ((64, 96), 2 * 3)
+    assert entry.stages == ("projection", "reduction")

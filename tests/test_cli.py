@@ -75,7 +75,13 @@ def complaint(capsys, tmp_path):
         (["--embedder", "patch32", "--seed", "-1"], "--seed must be between"),
         (["--embedder", "patch32", "--image", "no-such-photo.jpg"], "no-such-photo.jpg"),
         (["--embedder", "patch32", "--embedder", "patch16", "--weights", "x"], "--weights is of one embedder"),
-        ([], "required: --embedder"),
+        ([], "give --embedder NAME or --preset NAME"),
+        (["--preset", "papr"], "did you mean 'paper'"),
+        (["--embedder", "patch32", "--reduce", "shrink:2"], "--reduce 'shrink:2' is not NAME:N"),
+        (["--embedder", "patch32,reduce=avg-pool"], "--reduce 'avg-pool' is not NAME:N"),
+        (["--embedder", "patch32,resolution=8"], "is not HEIGHTxWIDTH"),
+        (["--embedder", "patch32", "--resolution", "native", "--image", "synthetic"], "no size of its own"),
+        (["--embedder", "patch32", "--fit", "native", "--resolution", "64x64"], "leave --resolution out"),
     ],
 )
 def test_a_bad_option_is_refused_in_one_line(complaint, arguments, said):
@@ -149,6 +155,8 @@ def test_a_report_that_can_not_be_written_is_refused(complaint, tmp_path, make_r
 
 def test_a_query_or_a_name_without_a_hit_is_refused(complaint):
     assert "no embedder fits 'zzz'" in complaint("list", "zzz")
+    assert "no embedder fits 'timm/zzz'" in complaint("list", "timm/zzz")
+    assert "no model fits 'zzz'" in complaint("list", "--vlm", "zzz")
     assert "did you mean" in complaint("show", "patch3")
 
 
@@ -188,6 +196,52 @@ def test_several_embedders_are_shown_side_by_side(capsys, tmp_path):
     assert printed.index("patch,patch_size=16") < printed.index("saved")
     assert len(list(tmp_path.iterdir())) == 2
     assert len({load(path).group for path in tmp_path.iterdir()}) == 1
+
+
+def test_a_reduction_is_a_stage_of_the_run_and_native_size_is_the_photographs(capsys, tmp_path):
+    image = tmp_path / "grey.png"
+    Image.linear_gradient("L").resize((150, 200)).save(image)
+    options = [*TINY, "--trials", "1", "--max-time", "1", "--image", str(image), "--resolution", "native"]
+    code = main(
+        ["run", "--embedder", "patch,patch_size=25,reduce=avg-pool:2", *options, "--output", str(tmp_path / "out")]
+    )
+    assert code == 0
+    assert "reduction" in capsys.readouterr().out
+    (record,) = (tmp_path / "out").iterdir()
+    run = load(record)
+    assert run.model.resolution == (200, 150)
+    assert run.model.visual_tokens == 4 * 3
+    assert run.case.reduce == "avg-pool:2"
+
+
+def test_a_preset_of_a_file_is_run(capsys, tmp_path):
+    preset = tmp_path / "mine.toml"
+    preset.write_text('[presets.mine]\nembedders = ["patch32", "patch,patch_size=8,resolution=32x32"]\n')
+    code = main(
+        ["run", "--preset", str(preset), *TINY, *QUICK, "--image", "synthetic", "--output", str(tmp_path / "out")]
+    )
+    assert code == 0
+    runs = {run.model.visual_tokens for run in map(load, (tmp_path / "out").iterdir())}
+    assert runs == {4, 16}
+
+
+def test_show_says_how_long_each_stage_takes_at_least(capsys):
+    arguments = ["show", "patch32", *TINY, "--resolution", "64x64", "--reduce", "avg-pool:2"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    for expected in ("At least (ms)", "estimated lower bound", "GFLOP/s", "on 1 thread", "reduction"):
+        assert expected in shown
+    assert main([*arguments, "--no-peak"]) == 0
+    assert "At least" not in capsys.readouterr().out
+
+
+def test_list_shows_what_models_use_and_where_that_is_said(capsys):
+    assert main(["list", "--vlm", "fastvlm"]) == 0
+    shown = capsys.readouterr().out
+    assert "timm/fastvit_mci3" in shown
+    assert "transformers FastVlmConfig" in shown
+    assert main(["list", "--presets"]) == 0
+    assert "vlm-2026" in capsys.readouterr().out
 
 
 PLUGIN = """
@@ -296,6 +350,8 @@ def test_help_list_and_report_import_nothing_heavy(tmp_path, make_run):
         ["--help"],
         ["run", "--help"],
         ["list"],
+        ["list", "timm/resnet"],
+        ["list", "--vlm"],
         ["report", record],
         ["report", record, "--format", "csv"],
     ):

@@ -124,11 +124,21 @@ def resize(
     """Returns the image resized (bicubic) to fit the resolution.
 
     `aspect` keeps the whole image, see `target_size`; `crop` and `exact` cover the resolution, the former cut to
-    multiples, see `crop_size`; what sticks out is cut off evenly at both sides.
+    multiples, see `crop_size`; what sticks out is cut off evenly at both sides. `native` keeps the image's own size,
+    floored to the multiples.
 
     Raises:
         InputError: an edge would be shorter than the divisor.
     """
+    if fit == "native":
+        resolution = (image.height, image.width)
+        if min(resolution) < size_divisor:
+            raise InputError(
+                f"{name} of {image.height}x{image.width} pixels is smaller than the embedder's stride or patch of "
+                f"{size_divisor} pixels; give --resolution HxW instead of native"
+            )
+        height, width = crop_size(resolution, size_divisor=size_divisor)
+        return image.resize((width, height), Image.Resampling.BICUBIC)
     if fit != "aspect":
         height, width = crop_size(resolution, size_divisor=size_divisor if fit == "crop" else 1)
         return ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)

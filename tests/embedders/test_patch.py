@@ -62,3 +62,63 @@ def test_edges_that_are_no_multiples_of_the_patch_are_refused() -> None:
 def test_an_impossible_patch_size_is_refused(patch_size: int) -> None:
     with pytest.raises(EmbedderError, match="patch_size="):
         patch(patch_size=patch_size)
+
+
+def test_fuyus_patches_are_its_linear_layer() -> None:
+    embedder = patch(patch_size=30, hidden_size=64)
+    # FuyuModel: nn.Linear(patch_size * patch_size * num_channels, hidden_size)
+    assert sum(p.numel() for p in embedder.parameters()) == 30 * 30 * 3 * 64 + 64
+
+
+def test_normed_patches_are_those_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, "Gemma4UnifiedVisionConfig"):
+        pytest.skip(f"transformers {transformers.__version__} has no Gemma 4 unified")
+    from transformers.models.gemma4_unified.modeling_gemma4_unified import Gemma4UnifiedVisionEmbedder
+
+    config = transformers.Gemma4UnifiedVisionConfig(patch_size=16, mm_embed_dim=32)
+    text = transformers.Gemma4UnifiedTextConfig(hidden_size=16)
+    theirs = Gemma4UnifiedVisionEmbedder(config, text).eval()
+    theirs.multimodal_embedder = torch.nn.Identity()  # the way into the language model
+    embedder = patch(patch_size=48, style="norm", hidden_size=32).eval()
+    ours = embedder.stages["projection"]
+    with torch.no_grad():
+        for own, other in (
+            (ours.patch_norm, theirs.patch_ln1),
+            (ours.linear, theirs.patch_dense),
+            (ours.norm, theirs.patch_ln2),
+            (ours.position_norm, theirs.pos_norm),
+        ):
+            own.load_state_dict(other.state_dict())
+        theirs.pos_embedding.copy_(torch.randn_like(theirs.pos_embedding))
+        ours.positions.copy_(theirs.pos_embedding)
+    pixels = images(1, 96, 144).pixels
+    patches = unfold(pixels, kernel_size=48, stride=48).transpose(1, 2)  # channel by channel
+    patches = patches.unflatten(2, (3, 48, 48)).permute(0, 1, 3, 4, 2).flatten(2)  # pixel by pixel
+    positions = torch.tensor([[[x, y] for y in range(2) for x in range(3)]])
+    with torch.no_grad():
+        found = embedder(ImageBatch(pixels))
+        torch.testing.assert_close(found.embeddings, theirs(patches, positions).last_hidden_state)
+    assert (found.grid, found.cells) == (None, (2, 3))
+
+
+def test_a_patch_mlp_is_that_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, "NeoMMEConfig"):
+        pytest.skip(f"transformers {transformers.__version__} has no NeoMME")
+    from transformers.models.neomme.modeling_neomme import NeoMMEPatchEmbeddings
+
+    theirs = NeoMMEPatchEmbeddings(transformers.NeoMMEConfig())
+    with torch.device("meta"):
+        ours = patch(style="mlp", hidden_size=1024)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    embedder = patch(patch_size=8, style="mlp", hidden_size=16)
+    norm, up, act, down = embedder.stages["projection"].mlp
+    pixels = images(1, 16, 24).pixels
+    cell = pixels[0, :, 8:16, 16:24].permute(1, 2, 0).flatten()
+    torch.testing.assert_close(embedder(ImageBatch(pixels)).embeddings[0, 5], down(act(up(norm(cell)))))
+
+
+def test_more_patches_than_positions_are_refused() -> None:
+    with pytest.raises(EmbedderError, match="more than the 1120 positions"):
+        patch(patch_size=1, style="norm", hidden_size=1)(ImageBatch(torch.zeros(1, 3, 1, 1121)))
