@@ -131,4 +131,5 @@ class GridProjection(nn.Module):
         return VisualTokens(
             embeddings=tokens.flatten(2).transpose(1, 2),  # (B, D, h, w) → (B, N, D)
             mask=cells_with_image(features.mask, (height, width)),
+            cells=(height, width),
         )

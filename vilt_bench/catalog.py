@@ -1,25 +1,32 @@
 """What `vilt-bench list` shows, read from catalogues that embedder packages carry, so that nothing is built for it.
 
-`python -m vilt_bench.catalog [PACKAGE]` writes a package's catalogue anew: `catalog.json` in its top folder.
+`python -m vilt_bench.catalog [PACKAGE]` writes a package's catalogue anew: `catalog.json` in its top folder. The
+catalogue of a family is a file of its own, `catalog-FAMILY.csv`, which the package makes as it likes.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vilt_bench.config import parse_embedder, parse_resolution
 from vilt_bench.errors import EmbedderError, ViltBenchError
-from vilt_bench.registry import Installed, build, installed, nearest
+from vilt_bench.presets import Preset, Used, used_by_models
+from vilt_bench.registry import FAMILY, build, installed, load_factory, nearest, package_folders
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 FILE = "catalog.json"
+FAMILY_FILE = "catalog-{family}.csv"
+FAMILY_COLUMNS = ("name", "kind", "height", "width", "visual_tokens", "parameters", "flops")
 HIDDEN_SIZE = 768
 """D that the entries are for."""
 _ABSENT = "–"
@@ -27,7 +34,7 @@ _ABSENT = "–"
 
 @dataclass(frozen=True)
 class Entry:
-    """What a catalogue says of an embedder with its default options, at D = 768 and for one image."""
+    """What a catalogue says of an embedder as it is named, at D = 768 and for one image."""
 
     kind: str
     resolution: tuple[int, int]
@@ -36,6 +43,9 @@ class Entry:
     parameters: int
     flops: int
     """2 per multiply-add."""
+    stages: tuple[str, ...] = ()
+    about: str = ""
+    """The first sentence of the factory's documentation."""
 
 
 @dataclass(frozen=True)
@@ -47,55 +57,145 @@ class ListRow:
     entry: Entry | None
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What fits a query."""
+
+    rows: tuple[ListRow, ...]
+    families: Mapping[str, int]
+    """By the family's name, such as `timm`: how many more of its catalogue fit, which are not among the rows."""
+
+
 def list_rows(query: str = "") -> list[ListRow]:
+    """Returns the installed embedders whose name or kind contains the query, as `find`."""
+    return list(find(query).rows)
+
+
+def find(query: str = "") -> Listing:
     """Returns the installed embedders whose name or kind contains the query; imports none of them.
+
+    Args:
+        query: part of a name, or a kind; `FAMILY/` and part of a name looks into that family.
 
     Raises:
         EmbedderError: nothing fits the query.
     """
     offered = installed()
-    catalogues = {top: read(top) for top in {_top(found) for found in offered.values()}}
-    rows = [
-        ListRow(found.name, found.distribution, catalogues[_top(found)].get(found.name)) for found in offered.values()
-    ]
     wanted = query.strip().lower()
-    hits = [row for row in rows if wanted in row.name.lower() or (row.entry is not None and wanted == row.entry.kind)]
-    if not hits:
+    families = {name.removesuffix(FAMILY): found for name, found in offered.items() if found.family}
+    family, slash, part = wanted.partition("/")
+    if slash and family in families:
+        found = families[family]
+        rows = [
+            ListRow(name, found.distribution, entry)
+            for name, entry in read_family(found.package, family).items()
+            if part in name.partition("/")[2].lower()
+        ]
+        if not rows:
+            known = [name.partition("/")[2] for name in read_family(found.package, family)]
+            if not known:
+                raise EmbedderError(f"{family}/NAME is of names that only {family} knows; there is no list of them")
+            raise EmbedderError(
+                f"no embedder fits {query!r}{nearest(part, known)} 'vilt-bench list {family}/' shows all"
+            )
+        return Listing(tuple(rows), {})
+    hits = [
+        ListRow(name, found.distribution, entry)
+        for name, found in offered.items()
+        if not found.family
+        for entry in [_catalogue(found.package).get(name)]
+        if wanted in name.lower() or (entry is not None and wanted == entry.kind)
+    ]
+    more = {
+        name: count
+        for name, found in families.items()
+        if (count := sum(wanted in each for each in read_family(found.package, name))) or not wanted
+    }
+    if not hits and not more:
         raise EmbedderError(f"no embedder fits {query!r}{nearest(wanted, list(offered))} 'vilt-bench list' shows all")
-    return hits
+    return Listing(tuple(hits), more)
 
 
-def render_list(rows: Sequence[ListRow], console: Console) -> None:
+def render_list(listing: Listing | Sequence[ListRow], console: Console, *, query: str = "") -> None:
     """Print the embedders as a table."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("Embedder", overflow="fold")
-    table.add_column("Kind")
-    for title in ("Resolution", "Tokens", "Params (M)", "GFLOPs"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        table.add_row(Text(row.name), *_cells(row.entry))
-    console.print(table)
+    rows, families = (listing.rows, listing.families) if isinstance(listing, Listing) else (listing, {})
+    if rows:
+        table = _table("Embedder")
+        for row in rows:
+            table.add_row(Text(row.name), *_cells(row.entry))
+        console.print(table)
     if unknown := [row.name for row in rows if row.entry is None]:
         console.print(Text(f"{_ABSENT}: not in a catalogue; 'vilt-bench show {unknown[0]}' computes it"))
+    for family, count in families.items():
+        counted = f"{count:,} models" if count else "any model that it knows"
+        shown = f"; 'vilt-bench list {family}/{query}' shows them" if count else ""
+        console.print(Text(f"{family}/NAME: {counted}{shown}"))
+
+
+def render_used(entries: Sequence[Used], console: Console) -> None:
+    """Print what vision-language models use as a table: an embedder a row, who uses it, what it costs."""
+    from rich.text import Text
+
+    catalogues: dict[str, Entry] = {}
+    for package in dict.fromkeys(found.package for found in installed().values()):
+        catalogues |= _catalogue(package)
+    table = _table("Embedder", "Used by")
+    for used in entries:
+        table.add_row(Text(used.embedder), Text(used.used_by), *_cells(catalogues.get(used.embedder)))
+    console.print(table)
+    console.print(
+        Text(
+            f"Computed from the code at D = {HIDDEN_SIZE}: the visual embedder and its projection, one image. Where "
+            "each use can be read:"
+        )
+    )
+    for evidence in dict.fromkeys(used.evidence for used in entries):
+        users = ", ".join(dict.fromkeys(used.used_by for used in entries if used.evidence == evidence))
+        console.print(Text(f"• {users}: {evidence}"))
+
+
+def render_presets(presets: Mapping[str, Preset], console: Console) -> None:
+    """Print the presets with their embedders."""
+    from rich.text import Text
+
+    for preset in presets.values():
+        console.print(Text.assemble((preset.name, "bold"), f": {preset.about}" if preset.about else ""))
+        for embedder in preset.embedders:
+            console.print(Text(f"  {embedder}"))
 
 
 def read(package: str) -> dict[str, Entry]:
     """Returns a package's catalogue by the embedders' names, empty if it has none; the package is not imported."""
-    files = [folder / FILE for folder in _folders(package)]
+    files = [folder / FILE for folder in package_folders(package)]
     return {
-        name: Entry(**{**entry, "resolution": tuple(entry["resolution"])})
+        name: _entry(entry)
         for file in files
         if file.is_file()
         for name, entry in json.loads(file.read_text(encoding="utf-8")).items()
     }
 
 
-def compute(name: str) -> Entry:
+def read_family(package: str, family: str) -> dict[str, Entry]:
+    """Returns a family's catalogue by full name, such as `timm/resnet50`; empty if it has none."""
+    found = {}
+    for folder in package_folders(package):
+        path = folder / FAMILY_FILE.format(family=family)
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    size = (int(row["height"]), int(row["width"]))
+                    tokens, parameters, flops = (int(row[key]) for key in ("visual_tokens", "parameters", "flops"))
+                    found[f"{family}/{row['name']}"] = Entry(row["kind"], size, tokens, parameters, flops)
+    return found
+
+
+def compute(text: str) -> Entry:
     """Returns the catalogue's entry of an embedder, built on the meta device: nothing is run.
+
+    Args:
+        text: as `--embedder` takes it, with `resolution=` and `reduce=` where they are not the embedder's own.
 
     Raises:
         EmbedderError: the embedder can't be built, or not be run on the meta device.
@@ -104,11 +204,20 @@ def compute(name: str) -> Entry:
 
     from vilt_bench.embedding import ImageBatch, Mark, VisualTokens
     from vilt_bench.meters.flops import count_flops
+    from vilt_bench.meters.meta import building
     from vilt_bench.photographs import crop_size
+    from vilt_bench.reduction import reduced
 
-    with torch.device("meta"):
-        embedder = build(name, {}, hidden_size=HIDDEN_SIZE).eval()
-        height, width = crop_size(embedder.resolution, size_divisor=embedder.size_divisor)
+    name, options = parse_embedder(text)
+    reduce = options.pop("reduce", None)
+    asked = options.pop("resolution", None)
+    resolution = None if asked is None else parse_resolution(str(asked))
+    with building():
+        embedder = build(name, options, hidden_size=HIDDEN_SIZE, resolution=resolution)
+        if reduce is not None:
+            embedder = reduced(embedder, str(reduce))
+        embedder.eval()
+        height, width = crop_size(resolution or embedder.resolution, size_divisor=embedder.size_divisor)
         images = ImageBatch(torch.empty(1, 3, height, width))
     outputs: list[VisualTokens] = []
 
@@ -119,7 +228,7 @@ def compute(name: str) -> Entry:
         flops = count_flops(forward, embedder)
     except (RuntimeError, NotImplementedError) as error:
         raise EmbedderError(
-            f"embedder {name!r} can't run on the meta device: {' '.join(str(error).split())}"
+            f"embedder {text!r} can't run on the meta device: {' '.join(str(error).split())}"
         ) from error
     return Entry(
         kind=embedder.kind,
@@ -127,7 +236,15 @@ def compute(name: str) -> Entry:
         visual_tokens=outputs[0].embeddings.shape[1],
         parameters=sum(parameter.numel() for parameter in embedder.parameters()),
         flops=sum(flops.values()),
+        stages=tuple(embedder.stages),
+        about=_about(name) if text == name else "",
     )
+
+
+def names(package: str) -> list[str]:
+    """Returns what a package's catalogue holds: the embedders that it offers, and those that models use."""
+    own = [found.name for found in installed().values() if found.package == package and not found.family]
+    return list(dict.fromkeys([*own, *(used.embedder for used in used_by_models(package))])) if own else []
 
 
 def write(package: str) -> Path:
@@ -136,13 +253,27 @@ def write(package: str) -> Path:
     Raises:
         EmbedderError: the package offers none, or one fails.
     """
-    names = [found.name for found in installed().values() if _top(found) == package and not found.family]
-    folders = _folders(package)
-    if not names or not folders:
+    wanted, folders = names(package), package_folders(package)
+    if not wanted or not folders:
         raise EmbedderError(f"no installed package {package!r} offers embedders; 'vilt-bench list' shows all")
     path = folders[0] / FILE
-    path.write_text(json.dumps({name: asdict(compute(name)) for name in names}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({name: asdict(compute(name)) for name in wanted}, indent=1) + "\n", encoding="utf-8")
+    _catalogue.cache_clear()
     return path
+
+
+def markdown(package: str) -> str:
+    """Returns the embedders that a package offers by name as a table of Markdown, from its catalogue."""
+    lines = [
+        "| name | kind | what it is | stages | pixels | tokens | parameters (M) | GFLOPs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    offered = installed()
+    for name, entry in read(package).items():
+        if name in offered:
+            kind, *numbers = _cells(entry)
+            lines.append(f"| {' | '.join([f'`{name}`', kind, entry.about, ', '.join(entry.stages), *numbers])} |")
+    return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -155,25 +286,43 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+@cache
+def _catalogue(package: str) -> Mapping[str, Entry]:
+    return read(package)
+
+
+def _entry(entry: Mapping[str, Any]) -> Entry:
+    return Entry(**{**entry, "resolution": tuple(entry["resolution"]), "stages": tuple(entry.get("stages", ()))})
+
+
+def _about(name: str) -> str:
+    import inspect
+
+    if name not in installed():
+        return ""
+    first = (inspect.getdoc(load_factory(name)) or "").partition("\n")[0].partition("; arguments as")[0]
+    return first.removeprefix("Returns ").rstrip(".")
+
+
+def _table(*titles: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    table.add_column("Kind")
+    for title in ("Resolution", "Tokens", "Params (M)", "GFLOPs"):
+        table.add_column(title, justify="right")
+    return table
+
+
 def _cells(entry: Entry | None) -> Sequence[str]:
     if entry is None:
         return [_ABSENT] * 5
     height, width = entry.resolution
-    numbers = [f"{entry.visual_tokens}", f"{entry.parameters / 1e6:.2f}", f"{entry.flops / 1e9:.2f}"]
+    numbers = [f"{entry.visual_tokens:,}", f"{entry.parameters / 1e6:.2f}", f"{entry.flops / 1e9:,.2f}"]
     return [entry.kind, f"{height}×{width}", *numbers]
-
-
-def _top(found: Installed) -> str:
-    return found.target.partition(":")[0].partition(".")[0]
-
-
-def _folders(package: str) -> list[Path]:
-    """Returns the folders of a top-level package, several for a namespace; finding it imports nothing."""
-    try:
-        spec = find_spec(package)
-    except ValueError:  # a module without a spec, such as __main__
-        return []
-    return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec is not None else []
 
 
 if __name__ == "__main__":

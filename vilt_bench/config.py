@@ -13,7 +13,7 @@ from vilt_bench.errors import ConfigError
 Option = bool | int | float | str
 """The value of an embedder's option, as given on the command line or in Python."""
 
-Fit = Literal["aspect", "crop"]
+Fit = Literal["aspect", "crop", "native"]
 Interaction = Literal["vilt", "bert", "lxmert", "vilbert"]
 """`vilt`: pre-norm single stream; `bert`: post-norm single stream; `lxmert`, `vilbert`: two streams."""
 Linear = Literal["torch", "onednn"]
@@ -24,6 +24,10 @@ LARGEST_EDGE_PIXELS = 16_384
 LARGEST_BATCH = 65_536
 SYNTHETIC = "synthetic"
 """As an image's path: seeded noise instead of a photograph."""
+
+REDUCTIONS = {"pixel-shuffle": 2, "avg-pool": 2, "perceiver": 64, "qformer": 32, "tome": 98}
+"""Ways to reduce visual tokens, each with an example of its number: the edge of the squares of cells that become one
+token; the tokens left; for `tome`, the tokens merged away."""
 
 _DEVICE = re.compile(r"auto|cpu|(cuda|xpu)(:\d+)?|mps")
 
@@ -75,7 +79,10 @@ class Case:
     resolution: tuple[int, int] | None = None
     """(height, width) in pixels; the shorter edge is the target, the longer one the limit."""
     fit: Fit = "aspect"
-    """`aspect`: keep the photograph's aspect, as the paper does; `crop`: exactly the resolution."""
+    """`aspect`: keep the photograph's aspect, as the paper does; `crop`: exactly the resolution; `native`: the
+    photograph's own size, floored to the multiples that the embedder asks for."""
+    reduce: str | None = None
+    """A reduction of the visual tokens, `NAME:N` of `REDUCTIONS`; `None`: as many as the embedder makes."""
     images: tuple[str, ...] = ()
     """Paths of images; none: the photographs that come with an installed package; `synthetic`: noise."""
     text_length: int = 40
@@ -105,6 +112,12 @@ class Case:
         if self.resolution is not None:
             check_resolution(*self.resolution)
         _check_choice("--fit", self.fit, get_args(Fit))
+        if self.fit == "native" and self.resolution is not None:
+            raise ConfigError("--fit native takes each image at its own size; leave --resolution out")
+        if self.fit == "native" and SYNTHETIC in self.images:
+            raise ConfigError(f"--image {SYNTHETIC} has no size of its own; give --resolution HxW instead of native")
+        if self.reduce is not None:
+            parse_reduction(self.reduce)
         _check_choice("--linear", self.linear, get_args(Linear))
         _check_choice("--interaction", self.interaction, get_args(Interaction))
         if self.checkpoint is not None and self.interaction != "vilt":
@@ -201,6 +214,21 @@ def parse_embedder(text: str) -> tuple[str, dict[str, Option]]:
     return name.strip(), options
 
 
+def parse_reduction(text: str) -> tuple[str, int]:
+    """Returns name and number of a text like `pixel-shuffle:2`.
+
+    Raises:
+        ConfigError: there is no such reduction, or its number is out of range.
+    """
+    name, _, number = text.partition(":")
+    known = ", ".join(f"{known}:{example}" for known, example in REDUCTIONS.items())
+    if name not in REDUCTIONS or not re.fullmatch(r"\d{1,6}", number):
+        raise ConfigError(f"--reduce {text!r} is not NAME:N; expected one of {known}")
+    least = 2 if REDUCTIONS[name] == 2 else 1
+    _check_count(f"in --reduce {text}, the number", int(number), least=least, most=65_536)
+    return name, int(number)
+
+
 def parse_option(value: str) -> Option:
     """Returns the narrowest of bool, int, float, str that the text reads as."""
     if value.lower() in ("true", "false"):
@@ -214,8 +242,9 @@ def parse_option(value: str) -> Option:
 
 
 def label(case: Case) -> str:
-    """Returns how a case's embedder is written on the command line: its name and options."""
-    return ",".join([case.embedder, *(f"{key}={value}" for key, value in case.options.items())])
+    """Returns how a case's embedder is written on the command line: its name, options and reduction."""
+    reduction = [] if case.reduce is None else [f"reduce={case.reduce}"]
+    return ",".join([case.embedder, *(f"{key}={value}" for key, value in case.options.items()), *reduction])
 
 
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:

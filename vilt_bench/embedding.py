@@ -47,6 +47,41 @@ class VisualTokens(NamedTuple):
     grid: tuple[int, int] | None = None
     """(h, w) with N = h·w in row-major order, where the shared model is still to add V_pos, interpolated
     to that grid (equation 2); `None` where the embedder has added positions of its own."""
+    cells: tuple[int, int] | None = None
+    """(h, w) where the tokens are the cells of a grid in row-major order, whoever adds the positions; `None`: they
+    are none, or as `grid` says."""
+
+
+class VisualFeatures(NamedTuple):
+    """What a tower returns where a `Projection` follows: `VisualTokens` of the tower's own width C."""
+
+    embeddings: Tensor
+    """[B, N, C]"""
+    mask: Tensor | None = None
+    """[B, N] bool, as in `VisualTokens`."""
+    grid: tuple[int, int] | None = None
+    """As in `VisualTokens`."""
+    cells: tuple[int, int] | None = None
+    """As in `VisualTokens`."""
+
+
+class Projection(nn.Module):
+    """Projects a tower's features to tokens of width D: [B, N, C] to [B, N, D].
+
+    As an embedder's last stage it is also the seam where `--reduce` puts a reduction of the tokens.
+    """
+
+    def __init__(self, *, channels: int, hidden_size: int) -> None:
+        """Make the linear layer."""
+        super().__init__()
+        self.channels = channels
+        self.linear = nn.Linear(channels, hidden_size)
+
+    def forward(self, features: VisualFeatures) -> VisualTokens:
+        """Returns a token a feature."""
+        return VisualTokens(
+            self.linear(features.embeddings), mask=features.mask, grid=features.grid, cells=features.cells
+        )
 
 
 class Chain(nn.Module):

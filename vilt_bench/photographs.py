@@ -124,11 +124,20 @@ def resize(
     """Returns the image resized (bicubic) to fit the resolution.
 
     `aspect` keeps the whole image, see `target_size`; `crop` covers exactly the resolution, see `crop_size`, and
-    cuts what sticks out evenly at both sides.
+    cuts what sticks out evenly at both sides; `native` keeps the image's own size, floored to the multiples.
 
     Raises:
         InputError: an edge would be shorter than the divisor.
     """
+    if fit == "native":
+        resolution = (image.height, image.width)
+        if min(resolution) < size_divisor:
+            raise InputError(
+                f"{name} of {image.height}x{image.width} pixels is smaller than the embedder's stride or patch of "
+                f"{size_divisor} pixels; give --resolution HxW instead of native"
+            )
+        height, width = crop_size(resolution, size_divisor=size_divisor)
+        return image.resize((width, height), Image.Resampling.BICUBIC)
     if fit == "crop":
         height, width = crop_size(resolution, size_divisor=size_divisor)
         return ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)

@@ -113,6 +113,16 @@ class StageMemory:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """The least time of stages on a machine whose peak was measured: an estimate, kept in no record."""
+
+    peak: str
+    """What was measured, and where."""
+    seconds: Mapping[str, float]
+    """By stage; a stage that could not be counted is absent."""
+
+
+@dataclass(frozen=True)
 class Stage:
     """What is counted, not timed, of one stage."""
 
@@ -127,6 +137,8 @@ class Stage:
     """Scalars that are kept with the weights and not learned."""
     flops: int | None = None
     """2 per multiply-add; NMS, RoIAlign, normalisation and activations count 0."""
+    moved_bytes: int | None = None
+    """At least: weights of linear and convolutional layers, input and output, each once."""
     memory: StageMemory | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     """What the stage found, such as NMS candidates."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from importlib.metadata import distributions
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vilt_bench.config import Option
@@ -44,6 +45,11 @@ class Installed:
     distribution: str
     rivals: tuple[str, ...] = ()
     """Other distributions that offer the same name for something else; it then can't be used."""
+
+    @property
+    def package(self) -> str:
+        """The top-level package that it comes from."""
+        return self.target.partition(":")[0].partition(".")[0]
 
     @property
     def family(self) -> bool:
@@ -150,6 +156,15 @@ def build(
     if embedder.hidden_size != hidden_size:
         raise EmbedderError(f"embedder {name!r} has hidden size {embedder.hidden_size}, asked was {hidden_size}")
     return embedder
+
+
+def package_folders(package: str) -> list[Path]:
+    """Returns the folders of a top-level package, several for a namespace; finding it imports nothing."""
+    try:
+        spec = find_spec(package)
+    except ValueError:  # a module without a spec, such as __main__
+        return []
+    return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec is not None else []
 
 
 def nearest(name: str, names: list[str]) -> str:

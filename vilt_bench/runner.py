@@ -18,15 +18,19 @@ from torch import Tensor
 from vilt_bench import registry
 from vilt_bench.config import SYNTHETIC, Case, label
 from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_counts
+from vilt_bench.environment import prepare_threads, resolve_device
 from vilt_bench.errors import EmbedderError
 from vilt_bench.inputs import Inputs, make_inputs
 from vilt_bench.meters.flops import count_flops
 from vilt_bench.meters.memory import measure_memory
 from vilt_bench.meters.meta import building, without_compiler
 from vilt_bench.meters.parameters import count_parameters
+from vilt_bench.meters.peak import measure_peak
 from vilt_bench.meters.time import Forward, Interval, StagedPass, Timer
+from vilt_bench.meters.traffic import count_traffic
 from vilt_bench.model import VisionLanguageModel, build_shared, load_checkpoint, stages, use_onednn
-from vilt_bench.records import Component, Failure, Model, Series, Stage, StageMemory, Times
+from vilt_bench.records import Bounds, Component, Failure, Model, Series, Stage, StageMemory, Times
+from vilt_bench.reduction import reduced
 
 OVERSHOOT = 0.5
 """A block ends when the next pair of passes would overshoot its time by more than this share of the pair."""
@@ -59,6 +63,8 @@ class Observer:
         self._modules = dict(stages(model))
         self.seen: dict[str, Observed] = {}
         self.visual_tokens = 0
+        self.moved: dict[str, int] = {}
+        """Bytes by stage, where they were counted."""
 
     def __call__(self, name: str, output: Any) -> None:
         """Look at one output.
@@ -127,7 +133,8 @@ class Runner:
         """Returns the stages with all that is counted, how memory was obtained, and warnings."""
         warnings: list[str] = []
         try:
-            flops = count_on_meta(self.case, self.inputs)[0]
+            flops, _, counted = count_on_meta(self.case, self.inputs)
+            self.observer.moved = counted.moved
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             flops = {}
             warnings.append(
@@ -175,7 +182,7 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
 
 
 def _inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> Inputs:
-    if embedder.fixed_size and case.resolution not in (None, embedder.resolution):
+    if embedder.fixed_size and (case.fit == "native" or case.resolution not in (None, embedder.resolution)):
         height, width = embedder.resolution
         raise EmbedderError(
             f"{label(case)} takes images of {height}x{width} pixels only; give --resolution {height}x{width}"
@@ -194,9 +201,12 @@ def _inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> Input
 
 def _embedder_on_meta(case: Case) -> VisualEmbedder:
     with building():
-        return registry.build(
-            case.embedder, _unweighted(case).options, hidden_size=case.vilt.hidden_size, resolution=case.resolution
-        )
+        return _build_embedder(_unweighted(case), case.vilt.hidden_size)
+
+
+def _build_embedder(case: Case, hidden_size: int) -> VisualEmbedder:
+    embedder = registry.build(case.embedder, case.options, hidden_size=hidden_size, resolution=case.resolution)
+    return embedder if case.reduce is None else reduced(embedder, case.reduce)
 
 
 def _unweighted(case: Case) -> Case:
@@ -214,8 +224,7 @@ def build_model(case: Case) -> VisionLanguageModel:
     """
     torch.manual_seed(case.seed)
     shared = build_shared(case.interaction, case.vilt)
-    embedder = registry.build(case.embedder, case.options, hidden_size=shared.visual_size, resolution=case.resolution)
-    return VisionLanguageModel(shared, embedder).eval().requires_grad_(False)
+    return VisionLanguageModel(shared, _build_embedder(case, shared.visual_size)).eval().requires_grad_(False)
 
 
 def count_on_meta(case: Case, inputs: Inputs) -> tuple[dict[str, int], VisionLanguageModel, Observer]:
@@ -228,13 +237,17 @@ def count_on_meta(case: Case, inputs: Inputs) -> tuple[dict[str, int], VisionLan
     images = images._replace(pixels=images.pixels.to("meta", torch.float32), mask=mask)
     text = text._replace(token_ids=text.token_ids.to("meta"))
 
+    scalar_bytes = getattr(torch, case.dtype).itemsize
+
     def forward(mark: Mark | None) -> None:
         def observe(name: str, output: Any) -> None:
             observer(name, output)
+            count_moved(name, output)
             if mark is not None:
                 mark(name, output)
 
-        model(images, text, observe)
+        with count_traffic(model, images.pixels, scalar_bytes=scalar_bytes) as (count_moved, observer.moved):
+            model(images, text, observe)
 
     return without_compiler(lambda: count_flops(forward, model)), model, observer
 
@@ -246,7 +259,11 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
         EmbedderError: the embedder is unknown, broken, can't run on the meta device, or refuses options or input.
         InputError: the resolution does not fit.
     """
-    inputs = _inputs(replace(case, images=(SYNTHETIC,)), _embedder_on_meta(case), torch.device("cpu"))
+    inputs = _inputs(
+        case if case.fit == "native" else replace(case, images=(SYNTHETIC,)),  # sizes are of the photographs
+        _embedder_on_meta(case),
+        torch.device("cpu"),
+    )
     try:
         flops, model, observer = count_on_meta(case, inputs)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
@@ -255,6 +272,27 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
             f"'vilt-bench run --embedder {label(case)}' measures it for real"
         ) from error
     return facts(case, model, inputs, observer), list_stages(model, observer, flops, {})
+
+
+def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
+    """Returns the least times of a case's stages on this machine, whose peak is measured for it.
+
+    Raises:
+        DeviceError: the case's device is not there.
+    """
+    device = resolve_device(case.device)
+    threads = prepare_threads(case.threads)
+    peak = measure_peak(device, getattr(torch, case.dtype))
+    on = f"{threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
+    return Bounds(
+        peak=f"{peak.flops_per_s / 1e9:,.0f} GFLOP/s by a matrix product or 1×1 convolution in {case.dtype}, "
+        f"{peak.bytes_per_s / 1e9:,.0f} GB/s by a copy, measured just now on {on}",
+        seconds={
+            stage.name: peak.bound_s(stage.flops, stage.moved_bytes)
+            for stage in stages
+            if stage.flops is not None and stage.moved_bytes is not None
+        },
+    )
 
 
 def facts(case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Observer) -> Model:
@@ -291,6 +329,7 @@ def list_stages(
             parameters=sizes[name].parameters,
             buffers=sizes[name].buffers,
             flops=flops.get(name),
+            moved_bytes=observer.moved.get(name),
             memory=memory.get(name),
             counts=observer.seen[name].counts,
             note=notes.get(name, ""),

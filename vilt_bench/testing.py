@@ -70,7 +70,7 @@ def _build(name: str, factory: EmbedderFactory, hidden_size: int, options: dict[
 def _check_tokens(name: str, tokens: object, batch_size: int, hidden_size: int) -> None:
     _require(isinstance(tokens, VisualTokens), f"{name} returns a {type(tokens).__name__}, not VisualTokens")
     assert isinstance(tokens, VisualTokens)
-    embeddings, mask, boxes, grid = tokens
+    embeddings, mask, boxes, grid, cells = tokens
     shape = tuple(embeddings.shape)
     _require(embeddings.is_floating_point(), f"{name}'s embeddings are {embeddings.dtype}, not floating point")
     _require(
@@ -86,6 +86,8 @@ def _check_tokens(name: str, tokens: object, batch_size: int, hidden_size: int) 
         _require(boxes.shape == (*shape[:2], 4), f"{name}'s boxes are {list(boxes.shape)}, not {[*shape[:2], 4]}")
     if grid is not None:
         _require(grid[0] * grid[1] == shape[1], f"{name}'s grid is {grid} for {shape[1]} tokens")
+    if cells is not None:
+        _require(cells[0] * cells[1] == shape[1], f"{name}'s cells are {cells} for {shape[1]} tokens")
 
 
 def _check_parameters(name: str, embedder: VisualEmbedder) -> None:
@@ -152,7 +154,7 @@ def _whole(resolution: tuple[int, int], divisor: int) -> tuple[int, int]:
 
 
 def _equal(first: VisualTokens, second: VisualTokens) -> bool:
-    return first.grid == second.grid and all(
+    return first[3:] == second[3:] and all(
         ours is theirs is None or (ours is not None and theirs is not None and torch.equal(ours, theirs))
         for ours, theirs in zip(first[:3], second[:3], strict=True)
     )

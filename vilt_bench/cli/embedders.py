@@ -1,4 +1,4 @@
-"""`vilt-bench list` and `vilt-bench show`: what embedders there are, and what one is made of; nothing is run."""
+"""`vilt-bench list` and `vilt-bench show`: what embedders there are, and what one is made of; no model is run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from vilt_bench.cli import options, screen
+from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
@@ -14,27 +15,55 @@ if TYPE_CHECKING:
 def register(add: Add) -> None:
     """Add the commands."""
     parser = add("list", list_embedders, "list the embedders that installed packages offer")
-    parser.add_argument("query", nargs="?", default="", help="part of a name, or a kind: linear, grid, region")
+    parser.add_argument(
+        "query",
+        nargs="?",
+        default="",
+        help="part of a name, as in timm/convnext, or a kind: linear, grid, region, encoder",
+    )
+    parser.add_argument(
+        "--vlm", action="store_true", help="what vision-language models use, who uses it, and where that can be read"
+    )
+    parser.add_argument("--presets", action="store_true", help="the sets of embedders that 'run --preset NAME' takes")
 
-    parser = add("show", show, "show an embedder's stages, shapes, parameters and FLOPs; nothing is run")
+    parser = add("show", show, "show an embedder's stages, shapes, parameters, FLOPs and least times; no model is run")
     parser.add_argument("embedder", nargs=1, metavar="NAME[,KEY=VALUE…]")
     options.add_case(parser)
+    options.add_where(parser).add_argument(
+        "--no-peak",
+        action="store_true",
+        help="don't measure the machine's peak, which takes about two seconds, for the stages' least times",
+    )
 
 
 def list_embedders(asked: argparse.Namespace) -> int:
-    """Print the embedders that installed packages offer."""
-    from vilt_bench.catalog import list_rows, render_list
+    """Print the embedders that installed packages offer, those that models use, or the presets."""
+    from vilt_bench import catalog, presets
 
-    render_list(list_rows(asked.query), screen.console())
+    console = screen.console()
+    if asked.vlm:
+        wanted = asked.query.lower()
+        used = [
+            each
+            for each in presets.used_by_models()
+            if any(wanted in text.lower() for text in (each.embedder, each.used_by))
+        ]
+        if not used:
+            raise ConfigError(f"no model fits {asked.query!r}; 'vilt-bench list --vlm' shows all")
+        catalog.render_used(used, console)
+    elif asked.presets:
+        catalog.render_presets(presets.presets(), console)
+    else:
+        catalog.render_list(catalog.find(asked.query), console, query=asked.query)
     return 0
 
 
 def show(asked: argparse.Namespace) -> int:
-    """Print an embedder's stages, shapes, parameters and FLOPs; nothing is run."""
+    """Print an embedder's stages, shapes, parameters, FLOPs and least times; no model is run."""
     from vilt_bench.report.stages import show_stages
-    from vilt_bench.runner import inspect
+    from vilt_bench.runner import bound, inspect
 
     (case,) = options.cases(asked)
     model, stages = inspect(case)
-    show_stages(case, model, stages, screen.console())
+    show_stages(case, model, stages, screen.console(), None if asked.no_peak else bound(case, stages))
     return 0

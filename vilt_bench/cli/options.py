@@ -20,8 +20,15 @@ def add_case(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resolution",
         type=_resolution,
-        metavar="HxW",
-        help="shorter edge and limit of the longer one, in pixels (default: the embedder's own, as in its paper)",
+        metavar="HxW|native",
+        help="shorter edge and limit of the longer one, in pixels; native: each image's own size, floored to the "
+        "multiples that the embedder asks for (default: the embedder's own, as in its paper)",
+    )
+    group.add_argument(
+        "--reduce",
+        metavar="NAME:N",
+        help="reduce the visual tokens: pixel-shuffle:2, avg-pool:2 (squares of cells), perceiver:64, qformer:32 "
+        "(tokens left), tome:98 (tokens merged away)",
     )
     group.add_argument("--batch-size", type=int, default=1, metavar="N", help="images a pass (default: 1)")
     group.add_argument("--text-length", type=int, default=40, metavar="N", help="text tokens (default: 40)")
@@ -53,9 +60,10 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--fit",
-        choices=["aspect", "crop"],
+        choices=["aspect", "crop", "native"],
         default="aspect",
-        help="resize a photograph with its aspect kept, or crop it to exactly the resolution (default: aspect)",
+        help="resize a photograph with its aspect kept, crop it to exactly the resolution, or keep its own size, as "
+        "--resolution native does (default: aspect)",
     )
     group.add_argument("--seed", type=int, default=0, help="of weights, text and noise (default: 0)")
     group.add_argument(
@@ -120,9 +128,16 @@ def add_effort(
     group.add_argument("--trials", type=int, default=given[2], metavar="N", help=f"{trials} (default: {given[2]})")
 
 
-def _resolution(text: str) -> tuple[int, int]:
+NATIVE = "native"
+RESERVED = ("reduce", "resolution")
+"""Keys of --embedder that are the case's, not the factory's."""
+
+
+def _resolution(text: str) -> tuple[int, int] | str:
     from vilt_bench.config import parse_resolution
 
+    if text == NATIVE:
+        return NATIVE
     try:
         return parse_resolution(text)
     except ConfigError as error:
@@ -132,7 +147,7 @@ def _resolution(text: str) -> tuple[int, int]:
 
 def cases(asked: argparse.Namespace) -> list[Case]:
     """Returns the cases that the options describe, one an embedder."""
-    from vilt_bench.config import Case, ViltConfig, parse_embedder
+    from vilt_bench.config import Case, ViltConfig, parse_embedder, parse_resolution
 
     vilt = ViltConfig(
         hidden_size=asked.hidden_size,
@@ -147,24 +162,45 @@ def cases(asked: argparse.Namespace) -> list[Case]:
         for name in ("fit", "device", "dtype", "threads", "linear", "checkpoint", "seed")
         if hasattr(asked, name)
     }
+    texts = _embedders(asked)
     cases = []
-    for text in asked.embedder:
+    for text in texts:
         name, options = parse_embedder(text)
+        own = {key: str(options.pop(key)) for key in RESERVED if key in options}
         if asked.weights is not None:
-            if len(asked.embedder) > 1:
+            if len(texts) > 1:
                 raise ConfigError(f"--weights is of one embedder; with several, write --embedder {name},weights=PATH")
             options["weights"] = asked.weights
+        resolution = own.get("resolution", asked.resolution)
+        fitted = dict(given)
+        if resolution == NATIVE:
+            fitted["fit"], resolution = NATIVE, None
+        elif isinstance(resolution, str):
+            resolution = parse_resolution(resolution)
         cases.append(
             Case(
                 embedder=name,
                 options=options,
-                resolution=asked.resolution,
+                resolution=resolution,
+                reduce=own.get("reduce", asked.reduce),
                 images=tuple(getattr(asked, "image", ())),
                 text_length=asked.text_length,
                 batch_size=asked.batch_size,
                 interaction=asked.interaction,
                 vilt=vilt,
-                **given,
+                **fitted,
             )
         )
     return cases
+
+
+def _embedders(asked: argparse.Namespace) -> list[str]:
+    """Returns the embedders asked for, those of presets among them, each once."""
+    from vilt_bench.presets import find_preset
+
+    texts = list(asked.embedder or ())
+    for name in getattr(asked, "preset", None) or ():
+        texts += find_preset(name)
+    if not texts:
+        raise ConfigError("give --embedder NAME or --preset NAME; 'vilt-bench list' shows all")
+    return list(dict.fromkeys(texts))

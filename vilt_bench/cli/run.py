@@ -19,10 +19,16 @@ def register(add: Add) -> None:
     parser.add_argument(
         "--embedder",
         action="append",
-        required=True,
         metavar="NAME[,KEY=VALUE…]",
-        help="a name that 'vilt-bench list' shows, or module.path:factory, with options of its factory; "
-        "give it several times to measure several embedders side by side",
+        help="a name that 'vilt-bench list' shows, or module.path:factory, with options of its factory, and with "
+        "resolution=HxW or reduce=NAME:N where they are for it alone; give it several times to measure several "
+        "embedders side by side",
+    )
+    parser.add_argument(
+        "--preset",
+        action="append",
+        metavar="NAME",
+        help="a set of embedders, such as tiny, paper or vlm-2026 (see 'vilt-bench list --presets'), or a TOML file",
     )
     options.add_case(parser)
     options.add_measuring(parser)

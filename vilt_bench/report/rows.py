@@ -166,6 +166,11 @@ def milliseconds(estimate: Estimate | None) -> str:
     return ABSENT if estimate is None else _number(1000 * estimate.value)
 
 
+def milliseconds_of(seconds: float | None) -> str:
+    """Returns seconds in ms."""
+    return ABSENT if seconds is None else _number(1000 * seconds)
+
+
 def milliseconds_interval(estimate: Estimate | None) -> str:
     """Returns the latency in ms with its 95% interval, such as `12.31 [12.10, 12.60]`."""
     if estimate is None:

@@ -10,12 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from vilt_bench.config import Case, label
-from vilt_bench.records import Model, Stage
-from vilt_bench.report.rows import TITLES, giga, millions
+from vilt_bench.records import Bounds, Model, Stage
+from vilt_bench.report.rows import TITLES, giga, millions, milliseconds_of
 
 
-def show_stages(case: Case, model: Model, stages: Sequence[Stage], console: Console) -> None:
-    """Print the stages as a table, with the sum of the visual embedder's and of all."""
+def show_stages(
+    case: Case, model: Model, stages: Sequence[Stage], console: Console, bounds: Bounds | None = None
+) -> None:
+    """Print the stages as a table, with the sum of the visual embedder's and of all, and their least times if known."""
     height, width = model.resolution
     console.print(
         Text.assemble(
@@ -27,30 +29,47 @@ def show_stages(case: Case, model: Model, stages: Sequence[Stage], console: Cons
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("Stage", no_wrap=True)
     table.add_column("Output", overflow="fold")
-    for title in ("Params (M)", "GFLOPs", "GMACs"):
-        table.add_column(title, justify="right", no_wrap=True)
+    for title in ("Params (M)", "GFLOPs", "GMACs", *(["At least (ms)"] if bounds else [])):
+        table.add_column(title, justify="right")
+
+    def sizes(chosen: Sequence[Stage]) -> tuple[str, ...]:
+        return (*_sizes(chosen), *([_least(chosen, bounds)] if bounds else []))
+
     for component, title in TITLES.items():
         own = [stage for stage in stages if stage.component == component]
         if [stage.name for stage in own] == [component]:
-            table.add_row(title, Text(own[0].output), *_sizes(own))
+            table.add_row(title, Text(own[0].output), *sizes(own))
             continue
-        table.add_row(title, "", *_sizes(own))
+        table.add_row(title, "", *sizes(own))
         for stage in own:
-            table.add_row(f"  {stage.name.partition('.')[2]}", Text(stage.output), *_sizes([stage]))
+            table.add_row(f"  {stage.name.partition('.')[2]}", Text(stage.output), *sizes([stage]))
     table.add_section()
-    table.add_row("all", "", *_sizes(stages), style="bold")
+    table.add_row("all", "", *sizes(stages), style="bold")
     console.print(table)
     console.print(
-        "Computed on the meta device; nothing was run. FLOPs: 2 per multiply-add; NMS, RoIAlign, normalisation "
+        "Computed on the meta device; the model was not run. FLOPs: 2 per multiply-add; NMS, RoIAlign, normalisation "
         "and activations count 0. After NMS as many regions are assumed as can be kept."
         if model.kind == "region"
-        else "Computed on the meta device; nothing was run. FLOPs: 2 per multiply-add; normalisation and "
+        else "Computed on the meta device; the model was not run. FLOPs: 2 per multiply-add; normalisation and "
         "activations count 0.",
         style="dim",
     )
+    if bounds:
+        console.print(
+            Text(
+                "At least: an estimated lower bound, not a measurement of the model: FLOPs over this machine's peak, "
+                f"or bytes that must be moved over its bandwidth; {bounds.peak}.",
+            ),
+            style="dim",
+        )
     for stage in stages:
         if stage.note:
             console.print(Text(f"• {stage.name.partition('.')[2]}: {stage.note}"))
+
+
+def _least(stages: Sequence[Stage], bounds: Bounds) -> str:
+    known = [bounds.seconds[stage.name] for stage in stages if stage.name in bounds.seconds]
+    return milliseconds_of(sum(known) if len(known) == len(stages) else None)
 
 
 def _sizes(stages: Sequence[Stage]) -> tuple[str, str, str]:

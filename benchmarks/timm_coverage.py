@@ -1,0 +1,183 @@
+"""Builds every model of timm as an embedder on the meta device, checks its tokens, and writes down what came of it.
+
+    python benchmarks/timm_coverage.py
+
+writes `embedders/catalog-timm.csv`, which `vilt-bench list timm/…` shows, and the part on coverage of
+`docs/embedders.md`. It takes about half an hour on two cores, and goes on where it was stopped: each model's outcome is
+kept in `benchmarks/timm_coverage.jsonl` until all are there (`--again` starts anew).
+
+An outcome is right where the embedder gives [1, N, 768] with N the cells of the model's last intermediate features
+(timm's `forward_intermediates`, asked apart from the embedder), or a whole fraction of them where the model itself
+merges squares of tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+STATE = ROOT / "benchmarks" / "timm_coverage.jsonl"
+TABLE = ROOT / "embedders" / "catalog-timm.csv"
+DOCS = ROOT / "docs" / "embedders.md"
+BEGIN, END = "<!-- timm coverage: made by benchmarks/timm_coverage.py -->", "<!-- end of timm coverage -->"
+ERRORS = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError, AttributeError, IndexError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Builds every model of timm as an embedder on the meta device.")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="at once, all of them nice (default: 2)")
+    parser.add_argument("--again", action="store_true", help="forget the outcomes so far")
+    parser.add_argument("--only", metavar="PART", default="", help="models whose name has this part; writes nothing")
+    parser.add_argument("--names", nargs="+", help=argparse.SUPPRESS)  # what a process of its own does
+    asked = parser.parse_args(arguments)
+    if asked.names:
+        with STATE.open("a") as file:
+            for name in asked.names:
+                file.write(json.dumps(outcome(name)) + "\n")
+                file.flush()
+        return 0
+    if asked.again:
+        STATE.unlink(missing_ok=True)
+    import timm
+
+    names = [name for name in timm.list_models() if asked.only in name]
+    known = outcomes(timm.__version__)
+    left = [name for name in names if name not in known]
+    print(f"timm {timm.__version__}: {len(names)} models, {len(left)} left", flush=True)
+    processes = [
+        subprocess.Popen(
+            ["nice", sys.executable, __file__, "--names", *left[first :: asked.processes]],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.DEVNULL,
+        )
+        for first in range(min(asked.processes, len(left)))
+    ]
+    codes = [process.wait() for process in processes]
+    known = outcomes(timm.__version__)
+    found = [known[name] for name in names if name in known]
+    report = summary(found, timm.__version__)
+    print(report)
+    if any(codes) or len(found) < len(names):
+        print("not all models have an outcome; run it again to go on", file=sys.stderr)
+        return 1
+    if not asked.only:
+        write(found, report)
+        STATE.unlink()
+    return 0
+
+
+def outcome(name: str) -> dict[str, Any]:
+    """Returns what became of one model: a catalogue entry, or why there is none."""
+    import timm
+
+    from vilt_bench.catalog import compute
+    from vilt_bench.errors import ViltBenchError
+
+    found: dict[str, Any] = {"name": name, "timm": timm.__version__}
+    try:
+        entry = compute(f"timm/{name}")
+    except ViltBenchError as error:
+        return found | {"refused": str(error)}
+    except Exception as error:  # a fault of the adapter's, which the report counts
+        return found | {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+    cells = intermediate_cells(name, entry.resolution)
+    height, width = entry.resolution
+    return found | {
+        "kind": entry.kind,
+        "height": height,
+        "width": width,
+        "visual_tokens": entry.visual_tokens,
+        "parameters": entry.parameters,
+        "flops": entry.flops,
+        "cells": cells,
+    }
+
+
+def intermediate_cells(name: str, resolution: tuple[int, int]) -> int | None:
+    """Returns h·w of the model's last intermediate features, as timm tells them; `None` where it does not."""
+    import timm
+    import torch
+
+    with torch.device("meta"), torch.no_grad():
+        model = timm.create_model(name).eval()
+        try:
+            last = model.forward_intermediates(
+                torch.empty(1, 3, *resolution), indices=1, output_fmt="NCHW", intermediates_only=True
+            )[-1]
+        except ERRORS:
+            return None
+    return last.shape[2] * last.shape[3]
+
+
+def outcomes(version: str) -> dict[str, dict[str, Any]]:
+    """Returns the outcomes that are kept, by name."""
+    lines = STATE.read_text().splitlines() if STATE.is_file() else []
+    found = [json.loads(line) for line in lines if line.endswith("}")]
+    return {each["name"]: each for each in found if each["timm"] == version}
+
+
+def merge_of(found: dict[str, Any]) -> int | None:
+    """Returns how many cells the model makes one token of: 1, a square number, or `None` where the count is wrong."""
+    if found["cells"] is None:
+        return 1
+    edge = round((found["cells"] / found["visual_tokens"]) ** 0.5)
+    return edge**2 if edge >= 1 and found["visual_tokens"] * edge**2 == found["cells"] else None
+
+
+def summary(found: Sequence[dict[str, Any]], version: str) -> str:
+    """Returns the part of the documentation, as Markdown."""
+    built = [each for each in found if "visual_tokens" in each]
+    right = [each for each in built if merge_of(each) is not None]
+    merging = [each for each in right if merge_of(each) != 1]
+    untold = [each for each in right if each["cells"] is None]
+    wrong = [each for each in built if merge_of(each) is None]
+    failed = [each for each in found if "visual_tokens" not in each]
+    share = len(right) / len(found) if found else 0
+    lines = [
+        f"Of the {len(found):,} models that timm {version} lists, {len(right):,} ({100 * share:.1f}%) build and give "
+        f"[1, N, 768] with the right N: the cells of the model's last features, as timm's `forward_intermediates` "
+        f"tells them. {names_of(untold, 'does not tell it for')}",
+        "",
+    ]
+    for title, models in (("Merge tokens themselves", merging), ("Give another number of tokens", wrong)):
+        if models:
+            counted = [
+                f"`{each['name']}` ({each['cells']:,} cells, {each['visual_tokens']:,} tokens)" for each in models
+            ]
+            lines.append(f"- {title}: {', '.join(counted)}.")
+    lines += [f"- Refused: `{each['name']}`: {each.get('refused') or each['failed']}." for each in failed]
+    if not failed:
+        lines.append("- None is refused at its own resolution.")
+    return "\n".join(lines)
+
+
+def names_of(models: Iterable[dict[str, Any]], what: str) -> str:
+    names = [f"`{each['name']}`" for each in models]
+    return f"It {what} {', '.join(names)}." if names else ""
+
+
+def write(found: Sequence[dict[str, Any]], report: str) -> None:
+    """Write the family's catalogue and the part of the documentation."""
+    from vilt_bench.catalog import FAMILY_COLUMNS
+
+    with TABLE.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FAMILY_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(each for each in found if "visual_tokens" in each and merge_of(each) is not None)
+    text = DOCS.read_text(encoding="utf-8")
+    marked = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    DOCS.write_text(marked.sub(lambda _: f"{BEGIN}\n{report}\n{END}", text), encoding="utf-8")
+    print(f"wrote {TABLE.relative_to(ROOT)} and {DOCS.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
