@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from vilt_bench.config import label
+from vilt_bench.config import LANGUAGE_MODEL, label
 from vilt_bench.quality import verdict
-from vilt_bench.records import Component, Run, Stage
+from vilt_bench.records import Component, Model, Run, Stage
 from vilt_bench.statistics import WHOLE, Estimate, latency
 
 ABSENT = "–"
@@ -89,13 +89,21 @@ def model_line(run: Run) -> str:
     weighed = f"{model.visual_weights} weights"
     if model.visual_weights != model.shared_weights:
         weighed = f"weights {model.visual_weights} (visual embedder), {model.shared_weights} (shared)"
-    joined = "" if model.interaction == "vilt" else f" · interaction: {model.interaction}"
+    joined = "" if model.interaction == "vilt" else f" · interaction: {model.interaction}{_language_sizes(model)}"
     return (
         f"{model.kind}{joined} · {height}×{width} pixels · "
         f"{model.visual_tokens} visual + {model.text_tokens} text tokens · "
         f"batch {case.batch_size} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT} · "
         f"text: {model.text}"
     )
+
+
+def _language_sizes(model: Model) -> str:
+    """Returns the sizes of a language model, whose name says less than those of the paper's interactions."""
+    if not model.interaction.startswith(LANGUAGE_MODEL):
+        return ""
+    vocabulary = "" if model.vocabulary is None else f", vocabulary {model.vocabulary:,}"
+    return f" ({model.layers} layers of width {model.hidden_size}{vocabulary})"
 
 
 def machine_line(run: Run) -> str:
