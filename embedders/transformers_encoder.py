@@ -34,6 +34,8 @@ NATIVE = frozenset({"pixtral", "idefics2_vision", "dinov3_vit", "dinov3_convnext
 """Types that take images of any aspect, beside those that are given patches and the grids' sizes."""
 STRIDES = (1, 2, 4, 8, 16)
 """In patches: what a cell of the last features may span in a hierarchical tower."""
+PIXEL_STRIDES = (4, 8, 16, 32, 64)
+"""Likewise in pixels, where patches overlap."""
 MOST_PREFIX = 16
 """Class, distillation and register tokens, at most."""
 OWN_RESOLUTION = (448, 448)
@@ -91,7 +93,7 @@ def transformers_encoder(
         kind=plan.kind,
         hidden_size=hidden_size,
         resolution=plan.resolution,
-        size_divisor=1 if plan.fixed else plan.patch * plan.stride * plan.merge,
+        size_divisor=1 if plan.fixed else plan.patch * plan.merge,
         fixed_size=plan.fixed,
         mean=found.mean,
         std=found.std,
@@ -131,7 +133,7 @@ class TowerBackbone(nn.Module):
         output: Tensor = self.tower(pixel_values=pixels, **self.plan.arguments).last_hidden_state
         if output.ndim == 4:
             return output.flatten(2).transpose(1, 2), (output.shape[2], output.shape[3])  # (B, C, h, w) → (B, N, C)
-        return output[:, self.plan.prefix :], (patches[0] // self.plan.stride, patches[1] // self.plan.stride)
+        return output[:, self.plan.prefix :], patches
 
 
 class PackedBackbone(TowerBackbone):
@@ -290,12 +292,11 @@ class Plan:
     resolution: Size
     fixed: bool
     patch: int
+    """Pixels that a cell of the features spans along an edge."""
     merge: int
     """Edge of the squares of patches that become one token in a stage of their own; 1: none."""
     channels: int
     """Of the features that are projected."""
-    stride: int = 1
-    """Patches that a cell spans along an edge."""
     prefix: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Of the tower's forward, beside the images."""
@@ -342,6 +343,8 @@ def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
         channels=int(getattr(config, "hidden_size", 0)),
     )
     if "grid_thw" in takes:
+        if not hasattr(config, "spatial_merge_size"):
+            raise EmbedderError(f"{name} is a {config.model_type!r}, whose grids are not known here; choose another")
         width = getattr(config, "out_hidden_size", None) or config.hidden_size
         plan = replace(plan, backbone=PackedBackbone, merge=merge, channels=width)
     elif "spatial_shapes" in takes:
@@ -361,8 +364,8 @@ def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
 def _probed(name: str, plan: Plan, takes: Mapping[str, Any], asked: bool) -> Plan:
     """Returns the plan of a tower that takes images, as a pass of one layer on the meta device showed it."""
     config = copy.deepcopy(plan.config)
-    if hasattr(config, "num_hidden_layers"):
-        config.num_hidden_layers = 1
+    if hasattr(config, "num_hidden_layers") and not any(hasattr(config, key) for key in ("depths", "hidden_sizes")):
+        config.num_hidden_layers = 1  # all layers are alike
     height, width = plan.resolution
     arguments: dict[str, Any] = {}
     own = getattr(config, "image_size", None)
@@ -372,7 +375,7 @@ def _probed(name: str, plan: Plan, takes: Mapping[str, Any], asked: bool) -> Pla
         with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
             tower = _create(plan.tower, config).eval()
             output = tower(pixel_values=torch.empty(1, 3, height, width), **arguments).last_hidden_state
-            named = dict(tower.named_parameters())
+            named = {key: parameter for key, parameter in tower.named_parameters() if parameter.requires_grad}
             used: Sequence[Tensor | None] = torch.autograd.grad(
                 output, list(named.values()), torch.empty_like(output), allow_unused=True
             )
@@ -383,10 +386,11 @@ def _probed(name: str, plan: Plan, takes: Mapping[str, Any], asked: bool) -> Pla
     plan = replace(plan, arguments=arguments, unused=_modules_of(tower, unused))
     if output.ndim == 4:
         return replace(plan, channels=output.shape[1], patch=max(1, round(height / output.shape[2])))
-    for stride in STRIDES:
-        cells = (height // plan.patch // stride) * (width // plan.patch // stride)
-        if cells and 0 <= output.shape[1] - cells <= MOST_PREFIX:
-            return replace(plan, channels=output.shape[2], stride=stride, prefix=output.shape[1] - cells)
+    for stride in (*(plan.patch * each for each in STRIDES), *PIXEL_STRIDES):
+        cells = (height // stride) * (width // stride)
+        # Deeper in a hierarchy there are few cells, and another stride must not pass for a prefix.
+        if cells and 0 <= output.shape[1] - cells <= (MOST_PREFIX if stride == plan.patch else 1):
+            return replace(plan, channels=output.shape[2], patch=stride, prefix=output.shape[1] - cells)
     raise EmbedderError(f"{name} returns {output.shape[1]} features, no grid of patches; choose another model")
 
 
@@ -420,7 +424,13 @@ def _tower_class(name: str, config: Any) -> type[nn.Module]:
         parts = [part for part in vars(module).values() if inspect.isclass(part) and issubclass(part, PreTrainedModel)]
         found = next((part for part in parts if part.config_class is type(config) and _takes_images(part)), None)
     if found is None or not _takes_images(found):
-        raise EmbedderError(f"{name} is a {config.model_type!r}, which takes no images; expected a vision model")
+        raise EmbedderError(
+            f"{name} is a {config.model_type!r}, which takes no images, or more than them; expected a vision tower"
+        )
+    if config.model_type == "vit_mae":
+        raise EmbedderError(
+            f"{name} is a {config.model_type!r}, which drops patches at random; expected a vision tower"
+        )
     return cast("type[nn.Module]", found)
 
 

@@ -202,7 +202,7 @@ def test_reports_say_the_time_to_the_first_token_and_what_takes_it(make_run: Any
     model = dataclasses.replace(run.model, interaction="lm:SmolLM2-135M", layers=30, hidden_size=576, vocabulary=49_152)
     run = dataclasses.replace(run, model=model)
     assert (
-        "Time to first token: 200 ms; the visual embedder takes 25.0%, the connector 5.0%, the prefill of 240 visual "
+        "Time to first token: 200.0 ms; the visual embedder takes 25.0%, the connector 5.0%, the prefill of 240 visual "
         "and 40 text tokens 60.0%, norm, head and choice of the token 5.0%." in remarks(run)
     )
     assert "lm:SmolLM2-135M (30 layers of width 576, vocabulary 49,152)" in rows.model_line(run)

@@ -133,7 +133,8 @@ def fetch(name: str, patterns: Sequence[str]) -> str:
     except RepositoryNotFoundError:
         reason, advice = "there is no such repository, or it is private", "check the name"
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason, advice = next(iter(str(error).splitlines()), type(error).__name__), "check name and network"
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        reason, advice = first.partition(". ")[0], "check name and network"
     raise CheckpointError(f"{HUB}{name} can't be fetched ({reason}); {advice}, or give a folder that has it")
 
 

@@ -74,7 +74,7 @@ def _first_token(run: Run) -> Iterator[str]:
         for name, said in parts.items()
         if (found := latency(run, name)) is not None and total.value
     ]
-    yield f"Time to first token: {1000 * whole.value:.4g} ms; {', '.join(shares)}."
+    yield f"Time to first token: {1000 * whole.value:,.1f} ms; {', '.join(shares)}."
 
 
 def _precision(run: Run) -> Iterator[str]:

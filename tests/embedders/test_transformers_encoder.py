@@ -309,6 +309,8 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     ("config", "said"),
     [
         ({"model_type": "bert"}, "is a 'bert', which takes no images"),
+        ({"model_type": "vit_mae"}, "drops patches at random"),
+        ({"model_type": "kimi_k25_vision"}, "whose grids are not known here"),
         ({"model_type": "llama"}, "is a 'llama', which takes no images"),
         ({"model_type": "of_the_future"}, "no model type 'of_the_future', and code that comes with a checkpoint"),
         ({**TINY["clip"], "hidden_size": 33}, "not a multiple of the number of attention heads"),
