@@ -28,9 +28,7 @@ def main() -> None:
     for name in towers:
         entry = compute(f"transformers/{name}")
         height, width = entry.resolution
-        rows.append(
-            (f"transformers/{name}", entry.kind, height, width, entry.visual_tokens, entry.parameters, entry.flops)
-        )
+        rows.append((name, entry.kind, height, width, entry.visual_tokens, entry.parameters, entry.flops))
         print(*rows[-1], flush=True)
     with TABLE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -39,8 +37,8 @@ def main() -> None:
         "| name | input | tokens | parameters, M | GFLOPs | configuration of |",
         "|---|---|--:|--:|--:|---|",
         *(
-            f"| `{name.partition('/')[2]}` | {height}×{width} | {tokens} | {parameters / 1e6:.1f} | {flops / 1e9:.1f} "
-            f"| {towers[name.partition('/')[2]]['hub']} |"
+            f"| `{name}` | {height}×{width} | {tokens} | {parameters / 1e6:.1f} | {flops / 1e9:.1f} "
+            f"| {towers[name]['hub']} |"
             for name, _, height, width, tokens, parameters, flops in rows
         ),
     ]
