@@ -16,6 +16,8 @@ Option = bool | int | float | str
 Fit = Literal["aspect", "crop", "exact", "native"]
 Interaction = Literal["vilt", "bert", "lxmert", "vilbert"]
 """`vilt`: pre-norm single stream; `bert`: post-norm single stream; `lxmert`, `vilbert`: two streams."""
+LANGUAGE_MODEL = "lm:"
+"""Prefix of an interaction that is a decoder-only language model, up to its first token, as in `lm:SmolLM2-135M`."""
 Linear = Literal["torch", "onednn"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -96,8 +98,8 @@ class Case:
     """Who computes the shared transformer's linear layers: torch, or oneDNN with prepacked weights."""
     checkpoint: str | None = None
     """Weights of the shared ViLT: a folder, a file, or `hub:ORGANISATION/NAME`; `None`: random."""
-    interaction: Interaction = "vilt"
-    """What joins the modalities; the others are those of the paper's Table 6."""
+    interaction: str = "vilt"
+    """What joins the modalities: an `Interaction`, those of the paper's Table 6; or `lm:NAME`."""
     vilt: ViltConfig = field(default_factory=ViltConfig)
     """Sizes of the shared ViLT, or of the text's layers of another interaction."""
     seed: int = 0
@@ -120,7 +122,7 @@ class Case:
         if self.reduce is not None:
             parse_reduction(self.reduce)
         _check_choice("--linear", self.linear, get_args(Linear))
-        _check_choice("--interaction", self.interaction, get_args(Interaction))
+        self._check_interaction()
         if self.checkpoint is not None and self.interaction != "vilt":
             raise ConfigError(f"--checkpoint is of a ViLT, for --interaction vilt, got {self.interaction!r}")
         _check_choice("--dtype", self.dtype, get_args(Dtype))
@@ -128,7 +130,7 @@ class Case:
         _check_count("--batch-size", self.batch_size, least=1, most=LARGEST_BATCH)
         if self.threads is not None:
             _check_count("--threads", self.threads, least=1, most=4096)
-        if self.text_length > self.vilt.text_positions:
+        if self.language_model is None and self.text_length > self.vilt.text_positions:
             raise ConfigError(
                 f"--text-length {self.text_length} is longer than the position table of {self.vilt.text_positions} "
                 f"tokens; shorten the text or give --text-positions {self.text_length}"
@@ -138,6 +140,23 @@ class Case:
         if not _DEVICE.fullmatch(self.device):
             raise ConfigError(
                 f"unknown device {self.device!r}; expected auto, cpu, cuda, cuda:N, mps or xpu, as in --device cuda:0"
+            )
+
+    @property
+    def language_model(self) -> str | None:
+        """The name of the language model that is the interaction; `None`: it is none."""
+        return self.interaction.removeprefix(LANGUAGE_MODEL) if self.interaction.startswith(LANGUAGE_MODEL) else None
+
+    def _check_interaction(self) -> None:
+        if self.language_model is None:
+            choices = (*get_args(Interaction), f"{LANGUAGE_MODEL}NAME")
+            _check_choice("--interaction", self.interaction, choices)
+        elif not self.language_model:
+            raise ConfigError(f"--interaction {LANGUAGE_MODEL}NAME needs a name, as in {LANGUAGE_MODEL}SmolLM2-135M")
+        elif self.vilt != ViltConfig():
+            raise ConfigError(
+                f"--hidden-size, --layers, --heads, --mlp-size and --text-positions are of the shared ViLT; "
+                f"{self.interaction} has sizes of its own, leave them out"
             )
 
 

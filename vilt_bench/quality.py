@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from statistics import fmean, median
 from typing import Literal
 
+from vilt_bench.config import LANGUAGE_MODEL
 from vilt_bench.records import SLOWDOWNS, Conditions, Run
 from vilt_bench.statistics import (
     WHOLE,
@@ -47,6 +48,7 @@ def remarks(run: Run) -> tuple[str, ...]:
     """Returns what a reader must know, the most important first, one sentence each."""
     return (
         *_ending(run),
+        *_first_token(run),
         *_precision(run),
         *_sum_of_stages(run),
         *_stages(run),
@@ -74,6 +76,26 @@ def _needed(run: Run) -> str:
     trial_s = (_passes_s(run) + sum(trial.first_call_s or 0.0 for trial in run.trials)) / len(run.trials)
     enough_s = 10 * math.ceil(trial_s * run.sampling.trials * MARGIN / 10)
     return f": one takes about {digits(trial_s)} s, so give --max-time {enough_s} for all"
+
+
+def _first_token(run: Run) -> Iterator[str]:
+    """Yields how long a user waits for a language model's first token, and for what."""
+    whole, total = latency(run), latency(run, "")
+    if run.model is None or not run.model.interaction.startswith(LANGUAGE_MODEL) or whole is None or total is None:
+        return
+    tokens = f"{run.model.visual_tokens} visual and {run.model.text_tokens} text tokens"
+    parts = {
+        "visual_embedder": "the visual embedder takes",
+        "modality_interaction.connector": "the connector",
+        "modality_interaction.prefill": f"the prefill of {tokens}",
+        "modality_interaction.first_token": "norm, head and choice of the token",
+    }
+    shares = [
+        f"{said} {100 * found.value / total.value:.1f}%"
+        for name, said in parts.items()
+        if (found := latency(run, name)) is not None and total.value
+    ]
+    yield f"Time to first token: {1000 * whole.value:,.1f} ms; {', '.join(shares)}."
 
 
 def _precision(run: Run) -> Iterator[str]:

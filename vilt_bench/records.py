@@ -184,6 +184,8 @@ class Model:
     """How peak memory was obtained."""
     interaction: str = "vilt"
     """What joined the modalities."""
+    vocabulary: int | None = None
+    """Tokens that there are; `None` in records that do not say."""
 
 
 @dataclass(frozen=True)

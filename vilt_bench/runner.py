@@ -28,7 +28,15 @@ from vilt_bench.meters.parameters import count_parameters
 from vilt_bench.meters.peak import Peak, measure_peak
 from vilt_bench.meters.time import Forward, Interval, StagedPass, Timer
 from vilt_bench.meters.traffic import count_traffic
-from vilt_bench.model import VisionLanguageModel, build_shared, load_checkpoint, packed_bytes, stages, use_onednn
+from vilt_bench.model import (
+    VisionLanguageModel,
+    build_shared,
+    load_checkpoint,
+    packed_bytes,
+    shared_sizes,
+    stages,
+    use_onednn,
+)
 from vilt_bench.records import Bounds, Component, Failure, Model, Series, Stage, StageMemory, Times
 from vilt_bench.reduction import reduced
 
@@ -203,13 +211,13 @@ def _inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> Input
         std=embedder.std,
         device=device,
         dtype=getattr(torch, case.dtype),
-        vocabulary=case.vilt.vocabulary,
+        vocabulary=shared_sizes(case.interaction, case.vilt).vocabulary,
     )
 
 
 def _embedder_on_meta(case: Case) -> VisualEmbedder:
     with building():
-        return _build_embedder(_unweighted(case), case.vilt.hidden_size)
+        return _build_embedder(_unweighted(case), shared_sizes(case.interaction, case.vilt).hidden_size)
 
 
 def _build_embedder(case: Case, hidden_size: int) -> VisualEmbedder:
@@ -314,9 +322,9 @@ def facts(case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Obse
     embedder = model.visual_embedder
     return Model(
         kind=embedder.kind,
-        hidden_size=case.vilt.hidden_size,
-        layers=case.vilt.layers,
-        heads=case.vilt.heads,
+        hidden_size=model.vilt.sizes.hidden_size,
+        layers=model.vilt.sizes.layers,
+        heads=model.vilt.sizes.heads,
         resolution=inputs.resolution,
         visual_tokens=observer.visual_tokens,
         text_tokens=case.text_length,
@@ -326,6 +334,7 @@ def facts(case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Obse
         images=inputs.names,
         text=inputs.text,
         interaction=case.interaction,
+        vocabulary=model.vilt.sizes.vocabulary,
     )
 
 

@@ -3,15 +3,18 @@
 from vilt_bench.model.bert import Bert
 from vilt_bench.model.checkpoint import load_checkpoint
 from vilt_bench.model.interaction import ViltOutput
+from vilt_bench.model.language import FirstToken, LanguageModel
 from vilt_bench.model.lxmert import Lxmert, LxmertConfig
 from vilt_bench.model.onednn import packed_bytes, use_onednn
-from vilt_bench.model.shared import build_shared
+from vilt_bench.model.shared import build_shared, shared_sizes
 from vilt_bench.model.text import TextTokens, TextualEmbedder
 from vilt_bench.model.vilbert import Vilbert, VilbertConfig
 from vilt_bench.model.vilt import SharedModel, Vilt, VisionLanguageModel, stages
 
 __all__ = [
     "Bert",
+    "FirstToken",
+    "LanguageModel",
     "Lxmert",
     "LxmertConfig",
     "SharedModel",
@@ -25,6 +28,7 @@ __all__ = [
     "build_shared",
     "load_checkpoint",
     "packed_bytes",
+    "shared_sizes",
     "stages",
     "use_onednn",
 ]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vilt_bench.config import ViltConfig
 from vilt_bench.embedding import VisualTokens
 from vilt_bench.errors import EmbedderError
-from vilt_bench.model.interaction import Attention, JointTokens, Modalities, Pooler
-from vilt_bench.model.text import TextTokens, TextualEmbedder
+from vilt_bench.model.interaction import Attention, JointTokens, Modalities, Pooler, join_masks
+from vilt_bench.model.text import TextualEmbedder
 from vilt_bench.model.vilt import SharedModel
 
 
@@ -54,7 +54,7 @@ class BertConcatenation(nn.Module):
         text, visual = modalities
         refuse_grid(visual)
         joint = torch.cat([text.embeddings, self.norm(visual.embeddings + self.segment)], dim=1)
-        return JointTokens(joint, _join_masks(text, visual))
+        return JointTokens(joint, join_masks(text, visual))
 
 
 class BertLayer(nn.Module):
@@ -131,13 +131,3 @@ def refuse_grid(visual: VisualTokens) -> None:
             "the embedder leaves image positions to the shared model, and only ViLT adds them; "
             "expected one that adds its own, such as grid-r50"
         )
-
-
-def _join_masks(text: TextTokens, visual: VisualTokens) -> Tensor | None:
-    if text.mask is None and visual.mask is None:
-        return None  # known without a look at the data, so that attention runs without a mask
-    masks = [
-        tokens.mask if tokens.mask is not None else torch.ones_like(tokens.embeddings[:, :, 0], dtype=torch.bool)
-        for tokens in (text, visual)
-    ]
-    return torch.cat(masks, dim=1)

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from vilt_bench.config import ViltConfig
+from vilt_bench.configurations import HUB, fetch_weights
 from vilt_bench.errors import CheckpointError
 from vilt_bench.model.vilt import VisionLanguageModel
 from vilt_bench.weights import read_state_dict, refuse_differences
-
-HUB = "hub:"
-"""Prefix of a source on the Hugging Face Hub: the user asks for the network."""
 
 
 class Part(NamedTuple):
@@ -98,7 +96,7 @@ def load_checkpoint(model: VisionLanguageModel, source: str) -> str:
     Raises:
         CheckpointError: the checkpoint is unreadable, incomplete, or of another model; the model is unchanged.
     """
-    path = _fetch(source.removeprefix(HUB)) if source.startswith(HUB) else source
+    path = fetch_weights(source.removeprefix(HUB)) if source.startswith(HUB) else source
     state = read_state_dict(path)
     state = {name.removeprefix("vilt."): tensor for name, tensor in state.items()}
     layout = OFFICIAL if f"{OFFICIAL.image}cls_token" in state else HUGGING_FACE
@@ -202,22 +200,3 @@ def _check_config(path: str, ours: ViltConfig, source: str) -> list[str]:
                 "build the model as the checkpoint's config.json says"
             )
     return []
-
-
-def _fetch(name: str) -> str:
-    """Returns the folder of a checkpoint from the Hugging Face Hub, fetched where it is not here yet."""
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError:
-        raise CheckpointError(f"{HUB}{name} needs huggingface_hub; pip install 'vilt-bench[hub]'") from None
-    try:
-        folder = snapshot_download(name, allow_patterns=["config.json", "model*.safetensors*"])
-        if not any(Path(folder).glob("model*.safetensors")):
-            folder = snapshot_download(name, allow_patterns=["config.json", "pytorch_model*.bin*"])
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(
-            f"{HUB}{name} can't be fetched ({reason}); check name and network, or give a folder that has it"
-        ) from None
-    return str(folder)

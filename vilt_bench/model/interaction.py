@@ -156,6 +156,13 @@ def _join_masks(text: TextTokens, visual: VisualTokens) -> Tensor | None:
     return torch.cat([text_mask, text_mask.new_ones(text_mask.shape[0], 1), visual_mask], dim=1)
 
 
+def join_masks(*modalities: TextTokens | VisualTokens) -> Tensor | None:
+    """Returns the mask of tokens one modality after the other, [B, S] bool; `None`: all are to be attended to."""
+    if all(tokens.mask is None for tokens in modalities):
+        return None  # known without a look at the data, so that attention runs without a mask
+    return torch.cat([_mask_of(tokens) for tokens in modalities], dim=1)
+
+
 def _mask_of(tokens: TextTokens | VisualTokens) -> Tensor:
     if tokens.mask is not None:
         return tokens.mask

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from vilt_bench.config import Interaction, ViltConfig
+from vilt_bench.config import LANGUAGE_MODEL, ViltConfig
+from vilt_bench.errors import ConfigError
 from vilt_bench.model.bert import Bert
+from vilt_bench.model.language import LanguageModel, language_sizes
 from vilt_bench.model.lxmert import Lxmert, LxmertConfig
 from vilt_bench.model.vilbert import Vilbert, VilbertConfig
-from vilt_bench.model.vilt import SharedModel, Vilt
+from vilt_bench.model.vilt import SharedModel, Sizes, Vilt, config_sizes
 
 
-def build_shared(interaction: Interaction, config: ViltConfig) -> SharedModel:
+def build_shared(interaction: str, config: ViltConfig) -> SharedModel:
     """Returns all of a model but its visual embedder.
 
     Args:
-        interaction: what joins the modalities.
+        interaction: what joins the modalities; see `Case.interaction`.
         config: sizes of the shared ViLT or BERT; of LXMERT all but its numbers of layers, which are the paper's; of
             ViLBERT's text stream, whose visual stream is the paper's.
 
     Raises:
-        ConfigError: the sizes do not fit each other.
+        ConfigError: the sizes do not fit each other, or there is no such language model.
     """
+    if interaction.startswith(LANGUAGE_MODEL):
+        return LanguageModel(interaction.removeprefix(LANGUAGE_MODEL))
     match interaction:
         case "vilt":
             return Vilt(config)
@@ -37,3 +41,16 @@ def build_shared(interaction: Interaction, config: ViltConfig) -> SharedModel:
             )
         case "vilbert":
             return Vilbert(VilbertConfig(text=config))
+        case _:
+            raise ConfigError(f"no interaction {interaction!r}")
+
+
+def shared_sizes(interaction: str, config: ViltConfig) -> Sizes:
+    """Returns the sizes of a model that is not built; arguments as for `build_shared`.
+
+    Raises:
+        ConfigError: there is no such language model.
+    """
+    if interaction.startswith(LANGUAGE_MODEL):
+        return language_sizes(interaction.removeprefix(LANGUAGE_MODEL))
+    return config_sizes(config)

@@ -6,7 +6,7 @@ Shapes: B pairs, L text tokens, N visual tokens, S = L + 1 + N, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import nn
 
@@ -17,16 +17,26 @@ from vilt_bench.model.interaction import Concatenation, Modalities, Pooler, Tran
 from vilt_bench.model.text import TextTokens, TextualEmbedder
 
 
+class Sizes(NamedTuple):
+    """Of the model that joins the modalities."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    vocabulary: int
+
+
 class SharedModel(nn.Module):
     """All of a vision-and-language model but its visual embedder."""
 
     def __init__(
         self,
         config: ViltConfig,
-        textual_embedder: TextualEmbedder,
+        textual_embedder: nn.Module,
         stages: Mapping[str, nn.Module],
         *,
         visual_size: int | None = None,
+        sizes: Sizes | None = None,
     ) -> None:
         """Join the parts; their weights are drawn from torch's generator, as ViT's and BERT's are.
 
@@ -35,10 +45,12 @@ class SharedModel(nn.Module):
             textual_embedder: makes the text's tokens.
             stages: of the modality interaction, in order; the first takes `Modalities`, the last returns `ViltOutput`.
             visual_size: channels of the visual tokens that it takes, where not as many as the text's.
+            sizes: as reports show them, where they are not the config's.
         """
         super().__init__()
         self.config = config
         self.visual_size = config.hidden_size if visual_size is None else visual_size
+        self.sizes = sizes or config_sizes(config)
         self.textual_embedder = textual_embedder
         self.modality_interaction = Chain(stages)
         _initialise(self)
@@ -109,6 +121,11 @@ class VisionLanguageModel(nn.Module):
 
         def __call__(self, images: ImageBatch, text: TextBatch, mark: Mark | None = None) -> ViltOutput:
             """Returns tokens and the pooled output."""
+
+
+def config_sizes(config: ViltConfig) -> Sizes:
+    """Returns the sizes in a config."""
+    return Sizes(config.hidden_size, config.layers, config.heads, config.vocabulary)
 
 
 def stages(model: VisionLanguageModel) -> Iterator[tuple[str, nn.Module]]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal, get_args
 
-from vilt_bench.config import Case, label
+from vilt_bench.config import LANGUAGE_MODEL, Case, label
 from vilt_bench.quality import verdict
-from vilt_bench.records import Component, Environment, Run, Stage
+from vilt_bench.records import Component, Environment, Model, Run, Stage
 from vilt_bench.statistics import WHOLE, Estimate, latency
 
 ABSENT = "–"
@@ -112,13 +112,21 @@ def model_line(run: Run) -> str:
     weighed = f"{model.visual_weights} weights"
     if model.visual_weights != model.shared_weights:
         weighed = f"weights {model.visual_weights} (visual embedder), {model.shared_weights} (shared)"
-    joined = "" if model.interaction == "vilt" else f" · interaction: {model.interaction}"
+    joined = "" if model.interaction == "vilt" else f" · interaction: {model.interaction}{_language_sizes(model)}"
     return (
         f"{model.kind}{joined} · {height}×{width} pixels · "
         f"{model.visual_tokens} visual + {model.text_tokens} text tokens · "
         f"batch {case.batch_size} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT} · "
         f"text: {model.text}"
     )
+
+
+def _language_sizes(model: Model) -> str:
+    """Returns the sizes of a language model, whose name says less than those of the paper's interactions."""
+    if not model.interaction.startswith(LANGUAGE_MODEL):
+        return ""
+    vocabulary = "" if model.vocabulary is None else f", vocabulary {model.vocabulary:,}"
+    return f" ({model.layers} layers of width {model.hidden_size}{vocabulary})"
 
 
 def machine_line(run: Run) -> str:
@@ -144,7 +152,7 @@ def run_fields(run: Run) -> dict[str, str | int | float | None]:
         "run_id": run.run_id,
         "started_at": run.started_at,
         "group": run.group,
-        "embedder": name(run),
+        "embedder": label(run.case),
         "kind": model.kind if model is not None else None,
         "verdict": verdict(run),
         "failure": f"{run.failure.kind}: {run.failure.message}" if run.failure is not None else None,

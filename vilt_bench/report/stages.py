@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vilt_bench.config import Case, label
+from vilt_bench.config import LANGUAGE_MODEL, Case, label
 from vilt_bench.records import Bounds, Model, Stage
-from vilt_bench.report.rows import TITLES, giga, millions, milliseconds_of
+from vilt_bench.report.rows import TITLES, giga, millions, milliseconds_of, percent
 
 
 def show_stages(
@@ -54,6 +54,8 @@ def show_stages(
         "activations count 0.",
         style="dim",
     )
+    if model.interaction.startswith(LANGUAGE_MODEL) and (sentence := _first_token(stages)):
+        console.print(Text(sentence))
     if bounds:
         console.print(
             Text(
@@ -65,6 +67,20 @@ def show_stages(
     for stage in stages:
         if stage.note:
             console.print(Text(f"• {stage.name.partition('.')[2]}: {stage.note}"))
+
+
+def _first_token(stages: Sequence[Stage]) -> str:
+    """Returns what it takes up to a language model's first token; empty where FLOPs are not known."""
+    flops = {stage.name: stage.flops for stage in stages if stage.flops is not None}
+    total = sum(flops.values())
+    if len(flops) < len(stages) or not total:
+        return ""
+    visual = sum(count for name, count in flops.items() if name.startswith("visual_embedder"))
+    prefill = flops.get("modality_interaction.prefill", 0)
+    return (
+        f"Up to the first token: {giga(total)} GFLOPs; the visual embedder takes {percent(visual / total)}, "
+        f"the prefill {percent(prefill / total)}."
+    )
 
 
 def _least(stages: Sequence[Stage], bounds: Bounds) -> str:

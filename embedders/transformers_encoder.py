@@ -1,0 +1,499 @@
+"""Any vision tower of transformers as a visual embedder, built from a configuration.
+
+Shapes: B images, H×W pixels, h×w patches, P patch edge, C channels, N tokens, M edge of the squares of patches that a
+tower merges to one token, D hidden size.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+import importlib.util
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from embedders.patch import cells_with_image
+from vilt_bench.configurations import find_configuration, find_weights, one_line
+from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures
+from vilt_bench.errors import CheckpointError, EmbedderError
+from vilt_bench.weights import load_strictly, read_state_dict
+
+Size = tuple[int, int]
+
+TABLE = Path(__file__).with_name("towers.json")
+"""Public configurations of the towers that vision-language models use, each with its source."""
+NATIVE = frozenset({"pixtral", "idefics2_vision", "dinov3_vit", "dinov3_convnext"})
+"""Types that take images of any aspect, beside those that are given patches and the grids' sizes."""
+STRIDES = (1, 2, 4, 8, 16)
+"""In patches: what a cell of the last features may span in a hierarchical tower."""
+PIXEL_STRIDES = (4, 8, 16, 32, 64)
+"""Likewise in pixels, where patches overlap."""
+MOST_PREFIX = 16
+"""Class, distillation and register tokens, at most."""
+OWN_RESOLUTION = (448, 448)
+"""For a tower whose configuration names none."""
+
+_REFUSALS = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError, AttributeError, IndexError)
+"""What transformers' models raise where they can't do what they are asked for."""
+
+
+def transformers_encoder(
+    *,
+    model: str,
+    hidden_size: int = 768,
+    resolution: tuple[int, int] | None = None,
+    pretrained: bool = False,
+    weights: str = "",
+) -> VisualEmbedder:
+    """Returns a vision tower of transformers, without what only its pooled output needs, and a projection to D.
+
+    Args:
+        model: a name in `towers.json`; a folder with a config.json, of a tower or of a vision-language model; or
+            `hub:ORGANISATION/NAME`, which is fetched.
+        hidden_size: D of the tokens.
+        resolution: (height, width) that was asked for; `None`: the tower's own.
+        pretrained: load the tower's weights from its folder, or fetch them from the Hugging Face Hub; the projection
+            stays random.
+        weights: a file or folder with the tower's weights; empty: random.
+
+    Raises:
+        ConfigError: there is no such bundled configuration.
+        EmbedderError: it is no vision tower, it refuses the resolution, or transformers is missing.
+        CheckpointError: configuration or weights can't be fetched, read, or are of another model.
+    """
+    name = f"transformers/{model}"
+    if importlib.util.find_spec("transformers") is None:
+        raise EmbedderError(f"{name} needs transformers; pip install 'vilt-bench[transformers]'")
+    found = find_configuration(
+        model, TABLE, family="transformers/", listing="'vilt-bench list transformers/' shows all"
+    )
+    plan = _plan(name, json.dumps(found.config), resolution or found.resolution, resolution is not None)
+    tower = plan.build()
+    origin = weights
+    if pretrained and not weights:
+        origin, weights = found.hub or found.folder, "" if _on_meta() else find_weights(found, name=name)
+    if weights and not _on_meta():
+        _load(tower, weights)
+    stages: dict[str, nn.Module] = {"backbone": plan.backbone(tower, plan)}
+    if plan.merge > 1:
+        merger: nn.Module = tower.merger
+        tower.merger = Absent()  # its stage is its own
+        stages["merger"] = Merger(merger)
+    stages["projection"] = Projection(channels=plan.channels, hidden_size=hidden_size)
+    return VisualEmbedder(
+        stages,
+        kind=plan.kind,
+        hidden_size=hidden_size,
+        resolution=plan.resolution,
+        size_divisor=1 if plan.fixed else plan.patch * plan.merge,
+        fixed_size=plan.fixed,
+        mean=found.mean,
+        std=found.std,
+        weights=f"{origin}, projection random" if origin else "random",
+        notes=_notes(tower) if plan.kind == "encoder" else None,
+    )
+
+
+class TowerBackbone(nn.Module):
+    """Runs a tower that takes images as they are: [B, 3, H, W] to [B, N, C]."""
+
+    def __init__(self, tower: nn.Module, plan: Plan) -> None:
+        """Take the tower as the plan says."""
+        super().__init__()
+        self.tower: Any = tower
+        self.plan = plan
+
+    def forward(self, images: ImageBatch) -> VisualFeatures:
+        """Returns a feature a cell, in row-major order."""
+        height, width = images.pixels.shape[-2:]
+        patches = (height // self.plan.patch, width // self.plan.patch)
+        mask = cells_with_image(images.mask, patches)
+        features, cells = self.features(images.pixels, mask, patches)
+        if cells != patches:
+            mask = cells_with_image(images.mask, cells)
+        # Convolutions know nothing of where they are: the shared model adds the positions.
+        return VisualFeatures(features, mask=mask, grid=cells if self.plan.kind == "grid" else None, cells=cells)
+
+    def features(self, pixels: Tensor, mask: Tensor | None, patches: Size) -> tuple[Tensor, Size]:
+        """Returns the features [B, N, C] and their cells (h, w).
+
+        Args:
+            pixels: [B, 3, H, W]
+            mask: [B, h·w] bool, for towers that take one; others see the padding.
+            patches: (h, w)
+        """
+        output: Tensor = self.tower(pixel_values=pixels, **self.plan.arguments).last_hidden_state
+        if output.ndim == 4:
+            return output.flatten(2).transpose(1, 2), (output.shape[2], output.shape[3])  # (B, C, h, w) → (B, N, C)
+        return output[:, self.plan.prefix :], patches
+
+
+class PackedBackbone(TowerBackbone):
+    """Runs a tower that takes the patches of all images in one sequence, and the grids' sizes: Qwen-VL, GLM-V."""
+
+    def features(self, pixels: Tensor, mask: Tensor | None, patches: Size) -> tuple[Tensor, Size]:
+        """Returns the features square by square, M×M of them each, as the merger takes them."""
+        from transformers import vision_utils
+
+        config, count = self.plan.config, pixels.shape[0]
+        grids = torch.tensor([[1, *patches]] * count, device="cpu")
+        merge: int = config.spatial_merge_size
+        arguments: dict[str, Any] = {
+            "position_ids": vision_utils.get_vision_position_ids(grids, merge).to(pixels.device),
+        }
+        # Read on the host in each layer, which would wait for the device; GLM-V's embeddings want it there.
+        lengths = vision_utils.get_vision_cu_seqlens(grids)
+        arguments["cu_seqlens"] = lengths.to(pixels.device) if hasattr(self.tower, "embeddings") else lengths
+        if (window := getattr(config, "window_size", None)) is not None:
+            order, arguments["cu_window_seqlens"] = vision_utils.get_vision_window_index(
+                grids, merge, window, config.patch_size
+            )
+            order = arguments["window_index"] = order.to(pixels.device)
+        if (side := getattr(self.tower, "num_grid_per_side", None)) is not None:
+            indices, shares = vision_utils.get_vision_interpolation_indices_and_weights(
+                grids,
+                num_grid_per_side=side,
+                mode=self.tower.interpolation_mode,
+                align_corners=self.tower.interpolation_align_corners,
+                spatial_merge_size=merge,
+            )
+            arguments |= {"interp_indices": indices.to(pixels.device), "interp_weights": shares.to(pixels.device)}
+        packed = pack_patches(pixels, patch=self.plan.patch, merge=merge, frames=config.temporal_patch_size)
+        output: Tensor = self.tower(packed, grid_thw=grids.to(pixels.device), **arguments).last_hidden_state  # (B·N, C)
+        if window is not None:
+            squares = output.view(-1, merge**2, output.shape[1])  # (B·N, C) → (B·N/M², M², C)
+            output = squares[order.argsort()].flatten(0, 1)
+        features = output.view(count, -1, output.shape[1])
+        if features.shape[1] == patches[0] * patches[1]:
+            return features, patches
+        return features, (patches[0] // merge, patches[1] // merge)  # merged by a convolution of its own
+
+
+class Merger(nn.Module):
+    """A tower's own connector, as a stage: [B, N, C] square by square to [B, N/M², width of its language model]."""
+
+    def __init__(self, merger: nn.Module) -> None:
+        """Take it from the tower."""
+        super().__init__()
+        self.merger = merger
+
+    def forward(self, features: VisualFeatures) -> VisualFeatures:
+        """Returns a feature a square, in row-major order."""
+        packed: Tensor = self.merger(features.embeddings.flatten(0, 1))
+        merged = packed.view(len(features.embeddings), -1, packed.shape[1])
+        assert features.cells is not None
+        edge = round((features.embeddings.shape[1] / merged.shape[1]) ** 0.5)
+        cells = (features.cells[0] // edge, features.cells[1] // edge)
+        mask = features.mask
+        if mask is not None and edge > 1:
+            mask = mask.view(-1, *features.cells)[:, ::edge, ::edge].flatten(1)
+        return VisualFeatures(merged, mask=mask, cells=cells)
+
+
+class NaflexBackbone(TowerBackbone):
+    """Runs a tower that takes each image's patches, their number of rows and columns, and a mask: SigLIP 2 NaFlex."""
+
+    def features(self, pixels: Tensor, mask: Tensor | None, patches: Size) -> tuple[Tensor, Size]:
+        """Returns the features; padding is not attended to."""
+        shapes = torch.tensor([patches] * len(pixels), device="cpu" if pixels.is_meta else pixels.device)
+        output = self.tower(
+            pixel_values=flat_patches(pixels, patch=self.plan.patch), pixel_attention_mask=mask, spatial_shapes=shapes
+        )
+        return output.last_hidden_state, patches
+
+
+class NavitBackbone(TowerBackbone):
+    """Runs SigLIP with positions by relative place, as in NaViT: Idefics2, Idefics3, SmolVLM."""
+
+    def features(self, pixels: Tensor, mask: Tensor | None, patches: Size) -> tuple[Tensor, Size]:
+        """Returns the features; padding is not attended to.
+
+        Raises:
+            EmbedderError: there are more patches along an edge than positions.
+        """
+        side: int = self.tower.embeddings.num_patches_per_side
+        if max(patches) > side:
+            raise EmbedderError(
+                f"{patches[0]}x{patches[1]} patches are too many for the position table of {side}x{side}; "
+                f"lower --resolution to at most {side * self.plan.patch}x{side * self.plan.patch}"
+            )
+        if mask is not None:
+            return self.tower(pixels, patch_attention_mask=mask.view(-1, *patches)).last_hidden_state, patches
+        # As the tower does, without a mask of ones for attention, which it would look at on the host.
+        whole = pixels.new_ones((len(pixels), *patches), dtype=torch.bool)
+        embeddings = self.tower.embeddings(pixel_values=pixels, patch_attention_mask=whole)
+        encoded = self.tower.encoder(inputs_embeds=embeddings).last_hidden_state
+        return self.tower.post_layernorm(encoded), patches
+
+
+class PixtralBackbone(TowerBackbone):
+    """Runs Pixtral's tower on a batch of equal sizes: transformers' own packs it under a mask of blocks."""
+
+    def features(self, pixels: Tensor, mask: Tensor | None, patches: Size) -> tuple[Tensor, Size]:
+        """Returns the features."""
+        tower = self.tower
+        embeddings = tower.ln_pre(tower.patch_conv(pixels).flatten(2).transpose(1, 2))  # (B, C, h, w) → (B, N, C)
+        rows, columns = (torch.arange(edge, device=pixels.device) for edge in patches)
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)  # (N, 2)
+        positions = tower.patch_positional_embedding(embeddings, places)
+        attention = None if mask is None else mask[:, None, None, :]  # the same for all heads and queries
+        return tower.transformer(embeddings, attention, position_embeddings=positions).last_hidden_state, patches
+
+
+class Absent(nn.Module):
+    """In the place of a module that no token comes from: returns its first input."""
+
+    def forward(self, first: Any, *_others: Any, **_named: Any) -> Any:
+        """Returns the first input."""
+        return first
+
+
+def pack_patches(pixels: Tensor, *, patch: int, merge: int, frames: int) -> Tensor:
+    """Returns the patches of images as the Qwen-VL towers take them: [B, 3, H, W] to [B·N, 3·frames·P²].
+
+    Square by square of M×M patches; an image is a video of `frames` equal frames.
+
+    Source: transformers' `Qwen2VLImageProcessor`.
+    """
+    count, colours, height, width = pixels.shape
+    unit = merge * patch
+    cut = pixels.reshape(count, colours, height // unit, merge, patch, width // unit, merge, patch)
+    cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)  # (B, h/M, w/M, M, M, 3, P, P)
+    return cut.unsqueeze(6).expand(*cut.shape[:6], frames, patch, patch).reshape(-1, 3 * frames * patch**2)
+
+
+def flat_patches(pixels: Tensor, *, patch: int) -> Tensor:
+    """Returns the patches of images row by row, colours last: [B, 3, H, W] to [B, N, P²·3].
+
+    Source: transformers' `Siglip2ImageProcessor`.
+    """
+    count, colours, height, width = pixels.shape
+    cut = pixels.reshape(count, colours, height // patch, patch, width // patch, patch)  # (B, 3, h, P, w, P)
+    return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (B, h, w, P, P, 3) → (B, N, P²·3)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a tower is built and run."""
+
+    config: Any
+    """transformers' configuration object."""
+    tower: type[nn.Module]
+    backbone: type[TowerBackbone]
+    kind: Kind
+    resolution: Size
+    fixed: bool
+    patch: int
+    """Pixels that a cell of the features spans along an edge."""
+    merge: int
+    """Edge of the squares of patches that become one token in a stage of their own; 1: none."""
+    channels: int
+    """Of the features that are projected."""
+    prefix: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Of the tower's forward, beside the images."""
+    unused: tuple[str, ...] = ()
+    """Modules that no feature comes from, such as a pooling head."""
+
+    def build(self) -> Any:
+        """Returns the tower with random weights, in float32, without what is not used."""
+        tower = _create(self.tower, self.config)
+        for name in self.unused:
+            tower.set_submodule(name, Absent())
+        return tower
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
+    """Returns how to build and run the tower of a configuration.
+
+    Args:
+        name: for messages.
+        config_json: as in a config.json.
+        size: (height, width); `None`: the configuration's own.
+        asked: whether the user asked for the size.
+
+    Raises:
+        EmbedderError: it is no vision tower, or refuses the size.
+    """
+    config = _vision_config(name, json.loads(config_json))
+    tower = _tower_class(name, config)
+    takes = inspect.signature(tower.forward).parameters
+    patch, own = _edge(getattr(config, "patch_size", 4)), getattr(config, "image_size", None)
+    merge = int(getattr(config, "spatial_merge_size", 1))
+    attends = any(hasattr(config, key) for key in ("num_attention_heads", "num_heads"))
+    native = config.model_type in NATIVE or "grid_thw" in takes or "spatial_shapes" in takes
+    plan = Plan(
+        config=config,
+        tower=tower,
+        backbone=TowerBackbone,
+        kind="encoder" if attends else "grid",
+        resolution=size or (OWN_RESOLUTION if own is None else _pair(own)),
+        fixed=not native,
+        patch=patch,
+        merge=1,
+        channels=int(getattr(config, "hidden_size", 0)),
+    )
+    if "grid_thw" in takes:
+        if not hasattr(config, "spatial_merge_size"):
+            raise EmbedderError(f"{name} is a {config.model_type!r}, whose grids are not known here; choose another")
+        width = getattr(config, "out_hidden_size", None) or config.hidden_size
+        plan = replace(plan, backbone=PackedBackbone, merge=merge, channels=width)
+    elif "spatial_shapes" in takes:
+        plan = replace(plan, backbone=NaflexBackbone)
+    elif "patch_attention_mask" in takes:
+        plan = replace(plan, backbone=NavitBackbone)
+    elif config.model_type == "pixtral":
+        plan = replace(plan, backbone=PixtralBackbone)
+    else:
+        return _probed(name, plan, takes, asked)
+    unit = plan.patch * plan.merge
+    if min(plan.resolution) < unit:
+        raise EmbedderError(f"{name} has patches of {unit} pixels; --resolution needs edges of {unit} at least")
+    return plan
+
+
+def _probed(name: str, plan: Plan, takes: Mapping[str, Any], asked: bool) -> Plan:
+    """Returns the plan of a tower that takes images, as a pass of one layer on the meta device showed it."""
+    config = copy.deepcopy(plan.config)
+    if hasattr(config, "num_hidden_layers") and not any(hasattr(config, key) for key in ("depths", "hidden_sizes")):
+        config.num_hidden_layers = 1  # all layers are alike
+    height, width = plan.resolution
+    arguments: dict[str, Any] = {}
+    own = getattr(config, "image_size", None)
+    if "interpolate_pos_encoding" in takes and own is not None and _pair(own) != plan.resolution:
+        arguments["interpolate_pos_encoding"] = True
+    try:
+        with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
+            tower = _create(plan.tower, config).eval()
+            output = tower(pixel_values=torch.empty(1, 3, height, width), **arguments).last_hidden_state
+            named = {key: parameter for key, parameter in tower.named_parameters() if parameter.requires_grad}
+            used: Sequence[Tensor | None] = torch.autograd.grad(
+                output, list(named.values()), torch.empty_like(output), allow_unused=True
+            )
+    except _REFUSALS as error:
+        what = f"refuses --resolution {height}x{width}" if asked else f"can't take an image of {height}x{width} pixels"
+        raise EmbedderError(f"{name} {what} ({one_line([error])})") from error
+    unused = [key for key, gradient in zip(named, used, strict=True) if gradient is None]
+    plan = replace(plan, arguments=arguments, unused=_modules_of(tower, unused))
+    if output.ndim == 4:
+        return replace(plan, channels=output.shape[1], patch=max(1, round(height / output.shape[2])))
+    for stride in (*(plan.patch * each for each in STRIDES), *PIXEL_STRIDES):
+        cells = (height // stride) * (width // stride)
+        # Deeper in a hierarchy there are few cells, and another stride must not pass for a prefix.
+        if cells and 0 <= output.shape[1] - cells <= (MOST_PREFIX if stride == plan.patch else 1):
+            return replace(plan, channels=output.shape[2], patch=stride, prefix=output.shape[1] - cells)
+    raise EmbedderError(f"{name} returns {output.shape[1]} features, no grid of patches; choose another model")
+
+
+def _vision_config(name: str, content: dict[str, Any]) -> Any:
+    """Returns transformers' configuration of a tower, or of the tower in a vision-language model."""
+    import transformers
+
+    kind = content["model_type"]
+    if kind not in transformers.CONFIG_MAPPING:
+        raise EmbedderError(
+            f"{name}: transformers {transformers.__version__} has no model type {kind!r}, and code that comes with a "
+            "checkpoint is not run; upgrade transformers or choose another model"
+        )
+    try:
+        config = transformers.CONFIG_MAPPING[kind].from_dict(content)
+        config = getattr(config, "vision_config", None) or config
+    except Exception as error:  # whatever a configuration class objects to
+        raise EmbedderError(f"{name}: its configuration is no valid {kind!r} ({one_line([error])})") from error
+    if hasattr(config, "vision_use_head"):
+        config.vision_use_head = False  # a pooling head, whose output no token comes from
+    return config
+
+
+def _tower_class(name: str, config: Any) -> type[nn.Module]:
+    """Returns the model class of a tower's configuration."""
+    from transformers import MODEL_MAPPING, PreTrainedModel
+
+    found: Any = MODEL_MAPPING.get(type(config), None)
+    if found is None:  # towers that are only a part of a larger model
+        module = importlib.import_module(type(config).__module__.replace("configuration_", "modeling_"))
+        parts = [part for part in vars(module).values() if inspect.isclass(part) and issubclass(part, PreTrainedModel)]
+        found = next((part for part in parts if part.config_class is type(config) and _takes_images(part)), None)
+    if found is None or not _takes_images(found):
+        raise EmbedderError(
+            f"{name} is a {config.model_type!r}, which takes no images, or more than them; expected a vision tower"
+        )
+    if config.model_type == "vit_mae":
+        raise EmbedderError(
+            f"{name} is a {config.model_type!r}, which drops patches at random; expected a vision tower"
+        )
+    return cast("type[nn.Module]", found)
+
+
+def _takes_images(tower: Any) -> bool:
+    """Returns whether a model needs nothing but images."""
+    parameters = inspect.signature(tower.forward).parameters
+    needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
+    needed -= {"self", "kwargs"}
+    return ("pixel_values" in parameters or "grid_thw" in parameters) and needed <= {
+        "pixel_values", "hidden_states", "grid_thw", "pixel_attention_mask", "spatial_shapes",
+    }  # fmt: skip
+
+
+def _create(tower: Any, config: Any) -> Any:
+    return tower._from_config(copy.deepcopy(config), dtype=torch.float32)
+
+
+def _modules_of(tower: nn.Module, unused: Sequence[str]) -> tuple[str, ...]:
+    """Returns the outermost modules all of whose parameters are unused."""
+    found: list[str] = []
+    for name, module in tower.named_modules():
+        own = [key for key, _ in module.named_parameters(prefix=name)]
+        if name and own and set(own) <= set(unused) and not name.startswith(tuple(f"{outer}." for outer in found)):
+            found.append(name)
+    return tuple(found)
+
+
+def _load(tower: nn.Module, path: str) -> None:
+    """Loads a tower's weights from its own checkpoint or that of a model around it.
+
+    Raises:
+        CheckpointError: the weights can't be read, or are of another model.
+    """
+    state = read_state_dict(path)
+    own = tower.state_dict()
+    first = next(iter(own))
+    prefix = next((key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")), None)
+    if prefix is None:
+        raise CheckpointError(f"{path} has no {first}; expected the weights of this tower or of a model around it")
+    inner = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    # What was left out of the tower, such as its pooling head, and, where the prefix is empty, the model around it.
+    parts = {name for name, child in tower.named_children() if not isinstance(child, Absent)}
+    kept = {key: tensor for key, tensor in inner.items() if key in own or key.partition(".")[0] in parts}
+    load_strictly(tower, kept, name=path)
+
+
+def _notes(tower: Any) -> dict[str, str]:
+    """Returns what a reader must know of the stages."""
+    notes = []
+    if getattr(tower.config, "_attn_implementation", "sdpa") not in ("sdpa", None):
+        notes.append(f"{tower.config._attn_implementation} attention: transformers has no other for this tower")
+    if getattr(tower.config, "deepstack_visual_indexes", None):
+        notes.append("DeepStack features of inner layers are computed, and not handed on")
+    return {"backbone": "; ".join(notes)} if notes else {}
+
+
+def _on_meta() -> bool:
+    return torch.empty(0).is_meta  # only shapes are wanted there
+
+
+def _pair(size: Any) -> Size:
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _edge(size: Any) -> int:
+    return _pair(size)[0]

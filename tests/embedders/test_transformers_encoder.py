@@ -1,0 +1,384 @@
+import importlib.util
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+pytest.importorskip("transformers", minversion="5.24")
+
+from embedders.transformers_encoder import TABLE, flat_patches, pack_patches, transformers_encoder
+from vilt_bench import registry
+from vilt_bench.catalog import list_rows
+from vilt_bench.configurations import read_table
+from vilt_bench.embedding import ImageBatch
+from vilt_bench.errors import CheckpointError, ConfigError, EmbedderError
+from vilt_bench.meters.meta import building
+from vilt_bench.testing import check_embedder
+
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+PACKED = {"depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
+TINY: dict[str, dict[str, Any]] = {
+    "clip": {"model_type": "clip_vision_model", **SIZES, "image_size": 32, "patch_size": 8, "projection_dim": 16},
+    "siglip": {"model_type": "siglip_vision_model", **SIZES, "image_size": 32, "patch_size": 8},
+    "naflex": {"model_type": "siglip2_vision_model", **SIZES, "num_patches": 16, "patch_size": 8},
+    "dinov2": {"model_type": "dinov2", **SIZES, "image_size": 32, "patch_size": 8},
+    "dinov2-registers": {"model_type": "dinov2_with_registers", **SIZES, "image_size": 32, "patch_size": 8},
+    "dinov3": {"model_type": "dinov3_vit", **SIZES, "image_size": 32, "patch_size": 8, "num_register_tokens": 4},
+    "dinov3-convnext": {
+        "model_type": "dinov3_convnext", "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "image_size": 32,
+        "layer_scale_init_value": 0.5,
+    },
+    "swin": {
+        "model_type": "swin", "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "image_size": 32, "patch_size": 4,
+        "window_size": 4,
+    },
+    "internvl": {"model_type": "internvl_vision", **SIZES, "image_size": [32, 32], "patch_size": [8, 8]},
+    "pixtral": {"model_type": "pixtral", **SIZES, "image_size": 64, "patch_size": 8},
+    "idefics2": {"model_type": "idefics2_vision", **SIZES, "image_size": 64, "patch_size": 8},
+    "idefics3": {"model_type": "idefics3_vision", **SIZES, "image_size": 32, "patch_size": 8},
+    "smolvlm": {"model_type": "smolvlm_vision", **SIZES, "image_size": 32, "patch_size": 8},
+    "qwen2-vl": {"model_type": "qwen2_vl_vision", **PACKED, "embed_dim": 32, "hidden_size": 48},
+    "qwen2.5-vl": {
+        "model_type": "qwen2_5_vl_vision", **PACKED, "hidden_size": 32, "intermediate_size": 40, "out_hidden_size": 48,
+        "window_size": 32, "fullatt_block_indexes": [1],
+    },
+    "qwen3-vl": {
+        "model_type": "qwen3_vl_vision", **PACKED, "hidden_size": 32, "intermediate_size": 40, "out_hidden_size": 48,
+        "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+    },
+    "glm4v": {
+        "model_type": "glm4v_vision", **PACKED, "hidden_size": 32, "intermediate_size": 40, "out_hidden_size": 48,
+        "image_size": 32,
+    },
+}  # fmt: skip
+
+POOLED = ("head.", "post_layernorm.", "pooler.", "layernorm.")
+"""What only pooled outputs need."""
+BUNDLED = read_table(TABLE)
+FIRST = {found.config["model_type"]: name for name, found in reversed(BUNDLED.items())}
+MakeFolder = Callable[..., str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> MakeFolder:
+    """Returns what writes a folder with a configuration, and returns its path."""
+
+    def make(config: object, **files: object) -> str:
+        for name, content in {"config": config, **files}.items():
+            (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        return str(tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def images() -> ImageBatch:
+    return ImageBatch(torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(0)))
+
+
+# GLM-V's tower looks at its grids' values, of which the meta device has none.
+@pytest.mark.parametrize("name", [name for name in TINY if name != "glm4v"])
+def test_towers_of_each_family_keep_the_contract(name: str, folder: MakeFolder) -> None:
+    check_embedder(partial(transformers_encoder, model=folder(TINY[name])), resolution=(32, 32))
+
+
+def theirs(config: dict[str, Any]) -> Any:
+    """Returns transformers' own model of a configuration."""
+    import transformers
+    from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+
+    parts = {"qwen2_vl_vision": Qwen2VisionTransformerPretrainedModel, "idefics2_vision": Idefics2VisionTransformer}
+    parsed = transformers.CONFIG_MAPPING[config["model_type"]](**config)
+    if parsed.model_type in parts:  # no AutoModel knows them
+        return parts[parsed.model_type](parsed).eval()
+    return transformers.AutoModel.from_config(parsed).eval()
+
+
+def our_and_their_copy(config: dict[str, Any], folder: str) -> tuple[Any, Any]:
+    """Returns our embedder, and transformers' model with the same weights."""
+    embedder, model = transformers_encoder(model=folder).eval(), theirs(config)
+    state = embedder.stages["backbone"].tower.state_dict()
+    if "merger" in embedder.stages:
+        state |= {f"merger.{key}": value for key, value in embedder.stages["merger"].merger.state_dict().items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all(key.startswith(POOLED) for key in missing)
+    return embedder, model
+
+
+def features(embedder: Any, images: ImageBatch) -> Tensor:
+    value: Any = images
+    for stage in list(embedder.stages.values())[:-1]:
+        value = stage(value)
+    return value.embeddings  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if "vl" not in name and name not in ("naflex", "glm4v")])
+def test_towers_that_take_images_compute_what_transformers_does(name: str, folder: MakeFolder) -> None:
+    images = ImageBatch(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    embedder, model = our_and_their_copy(TINY[name], folder(TINY[name]))
+    with torch.no_grad():
+        expected = model(pixel_values=images.pixels).last_hidden_state
+        found = features(embedder, images)
+    count = found.shape[1]
+    if name == "pixtral":
+        expected = expected.view(2, count, -1)  # packed
+    torch.testing.assert_close(found, expected[:, -count:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm4v"])
+def test_towers_that_take_patches_in_one_sequence_compute_what_transformers_does(
+    name: str, folder: MakeFolder, images: ImageBatch
+) -> None:
+    from transformers import Qwen2VLImageProcessor
+
+    embedder, model = our_and_their_copy(TINY[name], folder(TINY[name]))
+    processor = Qwen2VLImageProcessor(
+        patch_size=8, merge_size=2, do_resize=False, do_rescale=False, do_normalize=False, do_convert_rgb=False
+    )
+    inputs = processor(list(images.pixels), return_tensors="pt")
+    with torch.no_grad():
+        expected = model(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+        found = features(embedder, images)
+    assert inputs["image_grid_thw"].tolist() == [[1, 6, 8]] * 2
+    assert found.shape == (2, 12, 48)
+    torch.testing.assert_close(found.flatten(0, 1), expected, atol=1e-5, rtol=0)
+
+
+def test_naflex_computes_what_transformers_does(folder: MakeFolder, images: ImageBatch) -> None:
+    from transformers import Siglip2ImageProcessor
+
+    embedder, model = our_and_their_copy(TINY["naflex"], folder(TINY["naflex"]))
+    processor = Siglip2ImageProcessor(
+        patch_size=8, max_num_patches=48, do_rescale=False, do_normalize=False, do_convert_rgb=False
+    )
+    inputs = processor(list(images.pixels), return_tensors="pt")
+    assert inputs["spatial_shapes"].tolist() == [[6, 8]] * 2
+    with torch.no_grad():
+        expected = model(**inputs).last_hidden_state
+    torch.testing.assert_close(features(embedder, images), expected, atol=1e-5, rtol=0)
+
+
+def test_padding_is_not_attended_to_where_the_tower_takes_a_mask(folder: MakeFolder, images: ImageBatch) -> None:
+    mask = torch.ones(2, 48, 64, dtype=torch.bool)
+    mask[:, :, 32:] = False
+    other = images.pixels.clone()
+    other[:, :, :, 32:] = 7
+    for name in ("naflex", "idefics2", "pixtral"):
+        embedder = transformers_encoder(model=folder(TINY[name]), hidden_size=8).eval()
+        with torch.no_grad():
+            first, second = (embedder(ImageBatch(pixels, mask)) for pixels in (images.pixels, other))
+        assert first.mask is not None
+        assert first.mask.sum(dim=1).tolist() == [24, 24]
+        torch.testing.assert_close(first.embeddings[first.mask], second.embeddings[first.mask])
+
+
+def test_mergers_tokens_are_masked_by_their_squares(folder: MakeFolder, images: ImageBatch) -> None:
+    mask = torch.ones(2, 48, 64, dtype=torch.bool)
+    mask[1, :, 32:] = False
+    tokens = transformers_encoder(model=folder(TINY["qwen2-vl"]), hidden_size=8).eval()(images._replace(mask=mask))
+    assert tokens.cells == (3, 4)
+    assert tokens.mask is not None
+    assert tokens.mask.tolist() == [[True] * 12, [True, True, False, False] * 3]
+
+
+def test_patches_are_cut_as_their_description_says() -> None:
+    pixels = torch.arange(3 * 4 * 8, dtype=torch.float32).view(1, 3, 4, 8)
+    flat = flat_patches(pixels, patch=2)
+    assert flat.shape == (1, 8, 12)
+    assert flat[0, 5].tolist() == [pixels[0, c, 2 + y, 2 + x].item() for y in (0, 1) for x in (0, 1) for c in range(3)]
+    packed = pack_patches(pixels, patch=2, merge=2, frames=2)
+    assert packed.shape == (8, 24)
+    # The second patch of the second square: row 0, column 3.
+    assert packed[5].tolist() == [
+        pixels[0, c, y, 6 + x].item() for c in range(3) for _ in (0, 1) for y in (0, 1) for x in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FIRST.values() else pytest.mark.slow) for name in BUNDLED]
+)
+def test_bundled_towers_have_as_many_parameters_as_transformers_counts(name: str) -> None:
+    config = BUNDLED[name].config
+    left_out = {"clip_vision_model": POOLED, "siglip_vision_model": ("head.",), "siglip2_vision_model": ("head.",)}
+    with building():
+        embedder, model = transformers_encoder(model=name), theirs(config)
+    expected = {
+        key: parameter.numel()
+        for key, parameter in model.named_parameters()
+        if not key.startswith(left_out.get(config["model_type"], ("nothing",)))
+    }
+    found = [p.numel() for stage, part in embedder.stages.items() if stage != "projection" for p in part.parameters()]
+    assert sum(found) == sum(expected.values())
+
+
+# Of the papers and model cards, in millions.
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("dinov2-giant", 1136.5),
+        ("dinov3-convnext-base", 87.6),
+        ("internvit-6b-448", 5537),
+        ("clip-vit-large-patch14-336", 303.5),
+        ("paligemma-224", 412.4),
+    ],
+)
+def test_bundled_towers_are_as_large_as_published(name: str, millions: float) -> None:
+    with building():
+        backbone = transformers_encoder(model=name).stages["backbone"]
+    assert sum(p.numel() for p in backbone.parameters()) / 1e6 == pytest.approx(millions, rel=1e-3)
+
+
+def test_every_bundled_configuration_says_where_it_is_from() -> None:
+    for name, entry in json.loads(TABLE.read_text()).items():
+        assert entry["source"], name
+        assert entry["hub"].count("/") == 1, name
+
+
+def test_the_list_shows_every_bundled_tower_by_the_name_that_builds_it() -> None:
+    assert [row.name for row in list_rows("transformers/")] == [f"transformers/{name}" for name in BUNDLED]
+
+
+def test_a_tower_of_fixed_positions_is_built_for_the_resolution_asked_for(folder: MakeFolder) -> None:
+    path = folder(TINY["siglip"])
+    embedder = transformers_encoder(model=path, hidden_size=8, resolution=(48, 64)).eval()
+    assert (embedder.resolution, embedder.fixed_size, embedder.size_divisor) == ((48, 64), True, 1)
+    assert embedder(ImageBatch(torch.randn(1, 3, 48, 64))).cells == (6, 8)
+    native = transformers_encoder(model=folder(TINY["qwen2-vl"]), resolution=(48, 64))
+    assert (native.resolution, native.fixed_size, native.size_divisor) == ((48, 64), False, 16)
+
+
+def test_the_tower_of_a_vision_language_model_is_taken_from_its_configuration(folder: MakeFolder) -> None:
+    vlm = {"model_type": "llava", "vision_config": TINY["clip"], "text_config": {"model_type": "llama"}}
+    processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    embedder = registry.build(f"transformers/{folder(vlm, preprocessor_config=processor)}", {}, hidden_size=8)
+    assert type(embedder.stages["backbone"].tower).__name__ == "CLIPVisionModel"
+    assert embedder.resolution == (32, 32)
+    assert embedder.mean == (0.1, 0.2, 0.3)
+    assert embedder.std == (0.4, 0.5, 0.6)
+
+
+@pytest.mark.parametrize("prefix", ["", "vision_tower."])
+def test_weights_are_taken_from_the_tower_or_the_model_around_it(
+    prefix: str, folder: MakeFolder, tmp_path: Path, images: ImageBatch
+) -> None:
+    path = folder(TINY["siglip"])
+    model = theirs(TINY["siglip"])  # its pooling head is left out
+    state = {f"{prefix}{key}": tensor.clone() for key, tensor in model.state_dict().items()}
+    save_file(state | {"language_model.norm.weight": torch.ones(3)}, tmp_path / "model.safetensors")
+    embedder = transformers_encoder(model=path, pretrained=True).eval()
+    assert embedder.weights == f"{path}, projection random"
+    pixels = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(
+        features(embedder, ImageBatch(pixels)), model(pixel_values=pixels).last_hidden_state, atol=1e-5, rtol=0
+    )
+    again = transformers_encoder(model=path, weights=str(tmp_path / "model.safetensors"))
+    ours = (each.stages["backbone"].state_dict().values() for each in (embedder, again))
+    assert all(torch.equal(first, second) for first, second in zip(*ours, strict=True))
+    with building():  # nothing to load into
+        assert transformers_encoder(model=path, pretrained=True).weights == embedder.weights
+
+
+def test_weights_of_another_model_are_refused(folder: MakeFolder, tmp_path: Path) -> None:
+    path = folder(TINY["siglip"])
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        transformers_encoder(model=path, pretrained=True)
+    save_file({"some.weight": torch.ones(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="expected the weights of this tower or of a model around it"):
+        transformers_encoder(model=path, pretrained=True)
+    other = theirs(TINY["siglip"] | {"intermediate_size": 80}).state_dict()
+    save_file(other, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="of the wrong shape"):
+        transformers_encoder(model=path, pretrained=True)
+
+
+def refusal(caught: pytest.ExceptionInfo[Exception]) -> str:
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        transformers_encoder(model="siglip2-so400-patch16-512")
+    assert "did you mean 'transformers/siglip2-so400m-patch16-512'?" in refusal(caught)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "bert"}, "is a 'bert', which takes no images"),
+        ({"model_type": "vit_mae"}, "drops patches at random"),
+        ({"model_type": "kimi_k25_vision"}, "whose grids are not known here"),
+        ({"model_type": "llama"}, "is a 'llama', which takes no images"),
+        ({"model_type": "of_the_future"}, "no model type 'of_the_future', and code that comes with a checkpoint"),
+        ({**TINY["clip"], "hidden_size": 33}, "not a multiple of the number of attention heads"),
+        ({**TINY["clip"], "hidden_size": "wide"}, "no valid 'clip_vision_model'"),
+    ],
+)
+def test_a_configuration_of_no_vision_tower_is_refused(config: dict[str, Any], said: str, folder: MakeFolder) -> None:
+    with pytest.raises(EmbedderError) as caught:
+        transformers_encoder(model=folder(config))
+    assert said in refusal(caught)
+
+
+@pytest.mark.parametrize(("content", "said"), [("{", "can't be read"), ("[]", "JSON object"), ("{}", "no model_type")])
+def test_a_damaged_configuration_is_one_line(content: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.json in"):
+        transformers_encoder(model=f"{tmp_path}/missing")
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError) as caught:
+        transformers_encoder(model=str(tmp_path))
+    assert said in refusal(caught)
+
+
+def test_a_resolution_that_the_tower_refuses_is_one_line(folder: MakeFolder) -> None:
+    with pytest.raises(EmbedderError) as caught:
+        transformers_encoder(model=folder(TINY["siglip"]), resolution=(4, 4))
+    assert "refuses --resolution 4x4" in refusal(caught)
+    with pytest.raises(EmbedderError) as caught:
+        transformers_encoder(model=folder(TINY["qwen2-vl"]), resolution=(8, 64))
+    assert "edges of 16 at least" in refusal(caught)
+
+
+def test_more_patches_than_positions_are_refused(folder: MakeFolder) -> None:
+    embedder = transformers_encoder(model=folder(TINY["idefics2"]))
+    with pytest.raises(EmbedderError) as caught:
+        embedder(ImageBatch(torch.zeros(1, 3, 64, 128)))
+    assert "8x16 patches are too many for the position table of 8x8" in refusal(caught)
+
+
+def test_the_network_is_asked_only_where_the_user_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    def refuse(name: str, **_: object) -> str:
+        raise hub.errors.LocalEntryNotFoundError("offline\nwith a long explanation")
+
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
+    with building():
+        transformers_encoder(model="siglip2-base-patch16-224")
+    with pytest.raises(CheckpointError) as caught:
+        transformers_encoder(model="hub:organisation/name")
+    assert "hub:organisation/name can't be fetched (offline); check name and network" in refusal(caught)
+
+
+def test_without_transformers_the_message_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name))
+    with pytest.raises(EmbedderError) as caught:
+        transformers_encoder(model="siglip2-base-patch16-224")
+    assert "pip install 'vilt-bench[transformers]'" in refusal(caught)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_towers_run_in_half_precision(dtype: torch.dtype, folder: MakeFolder, images: ImageBatch) -> None:
+    for name in ("qwen2.5-vl", "qwen3-vl", "naflex", "pixtral", "idefics3"):
+        embedder = transformers_encoder(model=folder(TINY[name]), hidden_size=8).eval().to(dtype)
+        pixels = images.pixels[:, :, :32, :32]
+        assert embedder(ImageBatch(pixels.to(dtype))).embeddings.dtype == dtype, name
