@@ -50,6 +50,10 @@ class Selection(NamedTuple):
     """Regions, over all images."""
     candidates: tuple[Tensor, ...] = ()
     """Classes of what entered NMS, for each image."""
+    scores: Tensor | None = None
+    """[B, N], where the detector's own are kept."""
+    labels: Tensor | None = None
+    """[B, N] int64, likewise; the first class after the background is 1."""
 
 
 def per_class(boxes: Tensor, scores: Tensor, threshold: float) -> Survivors:
