@@ -5,7 +5,7 @@ import pytest
 
 from vilt_bench.config import Sampling
 from vilt_bench.quality import remarks, verdict
-from vilt_bench.records import Conditions, Failure, GpuState, Run, Series, Stage, Times, Trial
+from vilt_bench.records import Conditions, Energy, Failure, Run, Series, Stage, Times, Trial
 
 MakeRun = Callable[..., Run]
 
@@ -51,18 +51,52 @@ def test_time_that_was_over_is_named(make_run: MakeRun) -> None:
     assert not said(dataclasses.replace(run, sampling=Sampling(max_time_s=500, trials=1)), "were over")
 
 
-def test_contention_is_named_below_nine_tenths(make_run: MakeRun) -> None:
-    assert said(make_run(conditions=Conditions(cpu_share=0.55)), "contention (threads ran 55% of the time)")
-    assert said(make_run(noise=0.5, conditions=Conditions(cpu_share=0.55)), "contention")
-    assert not said(make_run(conditions=Conditions(cpu_share=0.95)), "contention")
-    assert not said(make_run(conditions=Conditions(cpu_share=None)), "contention")
+def held_up(cpu_share: float | None, switches: int | None = 500) -> Conditions:
+    return Conditions(cpu_share=cpu_share, involuntary_context_switches=switches, watched_s=10.0)
 
 
-def test_throttling_is_named_with_its_reasons_and_idling_is_none(make_run: MakeRun) -> None:
-    hot = Conditions(gpu_after=GpuState(throttle_reasons=("sw_thermal_slowdown", "gpu_idle")))
-    idle = Conditions(gpu_before=GpuState(throttle_reasons=("gpu_idle",)), gpu_after=GpuState())
+def test_contention_is_named_where_threads_ran_less_than_nine_tenths_and_were_taken_off_their_cores(
+    make_run: MakeRun,
+) -> None:
+    expected = "contention (threads ran 55% of the time, 50 involuntary context switches a second)"
+    assert said(make_run(conditions=held_up(0.55)), expected)
+    assert said(make_run(noise=0.5, conditions=held_up(0.55)), "contention")
+    for quiet in (held_up(0.95), held_up(None), held_up(0.55, switches=5), held_up(0.55, switches=None)):
+        assert not said(make_run(conditions=quiet), "contention")
+
+
+def test_throttling_is_named_with_its_reasons_and_idling_or_a_power_cap_is_none(make_run: MakeRun) -> None:
+    hot = Conditions(throttle_reasons=("sw_thermal_slowdown", "gpu_idle", "sw_power_cap"))
+    idle = Conditions(throttle_reasons=("gpu_idle", "sw_power_cap", "applications_clocks_setting"))
     assert said(make_run(conditions=hot), "GPU throttling (sw_thermal_slowdown)")
     assert not said(make_run(conditions=idle), "throttling")
+
+
+def test_energy_is_told_with_its_spread_and_the_idle_power(make_run: MakeRun) -> None:
+    energy = Energy((4.0, 4.4, 4.2), (5.1, 5.2, 5.3), (10, 10, 10), 60.0, "NVML")
+    assert said(make_run(energy=energy), "Energy: 4.2 J a pass (4 to 4.4 in 3 windows of 5.1 s or more); idle 60 W")
+    assert not said(make_run(), "Energy")
+
+
+def test_time_that_did_not_do_for_all_trials_says_how_much_does(make_run: MakeRun) -> None:
+    run = with_trials(make_run(sampling=Sampling(max_time_s=60, trials=3)), whole(10, passes=1))
+    assert said(run, "1 of 3 trials measured: one takes about 10 s, so give --max-time 40 for all.")
+
+
+def test_large_and_small_numbers_have_no_exponent(make_run: MakeRun) -> None:
+    run = with_trials(make_run(), whole(1, 1, 1), whole(9, 9, 9), whole(5, 5, 5))
+    assert not any("e+" in remark or "e-" in remark for remark in remarks(run) if "±" in remark)
+    assert said(run, "trials differ by 160%")
+
+
+def test_stages_that_differ_from_the_whole_by_chance_only_are_told_as_noise(make_run: MakeRun) -> None:
+    def noisy(*stage_s: float) -> Series:
+        stages = {"textual_embedder": Times(wall_time_s=stage_s)}
+        return Series(whole=Times(wall_time_s=(1.0,) * 3), stages=stages, blocks=(3,))
+
+    run = with_trials(make_run(), noisy(1.2, 1.2, 1.2), noisy(0.9, 0.9, 0.9), noisy(1.0, 1.0, 1.0))
+    assert said(run, "+3.3% from the whole, which is timed apart (within the noise)")
+    assert not said(run, "more than 2%")
 
 
 def test_one_trial_says_that_its_interval_is_of_this_process_only(make_run: MakeRun) -> None:

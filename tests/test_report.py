@@ -115,7 +115,7 @@ def test_every_format_bears_runs_with_nothing_in_them(make_run: MakeRun, failed:
     empty = make_run(trials=0, stages=(), model=None, environment=None)
     zero = make_run(latencies_s=dict.fromkeys(REGION, 0.0))
     assert render([empty], format).endswith("\n")
-    assert render([empty, failed, zero, make_run(blocks=(1,), trials=1)], format).endswith("\n")
+    assert render([empty, failed, zero, make_run("patch16", blocks=(1,), trials=1)], format).endswith("\n")
 
 
 def test_unknown_format_is_refused(make_run: MakeRun) -> None:

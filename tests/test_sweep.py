@@ -25,10 +25,14 @@ class Script:
     pass_s: dict[str, float] = field(default_factory=lambda: {"patch32": 0.1})
     first_call_s: float = 0.1
     noise: list[float] = field(default_factory=lambda: [0.0])
+    trial_s: list[float] = field(default_factory=list)
+    """How long a pass takes by the process, in turn, where processes differ."""
     break_at: dict[tuple[str, str, int], BaseException] = field(default_factory=dict)
     workers: int = 0
 
     def start(self):
+        if self.trial_s:
+            self.pass_s = dict.fromkeys(self.pass_s, self.trial_s[self.workers % len(self.trial_s)])
         self.workers += 1
         return ScriptedWorker(self)
 
@@ -102,8 +106,30 @@ def test_each_trial_has_a_process_of_its_own():
 
 def test_steady_times_end_a_trial_once_there_are_enough_samples():
     (run,) = run_script(Script(), "patch32", trials=3, max_time_s=600)
-    assert all(30 <= count < 60 for count in samples(run))
-    assert all(len(trial.samples.blocks) >= 3 for trial in run.trials)
+    assert all(30 <= count < 90 for count in samples(run))
+    assert all(len(trial.samples.blocks) >= 6 for trial in run.trials)
+
+
+def test_trials_that_differ_are_followed_by_more_while_there_is_time():
+    def differing(max_time_s):
+        script = Script(trial_s=[0.1, 0.104, 0.096, 0.1])
+        (run,) = run_script(script, "patch32", trials=3, max_time_s=max_time_s)
+        return script, run
+
+    script, run = differing(120)
+    assert 3 < len(run.trials) <= 12
+    assert script.now_s < 120 * 1.1
+    assert len(differing(20)[1].trials) == 3
+
+
+def test_trials_that_agree_are_not_followed_by_more():
+    (run,) = run_script(Script(), "patch32", trials=3, max_time_s=600)
+    assert len(run.trials) == 3
+
+
+def test_one_trial_that_was_asked_for_stays_one():
+    (run,) = run_script(Script(noise=[-0.3, 0.25, 0.4]), "patch32", trials=1, max_time_s=10)
+    assert len(run.trials) == 1
 
 
 def test_noise_goes_on_being_sampled_until_the_time_is_over():
@@ -230,10 +256,22 @@ def test_a_worker_that_dies_is_a_failure_with_its_last_words():
     assert caught.value.failure.kind == "crashed"
 
 
-def test_a_worker_that_is_killed_is_taken_for_out_of_memory():
+def test_a_worker_that_is_killed_says_so_and_what_it_may_mean():
     worker = Worker()
     worker.kill()
     with pytest.raises(WorkerFailedError) as caught:
         worker.ask(protocol.Prepare(tiny_case()), protocol.Prepared)
     worker.close()
-    assert caught.value.failure.kind == "out-of-memory"
+    assert caught.value.failure.kind == "crashed"
+    assert "signal 9" in caught.value.failure.message
+    assert "memory" in caught.value.failure.message
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_reply_is_a_failure(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nread request\nprintf \'{"type": "Prep\'\nkill -9 $$\n')
+    python.chmod(0o755)
+    worker = Worker(str(python))
+    with pytest.raises(WorkerFailedError, match="signal 9"):
+        worker.ask(protocol.Prepare(tiny_case()), protocol.Prepared)
+    worker.close()

@@ -22,7 +22,7 @@ import torch
 
 from vilt_bench.errors import DeviceError
 from vilt_bench.meters.gpu import open_gpu
-from vilt_bench.records import Conditions, Environment, GpuState
+from vilt_bench.records import SLOWDOWNS, Conditions, Environment, GpuState
 
 _PACKAGES = (
     "vilt-bench",
@@ -170,7 +170,7 @@ class ConditionsProbe:
 
     def __init__(
         self,
-        threads: int,
+        threads: int | None,
         gpu: GpuProbe | None,
         *,
         clock: Callable[[], float] = time.perf_counter,
@@ -179,7 +179,7 @@ class ConditionsProbe:
         """Prepare, without looking yet.
 
         Args:
-            threads: that torch computes with.
+            threads: that torch computes with; `None`: the work is a device's, and the host's share tells nothing.
             gpu: that is measured on, if NVML knows it.
             clock: seconds.
             cpu_clock: seconds of CPU time of this process.
@@ -193,6 +193,9 @@ class ConditionsProbe:
         self._switches: int | None = 0
         self._load_before: float | None = None
         self._gpu_before: GpuState | None = None
+        self._throttled: dict[str, None] = {}
+        self.slowed_down = False
+        """Whether heat or the power supply slowed the GPU down in the last block."""
 
     def start(self) -> None:
         """Look at the machine before the first block."""
@@ -208,23 +211,33 @@ class ConditionsProbe:
         finally:
             self._cpu_s += self._cpu_clock() - cpu_s
             self._wall_s += self._clock() - wall_s
+            self._look()
             after = _involuntary_switches()
             if switches is None or after is None:
                 self._switches = None
             elif self._switches is not None:
                 self._switches += after - switches
 
+    def _look(self) -> None:
+        """Look at the GPU while it is still warm from the block."""
+        state = None if self._gpu is None else self._gpu.state()
+        reasons = () if state is None else state.throttle_reasons or ()
+        self._throttled |= dict.fromkeys(reasons)
+        self.slowed_down = any(reason in SLOWDOWNS for reason in reasons)
+
     def stop(self) -> Conditions:
         """Returns what went on, after a last look at the machine."""
         watched = self._wall_s > 0
         return Conditions(
-            cpu_share=self._cpu_s / (self._threads * self._wall_s) if watched else None,
+            cpu_share=self._cpu_s / (self._threads * self._wall_s) if watched and self._threads else None,
+            watched_s=self._wall_s if watched else None,
             involuntary_context_switches=self._switches if watched else None,
             load_average_before=self._load_before,
             load_average_after=_load_average(),
             resident_peak_bytes=resident_peak_bytes(),
             gpu_before=self._gpu_before,
             gpu_after=None if self._gpu is None else self._gpu.state(),
+            throttle_reasons=None if self._gpu is None else tuple(self._throttled),
         )
 
 

@@ -41,7 +41,3 @@ class RecordError(ViltBenchError):
 
 class MeasurementError(ViltBenchError):
     """A measurement could not be made."""
-
-
-class ViltBenchWarning(UserWarning):
-    """Root of the warnings that this package issues."""

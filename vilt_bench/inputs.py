@@ -15,6 +15,8 @@ from vilt_bench.photographs import crop_size, find_images, read_image, resize, t
 
 __all__ = ["Inputs", "make_inputs", "target_size"]
 
+MOST_BATCHES = 16
+"""They stay on the device, so that no pass waits for its input."""
 BATCHES = 4
 """Passes take these in turn: a single buffer would measure the cache."""
 
@@ -34,6 +36,8 @@ class Inputs:
     """What the text is."""
     resolution: tuple[int, int]
     """(height, width) of the pixels, padding included."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of them, one sentence each."""
 
 
 def make_inputs(
@@ -65,7 +69,11 @@ def make_inputs(
     Raises:
         InputError: an image can't be read, or does not fit the resolution.
     """
+    notes = []
     paths = find_images(case.images)
+    if len(paths) > (most := MOST_BATCHES * case.batch_size):
+        notes.append(f"Of {len(paths)} images the first {most} were used, as many as are kept on the device.")
+        paths = paths[:most]
     if paths == (SYNTHETIC,):
         size = crop_size(resolution, size_divisor=size_divisor)
         generator = torch.Generator().manual_seed(case.seed)
@@ -87,11 +95,17 @@ def make_inputs(
         mask = None if image_batch.mask is None else image_batch.mask.to(device)
         batches.append((ImageBatch(image_batch.pixels.to(device, dtype), mask), TextBatch(token_ids.to(device))))
     height, width = batches[0][0].pixels.shape[-2:]
+    if batches[0][0].mask is not None:
+        notes.append(
+            f"The images differ in size: padded to {height}×{width} pixels, attention masked; "
+            "--fit crop, or images of one size, avoid that."
+        )
     return Inputs(
         batches=tuple(batches),
         names=tuple(Path(path).name for path in paths),
         text="synthetic token ids",
         resolution=(height, width),
+        notes=tuple(notes),
     )
 
 

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from statistics import fmean, median
 from typing import Literal
 
-from vilt_bench.records import Run
-from vilt_bench.statistics import WHOLE, Estimate, blocked_latency, latency, trial_medians
+from vilt_bench.records import SLOWDOWNS, Conditions, Run
+from vilt_bench.statistics import (
+    WHOLE,
+    Estimate,
+    blocked_latency,
+    instrumented,
+    latency,
+    sum_of_stages,
+    trial_medians,
+)
 
 Verdict = Literal["precise", "noisy", "interrupted", "failed"]
 
 UNACCOUNTED = 0.02
 """Above this share, what lies between stages is no longer small."""
+MARGIN = 1.1
+"""On top of what all trials would have taken: later ones are not all as fast."""
 LEAST_CPU_SHARE = 0.9
-"""Below it, something held the threads up."""
+"""Below it, threads waited: for others on their cores, or for a stage that runs on one thread."""
+MANY_SWITCHES = 10.0
+"""Involuntary context switches a second: from here on it is others that the threads waited for."""
 LEAST_USED = 0.8
 """A run whose passes took this share of the time was stopped by it; the rest went between passes."""
-NO_THROTTLING = frozenset({"none", "gpu_idle"})
-"""What NVML gives as reasons for clocks while nothing is slowed down."""
 
 
 def verdict(run: Run) -> Verdict:
@@ -34,7 +45,15 @@ def verdict(run: Run) -> Verdict:
 
 def remarks(run: Run) -> tuple[str, ...]:
     """Returns what a reader must know, the most important first, one sentence each."""
-    return (*_ending(run), *_precision(run), *_sum_of_stages(run), *_stages(run), *_start(run), *run.warnings)
+    return (
+        *_ending(run),
+        *_precision(run),
+        *_sum_of_stages(run),
+        *_stages(run),
+        *_start(run),
+        *_device(run),
+        *run.warnings,
+    )
 
 
 def _ending(run: Run) -> Iterator[str]:
@@ -45,24 +64,32 @@ def _ending(run: Run) -> Iterator[str]:
         yield "Interrupted: what was measured until then is shown."
     measured = len(trial_medians(run))
     if measured < run.sampling.trials:
-        yield f"{measured} of {run.sampling.trials} trials measured."
+        yield f"{measured} of {run.sampling.trials} trials measured{_needed(run)}."
+
+
+def _needed(run: Run) -> str:
+    """Returns what it takes to measure all trials, where only time was lacking."""
+    if run.failure is not None or run.interrupted or not run.trials or latency(run) is None:
+        return ""
+    trial_s = (_passes_s(run) + sum(trial.first_call_s or 0.0 for trial in run.trials)) / len(run.trials)
+    enough_s = 10 * math.ceil(trial_s * run.sampling.trials * MARGIN / 10)
+    return f": one takes about {digits(trial_s)} s, so give --max-time {enough_s} for all"
 
 
 def _precision(run: Run) -> Iterator[str]:
     whole = latency(run)
     if whole is None:
         return
-    asked = f"±{100 * run.sampling.precision:.2g}%"
-    evidence = f"{whole.samples} passes, {whole.units} {whole.unit}{'s' if whole.units != 1 else ''}"
+    asked = f"±{digits(100 * run.sampling.precision)}%"
+    evidence = f"{_counted(whole.samples, 'pass', 'passes')}, {_counted(whole.units, whole.unit, f'{whole.unit}s')}"
     if whole.half_width is None:
         yield f"No interval: {evidence} are too few to tell the spread."
     elif whole.half_width <= run.sampling.precision:
-        yield f"Precise: the whole is known to ±{100 * whole.half_width:.2g}% (asked {asked}; {evidence})."
+        yield f"Precise: the whole is known to ±{digits(100 * whole.half_width)}% (asked {asked}; {evidence})."
     else:
         reasons = ", ".join(_reasons(run, whole)) or "noise"
-        yield (
-            f"Noisy: the whole is known to ±{100 * whole.half_width:.2g}% only (asked {asked}; {evidence}): {reasons}."
-        )
+        known = f"±{digits(100 * whole.half_width)}%"
+        yield f"Noisy: the whole is known to {known} only (asked {asked}; {evidence}): {reasons}."
     if whole.unit == "block" and whole.half_width is not None:
         yield "The interval holds for these processes only; three trials or more tell how far processes differ."
 
@@ -73,10 +100,10 @@ def _reasons(run: Run, whole: Estimate) -> Iterator[str]:
     medians = [value for _, value in trial_medians(run)]
     spread = (max(medians) - min(medians)) / whole.value
     if spread > run.sampling.precision:
-        yield f"trials differ by {100 * spread:.2g}%"
+        yield f"trials differ by {digits(100 * spread)}%"
     drift = max((_drift(blocks) for blocks in blocked_latency(run)), key=abs, default=0.0)
     if abs(drift) > run.sampling.precision:
-        yield f"{100 * drift:+.2g}% drift within a trial"
+        yield f"{'+' if drift > 0 else '-'}{digits(100 * abs(drift))}% drift within a trial"
     yield from _disturbances(run)
 
 
@@ -99,25 +126,42 @@ def _drift(blocks: list[list[float]]) -> float:
 
 
 def _disturbances(run: Run) -> Iterator[str]:
-    shares = [share for trial in run.trials if (share := trial.conditions.cpu_share) is not None]
-    if shares and min(shares) < LEAST_CPU_SHARE:
-        yield f"contention (threads ran {100 * min(shares):.0f}% of the time)"
-    states = [state for trial in run.trials for state in (trial.conditions.gpu_before, trial.conditions.gpu_after)]
-    reasons = {reason for state in states if state is not None for reason in state.throttle_reasons or ()}
-    if throttling := sorted(reasons - NO_THROTTLING):
+    held_up = [trial.conditions for trial in run.trials if _held_up(trial.conditions)]
+    if held_up:
+        least = min(conditions.cpu_share or 0.0 for conditions in held_up)
+        most = max(_switches_per_s(conditions) for conditions in held_up)
+        yield (
+            f"contention (threads ran {100 * least:.0f}% of the time, "
+            f"{digits(most)} involuntary context switches a second)"
+        )
+    reasons = {reason for trial in run.trials for reason in trial.conditions.throttle_reasons or ()}
+    if throttling := sorted(reasons & SLOWDOWNS):
         yield f"GPU throttling ({', '.join(throttling)})"
 
 
+def _held_up(conditions: Conditions) -> bool:
+    share = conditions.cpu_share
+    return share is not None and share < LEAST_CPU_SHARE and _switches_per_s(conditions) >= MANY_SWITCHES
+
+
+def _switches_per_s(conditions: Conditions) -> float:
+    switches, watched_s = conditions.involuntary_context_switches, conditions.watched_s
+    return switches / watched_s if switches is not None and watched_s else 0.0
+
+
 def _sum_of_stages(run: Run) -> Iterator[str]:
-    whole, total = latency(run), latency(run, "")
-    if whole is None or total is None or not whole.value:
+    found = sum_of_stages(run)
+    if found is None:
         return
-    share = total.value / whole.value - 1
-    sentence = f"The sum of stages is {100 * share:+.1f}% from the whole, which is timed apart"
-    if abs(share) > UNACCOUNTED:
+    sentence = f"The sum of stages is {100 * (found.value - 1):+.1f}% from the whole, which is timed apart"
+    # Neighbouring passes differ by chance too: what lies within their own spread is no difference.
+    by_chance = found.low is None or found.high is None or found.low <= 1 <= found.high
+    if abs(found.value - 1) > UNACCOUNTED and not by_chance:
         yield f"{sentence}: more than {100 * UNACCOUNTED:g}%, so read shares with care."
     else:
-        yield f"{sentence}."
+        yield f"{sentence}{' (within the noise)' if abs(found.value - 1) > UNACCOUNTED else ''}."
+    if (cost := instrumented(run)) is not None and cost.low is not None and cost.low > 1 + UNACCOUNTED:
+        yield f"Passes with a clock between the stages take {100 * (cost.value - 1):.1f}% longer than those without."
 
 
 def _stages(run: Run) -> Iterator[str]:
@@ -151,4 +195,38 @@ def _start(run: Run) -> Iterator[str]:
     calls = [trial.first_call_s for trial in run.trials if trial.first_call_s is not None]
     whole = latency(run, WHOLE)
     if calls and whole is not None and whole.value:
-        yield f"First call: {1000 * median(calls):.4g} ms, {median(calls) / whole.value:.2g} times the latency."
+        yield f"First call: {digits(1000 * median(calls))} ms, {digits(median(calls) / whole.value)} times the latency."
+
+
+def _device(run: Run) -> Iterator[str]:
+    """Yields what the processor or the GPU says of itself."""
+    used = [value for trial in run.trials for value in trial.samples.whole.cpu_time_s or ()]
+    if used and run.environment is not None and run.environment.device == "cpu":
+        threads = _counted(run.environment.threads, "thread", "threads")
+        yield f"CPU time of the whole: {digits(1000 * median(used))} ms over {threads} (median)."
+    energy = run.energy
+    if energy is not None:
+        joules, windows = energy.joules_per_pass, _counted(len(energy.joules_per_pass), "window", "windows")
+        idle = f"; idle {digits(energy.idle_power_w)} W" if energy.idle_power_w is not None else ""
+        yield (
+            f"Energy: {digits(median(joules))} J a pass ({digits(min(joules))} to {digits(max(joules))} in "
+            f"{windows} of {digits(min(energy.window_s))} s or more){idle}; {energy.method}."
+        )
+    states = [state for trial in run.trials for state in (trial.conditions.gpu_before, trial.conditions.gpu_after)]
+    clocks = [state.sm_clock_hz for state in states if state is not None and state.sm_clock_hz is not None]
+    heat = [state.temperature_c for state in states if state is not None and state.temperature_c is not None]
+    if clocks and heat:
+        yield (
+            f"GPU between blocks: {min(clocks) / 1e6:.0f} to {max(clocks) / 1e6:.0f} MHz, "
+            f"{min(heat):.0f} to {max(heat):.0f} °C."
+        )
+
+
+def digits(value: float) -> str:
+    """Returns two significant digits at least, thousands apart, never an exponent."""
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 10 or not size else f"{value:.2g}" if size >= 1e-4 else f"{value:f}"
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"

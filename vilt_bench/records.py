@@ -23,6 +23,9 @@ SCHEMA_VERSION = 1
 UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By version: the step that makes a record of that version one of the next."""
 
+SLOWDOWNS = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
+"""NVML's reasons where heat or the power supply slow a GPU down; a power cap is many a card's normal state."""
+
 Component = Literal["textual_embedder", "visual_embedder", "modality_interaction"]
 
 
@@ -82,6 +85,10 @@ class Conditions:
     """The process's own peak, libraries and all; not a stage's memory."""
     gpu_before: GpuState | None = None
     gpu_after: GpuState | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+    """All that NVML gave at the end of a block; `None` where there is no NVML."""
+    watched_s: float | None = None
+    """Time of all blocks: what the share and the switches are of."""
 
 
 @dataclass(frozen=True)

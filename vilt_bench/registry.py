@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from importlib.metadata import distributions
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from vilt_bench.config import Option
 from vilt_bench.errors import EmbedderError, ViltBenchError
@@ -108,9 +108,14 @@ def load_factory(name: str) -> Callable[..., VisualEmbedder]:
         for attribute in path.split("."):
             factory = getattr(factory, attribute)
     except Exception as error:  # whatever an outsider's module does on import
-        raise EmbedderError(f"embedder {name!r}{origin} can't be imported: {_one_line(error)}") from error
+        raise EmbedderError(
+            f"embedder {name!r}{origin} can't be imported: {_one_line(error)}; mend or remove it, --debug shows where"
+        ) from error
     if not callable(factory):
-        raise EmbedderError(f"embedder {name!r}{origin} is {target}, which is no function that returns an embedder")
+        raise EmbedderError(
+            f"embedder {name!r}{origin} is {target}, which is no function that returns an embedder; "
+            "give module.path:factory"
+        )
     if model is not None:
         return functools.partial(factory, model=model)
     return factory  # type: ignore[no-any-return]  # what it returns is checked when it is called
@@ -222,10 +227,19 @@ def _converted(name: str, parameter: inspect.Parameter, value: Option) -> Any:
     try:
         return msgspec.convert(value, parameter.annotation)
     except msgspec.ValidationError:
-        expected = inspect.formatannotation(parameter.annotation).replace("typing.", "")
-        raise EmbedderError(f"embedder {name!r}: option {parameter.name!r} must be {expected}, got {value!r}") from None
+        raise EmbedderError(
+            f"embedder {name!r}: option {parameter.name!r} must be {_expected(parameter.annotation)}, got {value!r}"
+        ) from None
     except TypeError:  # a type that has no check
         return value
+
+
+def _expected(annotation: Any) -> str:
+    """Returns a type in words."""
+    if get_origin(annotation) is Literal:
+        return f"one of {', '.join(map(str, get_args(annotation)))}"
+    named = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return named.get(annotation) or inspect.formatannotation(annotation).replace("typing.", "")
 
 
 def _shown(parameter: inspect.Parameter) -> str:

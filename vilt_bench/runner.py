@@ -25,7 +25,7 @@ from vilt_bench.meters.memory import measure_memory
 from vilt_bench.meters.meta import building, without_compiler
 from vilt_bench.meters.parameters import count_parameters
 from vilt_bench.meters.time import Forward, Interval, StagedPass, Timer
-from vilt_bench.model import VisionLanguageModel, build_shared, load_checkpoint, stages, use_onednn
+from vilt_bench.model import VisionLanguageModel, build_shared, load_checkpoint, packed_bytes, stages, use_onednn
 from vilt_bench.records import Component, Failure, Model, Series, Stage, StageMemory, Times
 
 OVERSHOOT = 0.5
@@ -125,7 +125,7 @@ class Runner:
 
     def count(self) -> tuple[tuple[Stage, ...], str | None, tuple[str, ...]]:
         """Returns the stages with all that is counted, how memory was obtained, and warnings."""
-        warnings: list[str] = []
+        warnings = list(self.inputs.notes)
         try:
             flops = count_on_meta(self.case, self.inputs)[0]
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
@@ -134,8 +134,14 @@ class Runner:
                 f"FLOPs were not counted: {label(self.case)} can't run on the meta device "
                 f"({type(error).__name__}: {first_line(error)})"
             )
-        resident = [*self.model.parameters(), *self.model.buffers(), *tensors(self.inputs.batches)]
-        memory = measure_memory(self._forward(0), resident, self.inputs.batches[0][0].pixels.device)
+        # Of the inputs the pass's own: the others wait for their turn only because this is a benchmark.
+        resident = [*self.model.parameters(), *self.model.buffers(), *tensors(self.inputs.batches[0])]
+        memory = measure_memory(
+            self._forward(0),
+            resident,
+            self.inputs.batches[0][0].pixels.device,
+            packed_bytes=packed_bytes(self.model),
+        )
         return list_stages(self.model, self.observer, flops, memory.stages), memory.method, tuple(warnings)
 
     def run_pass(self) -> None:
@@ -415,9 +421,10 @@ def failure_of(error: BaseException, stage: str | None = None) -> Failure:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether an exception says that memory ran out, of the host or the device."""
-    # The CPU's allocator raises a plain RuntimeError.
+    # The allocators of the CPU and of MPS, and CUDA's libraries, raise a plain RuntimeError.
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in said)
     )
 
 

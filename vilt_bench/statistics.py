@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -44,6 +44,10 @@ class Estimate:
         if self.high is None or self.value == 0:
             return None
         return (self.high - self.value) / self.value  # low may be cut off at zero
+
+    def within(self, precision: float) -> bool:
+        """Returns whether the interval is known, and its half is at most this share of the value."""
+        return self.half_width is not None and self.half_width <= precision
 
 
 def estimate(blocked: Sequence[Blocks]) -> Estimate | None:
@@ -116,6 +120,29 @@ def latency(run: Run, stage: str = WHOLE) -> Estimate | None:
 def blocked_latency(run: Run, stage: str = WHOLE) -> list[list[list[float]]]:
     """Returns the latency samples behind `latency`, in seconds, by trial by block."""
     return [_split(_samples(trial.samples, stage), trial.samples.blocks) for trial in run.trials]
+
+
+def sum_of_stages(run: Run) -> Estimate | None:
+    """Returns by what factor the sum of an instrumented pass's stages differs from the whole's time beside it."""
+    return _beside_whole(run, lambda series: _samples(series, ""))
+
+
+def instrumented(run: Run) -> Estimate | None:
+    """Returns by what factor an instrumented pass, from end to end, takes longer than the whole beside it."""
+    return _beside_whole(run, lambda series: list(series.instrumented.latency_s))
+
+
+def _beside_whole(run: Run, of_series: Callable[[Series], list[float]]) -> Estimate | None:
+    """Returns the ratio of neighbouring passes: what both of them met cancels."""
+    return estimate(
+        [
+            _split(
+                [one / whole for one, whole in zip(of_series(series), series.whole.latency_s, strict=False) if whole],
+                series.blocks,
+            )
+            for series in (trial.samples for trial in run.trials)
+        ]
+    )
 
 
 def trial_medians(run: Run, stage: str = WHOLE) -> list[tuple[Trial, float]]:

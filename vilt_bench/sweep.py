@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from vilt_bench import errors, protocol, registry
 from vilt_bench.config import Case, Sampling, label
 from vilt_bench.photographs import check_images
 from vilt_bench.records import Energy, Environment, Failure, Model, Run, Series, Stage, Times, Trial
-from vilt_bench.statistics import Estimate, block_interval, settled
+from vilt_bench.statistics import LEAST_UNITS, Estimate, block_interval, latency, settled
 
 WARMUP_SHARE = 0.2
 """Of a trial's time, at most."""
@@ -29,7 +29,12 @@ WARMUP_BLOCK_S = 0.25
 BLOCKS_A_TRIAL = 12
 """Blocks that fit into a trial's time: enough to see drift, few enough to hold several passes each."""
 LONGEST_BLOCK_S = 2.0
-LEAST_BLOCKS = 3
+LEAST_BLOCKS = 6
+"""In a trial; an interval from fewer is a matter of luck where successive blocks are alike."""
+AGREEING_LOOKS = 2
+"""Looks in a row that must find the interval narrow enough: one may by chance."""
+MOST_TRIALS = 12
+"""Where trials differ by more than the precision asked for, they go on up to this many."""
 BYE_S = 10.0
 """How long a worker may take to end."""
 
@@ -107,7 +112,7 @@ class Worker:
             self._process.stdin.write(protocol.encode(request) + b"\n")
             self._process.stdin.flush()
         line = self._process.stdout.readline()
-        if not line:
+        if not line.endswith(b"\n"):  # it died, perhaps in the middle of its reply
             raise WorkerFailedError(self._death())
         reply = protocol.decode_reply(line)
         if isinstance(reply, protocol.Refused):
@@ -139,8 +144,8 @@ class Worker:
         code = self._process.wait()
         self._complaints.seek(0)
         lines = self._complaints.read().decode(errors="replace").strip().splitlines()
-        if code == -9:  # Linux ends a process so when the machine's memory is gone
-            return Failure("out-of-memory", "the process was killed (signal 9), most likely because memory ran out")
+        if code == -9:  # Linux ends a process so when the machine's memory is gone, but so may anybody
+            return Failure("crashed", "the process was killed (signal 9), as the system does when memory runs out")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return Failure("crashed", f"the process ended with {how}: {lines[-1] if lines else 'it left no message'}")
 
@@ -160,6 +165,15 @@ class Draft:
     spent_s: float = 0.0
     pair_s: float = 0.0
     """How long one instrumented and one uninstrumented pass take together."""
+
+    def wants_more(self, sampling: Sampling) -> bool:
+        """Returns whether, after the trials asked for, another may bring the interval to the precision asked for."""
+        trials = len(self.trials)
+        if self.failure is not None or not LEAST_UNITS <= sampling.trials <= trials:
+            return False
+        found = latency(self.finished(sampling, group="", started_at="", interrupted=False))
+        left_s = sampling.max_time_s - self.spent_s
+        return found is not None and not found.within(sampling.precision) and left_s > self.spent_s / trials
 
     def finished(self, sampling: Sampling, *, group: str, started_at: str, interrupted: bool) -> Run:
         """Returns the run as it stands."""
@@ -196,6 +210,8 @@ class Lane:
     samples: Series = field(default_factory=Series)
     settled: bool | None = None
     sampling_now: bool = False
+    agreeing: int = 0
+    """Looks in a row that found the interval narrow enough."""
     spent_s: float = 0.0
 
     def prepare(self) -> None:
@@ -258,9 +274,10 @@ class Lane:
     def _done(self) -> bool:
         blocks = self.samples.blocks
         enough = sum(blocks) >= self.sampling.least_samples and len(blocks) >= LEAST_BLOCKS
-        if enough and (interval := self._interval()) is not None and interval.half_width is not None:
-            return interval.half_width <= self.sampling.precision or self._over()
-        return self._over()
+        interval = self._interval() if enough else None
+        narrow = interval is not None and interval.within(self.sampling.precision)
+        self.agreeing = self.agreeing + 1 if narrow else 0
+        return self.agreeing >= AGREEING_LOOKS or self._over()
 
     def _over(self) -> bool:
         return self.spent_s + self.draft.pair_s / 2 >= self.budget_s
@@ -282,7 +299,7 @@ class Lane:
             Progress(
                 embedder=label(self.draft.case),
                 trial=self.index,
-                trials=self.sampling.trials,
+                trials=max(self.sampling.trials, self.index + 1),
                 phase=phase,
                 samples=sum(self.samples.blocks),
                 half_width=None if interval is None else interval.half_width,
@@ -312,7 +329,8 @@ def measure_together(
 ) -> list[Run]:
     """Returns a run for each case, measured in turn, block by block, so that drift of the machine hits all alike.
 
-    Each trial has a fresh process for each case. A case that runs out of memory, or fails otherwise once it has
+    Each trial has a fresh process for each case. Where the trials asked for differ by more than the precision asked
+    for, and time is left, more follow. A case that runs out of memory, or fails otherwise once it has
     begun, is a run with a failure; the others go on. Ctrl-C ends the measuring: the runs then hold what was
     measured, and say that they were interrupted.
 
@@ -328,19 +346,31 @@ def measure_together(
         ViltBenchError: a case can't be measured as asked (unknown embedder, unreadable image, missing device, …);
             nothing has been timed by then.
     """
-    for case in cases:
-        registry.check_name(case.embedder)
-        check_images(case.images)
+    check_cases(cases)
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     drafts = [Draft(case) for case in cases]
     interrupted = False
     try:
-        for index in range(sampling.trials):
-            _trial(drafts, sampling, index, report, start_worker, clock, count=count and index == 0)
+        for index in range(max(sampling.trials, MOST_TRIALS)):
+            wanted = drafts if index < sampling.trials else [draft for draft in drafts if draft.wants_more(sampling)]
+            if not wanted:
+                break
+            _trial(wanted, sampling, index, report, start_worker, clock, count=count and index == 0)
     except KeyboardInterrupt:
         interrupted = True
     group = uuid.uuid4().hex
     return [draft.finished(sampling, group=group, started_at=started_at, interrupted=interrupted) for draft in drafts]
+
+
+def check_cases(cases: Iterable[Case]) -> None:
+    """Refuse what can be seen without building anything.
+
+    Raises:
+        ViltBenchError: an unknown embedder, or an image that can't be read.
+    """
+    for case in cases:
+        registry.check_name(case.embedder)
+        check_images(case.images)
 
 
 def join(before: Series, after: Series) -> Series:
@@ -383,7 +413,9 @@ def _trial(
         for draft in drafts:
             left_s = sampling.max_time_s - draft.spent_s
             if draft.failure is None and (index == 0 or left_s > draft.pair_s):
-                budget_s = max(0.0, left_s) / (sampling.trials - index)
+                # A trial after those asked for has as long as they had; the time left is for more of its kind.
+                share = 1 / (sampling.trials - index) if index < sampling.trials else 1.0
+                budget_s = min(max(0.0, left_s) * share, sampling.max_time_s / sampling.trials)
                 lanes.append(Lane(draft, start_worker(), sampling, index, budget_s, report, clock))
         # Made ready one after the other, before any is timed: building would disturb a neighbour's times.
         active = [lane for lane in lanes if _went_well(lane, lane.prepare)]

@@ -137,8 +137,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             f"{path} is truncated, no weights file, or a pickle that would run code; expected tensors only, "
             "as in a .safetensors file"
         ) from None
-    # torch.load documents no errors for damaged files and raises many kinds, by where the damage is.
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch.load documents no errors for damaged files and raises all kinds
         raise CheckpointError(
             f"{path} is truncated or no weights file ({_first_line(error)}); fetch it again"
         ) from None

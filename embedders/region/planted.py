@@ -101,7 +101,7 @@ class PlantedRegions(nn.Module):
         self.nms = ProposalNMS(proposals=proposals, name=NAME)
         random = torch.Generator(device="cpu").manual_seed(seed)
         noise = torch.randn(proposals, features, generator=random, device="cpu").relu()
-        self.register_buffer("features", noise.to(torch.get_default_device()), persistent=False)
+        self.register_buffer("features", noise.to(torch.empty(0).device), persistent=False)
 
     def forward(self, images: ImageBatch) -> RegionFeatures:
         """Returns at most the number of proposals asked for, for each image."""

@@ -115,7 +115,7 @@ def _objects(seed: int, count: int) -> tuple[Tensor, torch.Generator]:
 
 def _keep(module: nn.Module, name: str, tensor: Tensor) -> None:
     # As integers, so that a cast of the module to half precision leaves the coordinates exact.
-    bits = tensor.to(torch.get_default_device()).view(torch.int32)
+    bits = tensor.to(torch.empty(0).device).view(torch.int32)
     module.register_buffer(name, bits, persistent=False)
 
 

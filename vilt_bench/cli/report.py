@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from vilt_bench.cli import Add
     from vilt_bench.records import Run
 
+TEXTS = ("table", "csv", "markdown", "json", "github-action-benchmark", "bencher")
+"""As `vilt_bench.report.FORMATS`, which would cost time to import."""
 PICTURES = ("svg", "png", "pdf", "html")
-"""As `vilt_bench.report.PICTURES`, which would cost time to import."""
+"""As `vilt_bench.report.PICTURES`."""
 FIGURES = ("latency", "size")
 """As `vilt_bench.report.FIGURES`."""
 
@@ -24,7 +26,7 @@ def register(add: Add) -> None:
     """Add the command."""
     parser = add("report", report, "show records as a table, CSV, Markdown, JSON, a picture or a page")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a record, or a folder of them")
-    parser.add_argument("--format", choices=["table", "csv", "markdown", "json", *PICTURES], default="table")
+    parser.add_argument("--format", choices=[*TEXTS, *PICTURES], default="table")
     parser.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
     parser.add_argument(
         "--join", action="store_true", help="show runs of the same case, machine and software as one, with all trials"

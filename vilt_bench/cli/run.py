@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vilt_bench.cli import options, screen
@@ -33,10 +35,11 @@ def run(asked: argparse.Namespace) -> int:
     from vilt_bench import store
     from vilt_bench.config import Sampling
     from vilt_bench.report import table
-    from vilt_bench.sweep import measure_together
+    from vilt_bench.sweep import check_cases, measure_together
 
     cases = options.cases(asked)
     sampling = Sampling(precision=asked.precision, max_time_s=asked.max_time, trials=asked.trials)
+    check_cases(cases)  # before the folder is made
     store.check_writable(asked.output)
     screen.keep_on_termination()
     runs = measure_together(cases, sampling, report=screen.narrator(quiet=asked.quiet))
@@ -45,12 +48,7 @@ def run(asked: argparse.Namespace) -> int:
         screen.complain("interrupted before anything was measured; nothing was saved")
         return screen.INTERRUPTED
     console = screen.console()
-    saved, problem = [], None
-    for each in measured:
-        try:
-            saved.append(store.save(each, asked.output))
-        except ViltBenchError as error:  # the output folder was fine when measuring began
-            problem = f"{error} (kept in {store.save(each, _refuge())})"
+    saved, problem = _save(measured, asked.output)
     table.show(measured, console)
     console.print()
     for path in saved:
@@ -65,10 +63,22 @@ def run(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _refuge() -> str:
+def _save(runs: Sequence[Run], folder: str) -> tuple[list[Path], str | None]:
+    """Returns the records' files, and what kept one from its folder; it is then in the system's temporary one."""
     import tempfile
 
-    return tempfile.gettempdir()
+    from vilt_bench import store
+
+    saved, problem = [], None
+    for run in runs:
+        try:
+            saved.append(store.save(run, folder))
+        except ViltBenchError as error:  # the folder was fine when measuring began
+            try:
+                problem = f"{error} (kept as {store.save(run, tempfile.gettempdir())})"
+            except ViltBenchError:
+                problem = f"{error} (and nowhere else: what is shown is all there is)"
+    return saved, problem
 
 
 def _advice(failed: Run) -> str:

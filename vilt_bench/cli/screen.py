@@ -54,5 +54,7 @@ def complain(message: str) -> int:
 
 
 def keep_on_termination() -> None:
-    """Let a cancelled CI job keep what it has, as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let a cancelled CI job, or a closed terminal, keep what it has, as Ctrl-C does."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.default_int_handler)

@@ -27,16 +27,21 @@ class MemoryReading:
     method: str | None
 
 
-def measure_memory(forward: Forward, resident: Iterable[Tensor], device: torch.device) -> MemoryReading:
+def measure_memory(
+    forward: Forward, resident: Iterable[Tensor], device: torch.device, *, packed_bytes: int = 0
+) -> MemoryReading:
     """Returns the memory of each stage, from one pass.
 
     Args:
         forward: the pass.
         resident: weights and inputs, alive before the pass (counted on the CPU, whose allocator keeps no total).
         device: where it runs.
+        packed_bytes: of copies of weights that no tensor shows.
     """
     if device.type == "cpu":
-        return MemoryReading(_cpu(forward, live_bytes(resident)), "live tensors, by torch.profiler's allocations")
+        return MemoryReading(
+            _cpu(forward, live_bytes(resident) + packed_bytes), "live tensors, by torch.profiler's allocations"
+        )
     if device.type in ("cuda", "xpu"):
         statistics = torch.cuda if device.type == "cuda" else torch.xpu
         return MemoryReading(

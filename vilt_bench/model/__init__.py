@@ -4,7 +4,7 @@ from vilt_bench.model.bert import Bert
 from vilt_bench.model.checkpoint import load_checkpoint
 from vilt_bench.model.interaction import ViltOutput
 from vilt_bench.model.lxmert import Lxmert, LxmertConfig
-from vilt_bench.model.onednn import use_onednn
+from vilt_bench.model.onednn import packed_bytes, use_onednn
 from vilt_bench.model.shared import build_shared
 from vilt_bench.model.text import TextTokens, TextualEmbedder
 from vilt_bench.model.vilbert import Vilbert, VilbertConfig
@@ -24,6 +24,7 @@ __all__ = [
     "VisionLanguageModel",
     "build_shared",
     "load_checkpoint",
+    "packed_bytes",
     "stages",
     "use_onednn",
 ]

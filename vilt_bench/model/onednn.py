@@ -32,6 +32,11 @@ def use_onednn(module: nn.Module) -> str:
     return PACKED
 
 
+def packed_bytes(module: nn.Module) -> int:
+    """Returns the bytes of the module's packed weights, which come on top of its parameters; padding left out."""
+    return sum(layer.packed_bytes for layer in module.modules() if isinstance(layer, PackedLinear))
+
+
 class PackedLinear(nn.Module):
     """A linear layer, and a GELU after it where asked, by oneDNN: [..., in] to [..., out]."""
 
@@ -41,6 +46,7 @@ class PackedLinear(nn.Module):
         self.weight = linear.weight
         self.bias = linear.bias
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.packed_bytes = linear.weight.numel() * linear.weight.element_size()
         self._activation = "gelu" if gelu else "none"
 
     def forward(self, inputs: Tensor) -> Tensor:

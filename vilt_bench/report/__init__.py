@@ -9,8 +9,8 @@ from typing import cast
 from vilt_bench.errors import ConfigError
 from vilt_bench.records import Run
 
-FORMATS = ("table", "csv", "markdown", "json")
-"""Each the name of a module here; imported when asked for, as a terminal's table needs more than a CSV file."""
+FORMATS = ("table", "csv", "markdown", "json", "github-action-benchmark", "bencher")
+"""Each the name of a module here, `_` for `-`; imported when asked for, as a terminal's table needs more than a CSV."""
 PICTURES = ("svg", "png", "pdf", "html")
 """Formats of `render_picture`; the only ones that need matplotlib."""
 FIGURES = ("latency", "size")
@@ -29,11 +29,11 @@ def render(runs: Sequence[Run], format: str) -> str:
     """Returns the report of the runs, in their order, as text that ends in a newline.
 
     Raises:
-        ConfigError: there is no such format.
+        ConfigError: there is no such format, or two runs would have one name on a dashboard.
     """
     if format not in FORMATS:
         raise ConfigError(f"--format must be one of {', '.join(FORMATS)}; got {format!r}")
-    text: str = import_module(f"{__name__}.{format}").render(runs)
+    text: str = import_module(f"{__name__}.{format.replace('-', '_')}").render(runs)
     return text
 
 

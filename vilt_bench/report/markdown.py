@@ -36,10 +36,10 @@ def _comparison(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _run(run: Run) -> Iterator[str]:
-    yield f"## {_escape(shown.name(run))}"
-    yield _escape(shown.model_line(run))
+    yield f"## {escape(shown.name(run))}"
+    yield escape(shown.model_line(run))
     if machine := shown.machine_line(run):
-        yield _escape(machine)
+        yield escape(machine)
     head = ["Stage", "Latency (ms) [95% interval]", "Share", "Parameters (M)", "GFLOPs", "GMACs", "Peak memory (MiB)"]
     lines = [
         [
@@ -55,16 +55,17 @@ def _run(run: Run) -> Iterator[str]:
     ]
     yield _table(head, lines)
     if said := remarks(run):
-        yield "\n".join(f"- {_escape(remark)}" for remark in said)
+        yield "\n".join(f"- {escape(remark)}" for remark in said)
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(
-        f"| {' | '.join(_escape(cell) for cell in line)} |" if line is not rule else f"| {' | '.join(rule)} |"
+        f"| {' | '.join(escape(cell) for cell in line)} |" if line is not rule else f"| {' | '.join(rule)} |"
         for line in [head, rule, *lines]
     )
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Returns the text in one line, without what would end a cell or begin a tag."""
     return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")

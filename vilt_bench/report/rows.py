@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Literal, get_args
 
-from vilt_bench.config import label
+from vilt_bench.config import Case, label
 from vilt_bench.quality import verdict
-from vilt_bench.records import Component, Run, Stage
+from vilt_bench.records import Component, Environment, Run, Stage
 from vilt_bench.statistics import WHOLE, Estimate, latency
 
 ABSENT = "–"
@@ -80,6 +82,22 @@ def name(run: Run) -> str:
     return label(run.case)
 
 
+def case_name(case: Case) -> str:
+    """Returns the embedder with all that was asked otherwise than usual: `patch32 (384×640, batch_size 8, cuda)`.
+
+    Equal for equal cases only, so that it can name a line of a chart.
+    """
+    usual, said = Case(case.embedder), []
+    for part, plain in ((case, usual), (case.vilt, usual.vilt)):
+        for each in dataclasses.fields(part):
+            value = getattr(part, each.name)
+            if each.name in ("embedder", "options", "vilt") or value == getattr(plain, each.name):
+                continue
+            text = "×".join(map(str, value)) if each.name == "resolution" else _listed(value)
+            said.append(text if each.name in ("resolution", "device", "dtype") else f"{each.name} {text}")
+    return f"{label(case)} ({', '.join(said)})" if said else label(case)
+
+
 def model_line(run: Run) -> str:
     """Returns what was run, in one line."""
     model, case = run.model, run.case
@@ -100,19 +118,22 @@ def model_line(run: Run) -> str:
 
 def machine_line(run: Run) -> str:
     """Returns where it was run, in one line; empty where it is not known."""
-    where = run.environment
+    return environment_line(run.environment, linear=f"linear layers: {run.model.linear}" if run.model else "")
+
+
+def environment_line(where: Environment | None, *, linear: str = "") -> str:
+    """Returns the machine and its software in one line, with who computed the linear layers; empty where unknown."""
     if where is None:
         return ""
     threads = f"{where.threads} thread{'s' if where.threads != 1 else ''}"
     versions = ", ".join(f"{part} {where.versions[part]}" for part in ("torch", "python") if part in where.versions)
     device = where.device if where.device_name in where.machine else f"{where.device} {where.device_name}"
-    linear = f"linear layers: {run.model.linear}" if run.model is not None else ""
     return " · ".join(part for part in (where.machine, device, threads, linear, versions) if part)
 
 
 def run_fields(run: Run) -> dict[str, str | int | float | None]:
     """Returns the run's columns of a tidy table: what, how and where; `None` where unknown."""
-    model, where = run.model, run.environment
+    model, where, energy = run.model, run.environment, run.energy
     height, width = model.resolution if model is not None else (None, None)
     return {
         "run_id": run.run_id,
@@ -135,6 +156,8 @@ def run_fields(run: Run) -> dict[str, str | int | float | None]:
         "text_tokens": model.text_tokens if model is not None else None,
         "visual_weights": model.visual_weights if model is not None else None,
         "shared_weights": model.shared_weights if model is not None else None,
+        "energy_per_pass_j": median(energy.joules_per_pass) if energy is not None else None,
+        "idle_power_w": energy.idle_power_w if energy is not None else None,
     }
 
 
@@ -163,18 +186,22 @@ def stage_fields(row: Row) -> dict[str, Any]:
 
 def milliseconds(estimate: Estimate | None) -> str:
     """Returns the latency in ms, such as `12.31`."""
-    return ABSENT if estimate is None else _number(1000 * estimate.value)
+    return ABSENT if estimate is None else number(1000 * estimate.value)
 
 
 def milliseconds_interval(estimate: Estimate | None) -> str:
-    """Returns the latency in ms with its 95% interval, such as `12.31 [12.10, 12.60]`."""
+    """Returns the latency in ms with its 95% interval, such as `12.31 [12.10, 12.60]`.
+
+    An interval that reaches zero has no lower end that says anything: `12.31 [–, 30.02]`.
+    """
     if estimate is None:
         return ABSENT
     value = 1000 * estimate.value
     if estimate.low is None or estimate.high is None:
-        return f"{_number(value)} [{ABSENT}]"
-    decimals = _decimals(value)
-    return f"{value:.{decimals}f} [{1000 * estimate.low:.{decimals}f}, {1000 * estimate.high:.{decimals}f}]"
+        return f"{number(value)} [{ABSENT}]"
+    places = decimals(value)
+    low = f"{1000 * estimate.low:.{places}f}" if estimate.low > 0 else ABSENT
+    return f"{value:.{places}f} [{low}, {1000 * estimate.high:.{places}f}]"
 
 
 def percent(share: float | None) -> str:
@@ -184,17 +211,21 @@ def percent(share: float | None) -> str:
 
 def millions(count: int | None) -> str:
     """Returns a count in millions."""
-    return ABSENT if count is None else _number(count / 1e6)
+    return ABSENT if count is None else number(count / 1e6)
 
 
 def giga(count: int | None) -> str:
     """Returns a count in thousands of millions, as for GFLOPs."""
-    return ABSENT if count is None else _number(count / 1e9)
+    return ABSENT if count is None else number(count / 1e9)
 
 
 def mebibytes(size: int | None) -> str:
     """Returns bytes in MiB."""
-    return ABSENT if size is None else _number(size / 2**20)
+    return ABSENT if size is None else number(size / 2**20)
+
+
+def _listed(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _row(run: Run, level: Level, name: str, component: str | None, stages: Sequence[Stage]) -> Row:
@@ -222,11 +253,12 @@ def _share(run: Run, part: Estimate | None) -> float | None:
     return part.value / total.value if part is not None and total is not None and total.value else None
 
 
-def _number(value: float) -> str:
-    return f"{value:,.{_decimals(value)}f}"
+def number(value: float) -> str:
+    """Returns the value with about four digits, thousands set apart."""
+    return f"{value:,.{decimals(value)}f}"
 
 
-def _decimals(value: float) -> int:
+def decimals(value: float) -> int:
     """Returns the decimals that leave about four digits, two at least for values of 1 to 1000."""
     size = abs(value)
     return 0 if size == 0 else 4 if size < 0.1 else 3 if size < 1 else 2 if size < 100 else 1

@@ -16,6 +16,8 @@ from vilt_bench.report import rows as shown
 
 WIDTH = 100
 """Columns of a report that goes to a file."""
+WIDE = 90
+"""Columns from which the stages' MACs have room."""
 # Colour and shade, so that bars can be told apart without colour as well; the last is for ASCII-only terminals.
 LOOKS = {
     "textual_embedder": ("green", "▒", "+"),
@@ -48,13 +50,14 @@ def _show_run(run: Run, console: Console) -> None:
     found = shown.rows(run)
     if len(found) > 1 or found[0].latency is not None:
         console.print()
-        console.print(_stages(found))
+        console.print(_stages(found, macs=console.width >= WIDE))
     for remark in remarks(run):
         console.print(Text(f"• {remark}", style="red" if run.failure and remark.startswith("Failed") else ""))
 
 
-def _stages(found: Sequence[shown.Row]) -> Table:
-    table = _table("Stage", "Latency (ms)\n[95% interval]", "Share", "Params\n(M)", "GFLOPs", "Peak mem.\n(MiB)")
+def _stages(found: Sequence[shown.Row], *, macs: bool) -> Table:
+    counts = ["Params\n(M)", "GFLOPs", *(["GMACs"] if macs else []), "Peak mem.\n(MiB)"]
+    table = _table("Stage", "Latency (ms)\n[95% interval]", "Share", *counts)
     inner = {row.component for row in found if row.level == "component"}
     for row in found:
         indent = "  " if row.level == "stage" and row.component in inner else ""
@@ -66,6 +69,7 @@ def _stages(found: Sequence[shown.Row]) -> Table:
             shown.percent(row.share),
             shown.millions(row.parameters),
             shown.giga(row.flops),
+            *([shown.giga(row.macs)] if macs else []),
             shown.mebibytes(row.peak_bytes),
             style="" if indent else "bold",
         )

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Keeps one comment on the pull request up to date; where that can't be done, says so and does not fail.
+#
+# NAME             of this gate
+# REPORT           folder that has report.md
+# PULL_REQUEST     its number; empty if this is none
+# HEAD_REPOSITORY  where its branch lies
+# GH_TOKEN         for gh
+set -euo pipefail
+
+skip() {
+  echo "::notice title=vilt-bench::No comment: $1. The job's summary has the report."
+  exit 0
+}
+
+[[ -n $PULL_REQUEST ]] || skip "this is no pull request"
+[[ -s $REPORT/report.md ]] || skip "nothing was compared"
+[[ $NAME =~ ^[A-Za-z0-9._-]+$ ]] || skip "the gate's name may have letters, digits, dots, dashes only"
+[[ $HEAD_REPOSITORY == "$GITHUB_REPOSITORY" ]] || skip "pull requests of forks have a token that may only read"
+command -v gh >/dev/null || skip "there is no gh on this runner"
+
+export GH_HOST=${GITHUB_SERVER_URL#*://} GH_ENTERPRISE_TOKEN=$GH_TOKEN
+comments=repos/$GITHUB_REPOSITORY/issues/$PULL_REQUEST/comments
+marker="<!-- vilt-bench gate: $NAME -->"
+body=$REPORT/comment.md
+{
+  echo "$marker"
+  tail -n +2 "$REPORT/report.md" # without its own marker, which is equal for all gates
+} >"$body"
+if (($(wc -c <"$body") > 65000)); then # GitHub takes 65,536 characters
+  short=$(sed '/<details>/,$d' "$body")
+  printf '%s\n\n%s\n' "$short" "Details are too long for a comment: the job's summary has them." >"$body"
+fi
+
+if ! found=$(gh api --paginate "$comments?per_page=100" --jq ".[] | select(.body | startswith(\"$marker\")) | .id"); then
+  skip "the comments can't be read; does the job have the permission pull-requests: write?"
+fi
+mine=${found%%$'\n'*}
+if [[ -n $mine ]]; then
+  request=(--method PATCH "repos/$GITHUB_REPOSITORY/issues/comments/$mine")
+else
+  request=(--method POST "$comments")
+fi
+gh api --silent "${request[@]}" --field "body=@$body" ||
+  skip "it can't be written; does the job have the permission pull-requests: write?"

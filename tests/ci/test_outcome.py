@@ -1,0 +1,129 @@
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vilt_bench.cli import outcome
+from vilt_bench.comparison import Comparison
+from vilt_bench.errors import ConfigError
+from vilt_bench.report import verdicts
+
+Finish = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may take the CI that runs it for its own."""
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+@pytest.fixture
+def finish() -> Finish:
+    """Returns what a command does: options from arguments, then the outcome."""
+
+    def run(comparisons: list[Comparison], *arguments: object) -> int:
+        parser = argparse.ArgumentParser()
+        outcome.add_outputs(parser)
+        return outcome.finish(comparisons, parser.parse_args([*map(str, arguments)]))
+
+    return run
+
+
+def test_formats_are_those_of_the_report() -> None:
+    assert outcome.FORMATS == verdicts.FORMATS
+
+
+def test_table_is_printed_and_the_exit_code_follows(
+    finish: Finish, regressed: Comparison, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finish([regressed]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith("patch32 – regressed: 6.2% slower")
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize("format", outcome.FORMATS[1:])
+def test_another_format_has_standard_output_for_itself(
+    finish: Finish, inconclusive: Comparison, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finish([inconclusive], "--format", format, "--inconclusive", "pass", "--annotations") == 0
+    captured = capsys.readouterr()
+    assert captured.out == verdicts.render([inconclusive], format, inconclusive="pass")
+    assert captured.err.startswith("::warning ")
+
+
+def test_each_file_asked_for_is_written(finish: Finish, all_kinds: list[Comparison], tmp_path: Path) -> None:
+    flags = [part for format in outcome.FILES for part in (f"--{format}", tmp_path / format)]
+    assert finish(all_kinds, *flags) == 1
+    for format in outcome.FILES:
+        assert (tmp_path / format).read_text() == verdicts.render(all_kinds, format)
+
+
+def test_in_a_github_workflow_the_summary_grows_and_annotations_are_told(
+    finish: Finish,
+    regressed: Comparison,
+    improved: Comparison,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    finish([regressed])
+    finish([improved], "--no-annotations")
+    text = summary.read_text()
+    assert text.startswith("before\n")
+    assert text.index("`patch32` regressed") < text.index("`grid-r50` improved")
+    assert capsys.readouterr().err.count("::") == 2  # of one annotation
+
+
+def test_a_summary_that_can_not_be_written_does_not_hide_the_verdict(
+    finish: Finish,
+    regressed: Comparison,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    assert finish([regressed]) == 1
+    assert "the summary is left out" in capsys.readouterr().err
+
+
+def test_a_file_in_no_folder_is_refused_before_anything_is_measured(
+    finish: Finish, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (tmp_path / "none" / "x.json", tmp_path):
+        with pytest.raises(SystemExit):
+            finish([], "--json", path)
+        assert str(path) in capsys.readouterr().err
+
+
+def test_one_file_that_can_not_be_written_does_not_keep_back_the_others(
+    finish: Finish, regressed: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = argparse.ArgumentParser()
+    outcome.add_outputs(parser)
+    (tmp_path / "gone").mkdir()
+    asked = parser.parse_args(["--json", str(tmp_path / "gone" / "x"), "--junit", str(tmp_path / "junit.xml")])
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match=r"^--json .* can't be written"):
+        outcome.finish([regressed], asked)
+    assert "<testsuites" in (tmp_path / "junit.xml").read_text()
+
+
+def test_what_no_dashboard_can_show_does_not_keep_back_the_rest(
+    finish: Finish, regressed: Comparison, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="2 results are named 'patch32 / whole'"):
+        finish([regressed, regressed], "--format", "bencher", "--json", tmp_path / "x.json")
+    assert json.loads((tmp_path / "x.json").read_text())["exit_code"] == 1
+
+
+def test_nothing_to_compare_is_not_a_pass(finish: Finish, tmp_path: Path) -> None:
+    assert finish([], "--json", tmp_path / "x.json") == 4
+    assert json.loads((tmp_path / "x.json").read_text())["verdict"] == "missing"

@@ -1,0 +1,107 @@
+"""What `compare` and `gate` share: where their verdicts go, and the exit code that follows from them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vilt_bench.cli import screen
+from vilt_bench.errors import ConfigError, ViltBenchError
+
+if TYPE_CHECKING:
+    from vilt_bench.comparison import Comparison
+
+FORMATS = ("table", "markdown", "json", "junit", "github", "github-action-benchmark", "bencher")
+"""As `vilt_bench.report.verdicts.FORMATS`, which would cost time to import."""
+FILES = {
+    "markdown": "a table for a pull request's comment or a wiki",
+    "json": "for programs",
+    "junit": "JUnit XML, for GitLab, Jenkins and others",
+    "github-action-benchmark": "JSON for that dashboard (tool: customSmallerIsBetter)",
+    "bencher": "Bencher Metric Format, for that dashboard",
+}
+"""Formats that have a flag of their own, with what it is for."""
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Add how the verdicts are shown, where else they are written, and what an inconclusive one means."""
+    group = parser.add_argument_group("the outcome")
+    group.add_argument("--format", choices=FORMATS, default="table", help="what is printed (default: table)")
+    for format, text in FILES.items():
+        group.add_argument(f"--{format}", type=_file, metavar="FILE", help=f"also write {text}")
+    group.add_argument(
+        "--annotations",
+        action=argparse.BooleanOptionalAction,
+        default=os.environ.get("GITHUB_ACTIONS") == "true",
+        help="tell GitHub, on standard error, what to show beside the run (default: in its workflows)",
+    )
+    group.add_argument(
+        "--inconclusive",
+        choices=["pass", "fail"],
+        default="fail",
+        help="exit code of what could not be decided: 0, or 3 (default: fail)",
+    )
+
+
+def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace) -> int:
+    """Print the verdicts, write the files asked for, add to a GitHub job's summary; returns the exit code.
+
+    Args:
+        comparisons: in the order in which they are shown.
+        asked: has what `add_outputs` added.
+
+    Raises:
+        ConfigError: something can't be shown or written; all else has been by then.
+    """
+    from vilt_bench import store
+    from vilt_bench.report import verdicts
+
+    def text(format: str) -> str:
+        return verdicts.render(comparisons, format, inconclusive=asked.inconclusive)
+
+    problems = []
+    try:
+        if asked.format == "table":
+            verdicts.show(comparisons, screen.console())
+        else:
+            sys.stdout.write(text(asked.format))
+        sys.stdout.flush()
+    except ViltBenchError as error:
+        problems.append(str(error))
+    if asked.annotations:
+        sys.stderr.write(text("github"))
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        _append(summary, text("markdown"))
+    for format in FILES:
+        path = getattr(asked, format.replace("-", "_"))
+        if path is not None:
+            try:
+                store.write_text(path, text(format))
+            except ViltBenchError as error:
+                problems.append(str(error).replace("--output", f"--{format}", 1))
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return verdicts.exit_code(comparisons, asked.inconclusive)
+
+
+def _append(summary: str, text: str) -> None:
+    """Add to the job's summary; one that can't be written must not hide the verdict."""
+    try:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+    except OSError as error:
+        screen.complain(f"GITHUB_STEP_SUMMARY {summary} can't be written: {error.strerror}; the summary is left out")
+
+
+def _file(text: str) -> str:
+    """Returns the path; refused at once where its folder is not there, so that nothing is measured in vain."""
+    folder = Path(text).parent
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: there is no folder {folder}; make it first")
+    if Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; give a file")
+    return text

@@ -1,0 +1,13 @@
+"""JSON for the dashboard of github-action-benchmark (`tool: customSmallerIsBetter`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vilt_bench.records import Run
+from vilt_bench.report import dashboards
+
+
+def render(runs: Sequence[Run]) -> str:
+    """Returns the latencies of the runs in ms, the whole first."""
+    return dashboards.github_action_benchmark(dashboards.run_points(runs))

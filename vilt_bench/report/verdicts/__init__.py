@@ -1,0 +1,44 @@
+"""Comparisons of baseline and candidate in; a table, text of some format, or an exit code out: one module a format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from vilt_bench.comparison import Comparison
+from vilt_bench.errors import ConfigError
+from vilt_bench.report.verdicts.decision import Undecided, exit_code, overall
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["FORMATS", "Undecided", "exit_code", "overall", "render", "show"]
+
+FORMATS = ("table", "markdown", "json", "junit", "github", "github-action-benchmark", "bencher")
+"""Each the name of a module here, with `_` for `-`; `github` is the annotations of a workflow's run."""
+
+
+def show(comparisons: Sequence[Comparison], console: Console) -> None:
+    """Print the comparisons for a terminal: by stage and in total, with all that was found and how sure it is."""
+    from vilt_bench.report.verdicts import table
+
+    table.show(comparisons, console)
+
+
+def render(comparisons: Sequence[Comparison], format: str, *, inconclusive: Undecided = "fail") -> str:
+    """Returns the comparisons as text that ends in a newline, or is empty where there is nothing to say.
+
+    Args:
+        comparisons: in order.
+        format: one of `FORMATS`.
+        inconclusive: what becomes of what could not be decided; for formats that tell passed from failed.
+
+    Raises:
+        ConfigError: there is no such format, or two comparisons would have one name on a chart.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"--format must be one of {', '.join(FORMATS)}; got {format!r}")
+    module = import_module(f"{__name__}.{format.replace('-', '_')}")
+    text: str = module.render(comparisons, inconclusive)
+    return text

@@ -1,0 +1,53 @@
+"""What follows from comparisons: which of their verdicts the gate looks at, and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from vilt_bench.comparison import Comparison, StageVerdict, Verdict
+
+Undecided = Literal["pass", "fail"]
+"""What becomes of an inconclusive verdict."""
+
+PASSED, FAILED, UNDECIDED, NO_BASELINE = 0, 1, 3, 4
+_WORST_FIRST = (FAILED, NO_BASELINE, UNDECIDED, PASSED)
+SEVERITY: tuple[Verdict, ...] = ("regressed", "missing", "inconclusive", "improved", "unchanged")
+"""The verdicts, worst first."""
+
+
+def exit_code(comparisons: Iterable[Comparison], inconclusive: Undecided = "fail") -> int:
+    """Returns 0 passed, 1 regressed or lost by the candidate, 3 inconclusive, 4 nothing to compare with; the worst.
+
+    Args:
+        comparisons: if there is none, there is no baseline.
+        inconclusive: `pass` makes 0 of 3.
+    """
+    found = {stage_code(stage, inconclusive) for each in comparisons for stage in gated(each)}
+    return next((code for code in _WORST_FIRST if code in found), NO_BASELINE)
+
+
+def stage_code(stage: StageVerdict, inconclusive: Undecided = "fail") -> int:
+    """Returns the exit code of one gated verdict alone."""
+    match stage.verdict:
+        case "regressed":
+            return FAILED
+        case "missing":
+            return NO_BASELINE if stage.baseline_s is None and stage.candidate_s is not None else FAILED
+        case "inconclusive":
+            return UNDECIDED if inconclusive == "fail" else PASSED
+        case _:
+            return PASSED
+
+
+def gated(comparison: Comparison) -> Iterator[StageVerdict]:
+    """Yields the verdicts that decide: of the whole, and of the stages where they are gated."""
+    yield comparison.total
+    if comparison.gate == "stages":
+        yield from comparison.stages
+
+
+def overall(comparisons: Iterable[Comparison]) -> Verdict:
+    """Returns the worst verdict; `missing` where nothing was compared."""
+    found = {each.verdict for each in comparisons}
+    return next((verdict for verdict in SEVERITY if verdict in found), "missing")

@@ -1,0 +1,81 @@
+"""JUnit XML, as GitLab, Jenkins and others read it: a suite a comparison, a test case the whole and each stage.
+
+A test case's `time` is the candidate's latency in seconds: what these programs draw over builds.
+Source: the schema of Jenkins' xUnit plugin, `junit-10.xsd`.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+
+from vilt_bench.comparison import Comparison, StageVerdict
+from vilt_bench.report.verdicts import words
+from vilt_bench.report.verdicts.decision import PASSED, Undecided, gated, stage_code
+
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def render(comparisons: Sequence[Comparison], inconclusive: Undecided = "fail") -> str:
+    """Returns the document: what the gate fails is a failure, what could not be decided otherwise is skipped."""
+    root = ET.Element("testsuites", name="vilt-bench")
+    for comparison in comparisons:
+        root.append(_suite(comparison, inconclusive))
+    for total in ("tests", "failures", "errors"):
+        root.set(total, str(sum(int(suite.get(total, 0)) for suite in root)))
+    ET.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+
+
+def _suite(comparison: Comparison, inconclusive: Undecided) -> ET.Element:
+    name = _clean(words.name(comparison))
+    suite = ET.Element("testsuite", name=name)
+    facts = {
+        "machine": words.machine(comparison),
+        "baseline": words.side(comparison.baseline),
+        "candidate": words.side(comparison.candidate),
+        "method": words.method(comparison),
+        "rule": words.rule(comparison),
+        "detectable": words.detectable(comparison),
+    }
+    properties = ET.SubElement(suite, "properties")
+    for key, value in facts.items():
+        ET.SubElement(properties, "property", name=key, value=_clean(value))
+    decisive = {stage.name for stage in gated(comparison)}
+    for stage in (comparison.total, *comparison.stages):
+        suite.append(_case(stage, name, gated=stage.name in decisive, inconclusive=inconclusive))
+    remarks = [words.different(comparison), *comparison.notes]
+    remarks += [f"{words.stage_title(change.stage)}: {words.count(change)}" for change in comparison.counts]
+    if said := [_clean(remark) for remark in remarks if remark]:
+        ET.SubElement(suite, "system-out").text = "\n".join(said)
+    suite.set("tests", str(len(suite.findall("testcase"))))
+    suite.set("failures", str(len(suite.findall("testcase/failure"))))
+    suite.set("errors", "0")
+    suite.set("skipped", str(len(suite.findall("testcase/skipped"))))
+    if comparison.spent_s is not None:
+        suite.set("time", f"{comparison.spent_s:.3f}")
+    return suite
+
+
+def _case(stage: StageVerdict, suite: str, *, gated: bool, inconclusive: Undecided) -> ET.Element:
+    case = ET.Element("testcase", classname=suite, name=_clean(stage.name))
+    if stage.candidate_s is not None:
+        case.set("time", f"{stage.candidate_s:.9f}")
+    baseline, candidate = words.milliseconds(stage)
+    text = (
+        f"{stage.verdict}: {words.size(stage)}\n{stage.reason}\n"
+        f"baseline {baseline} ms, candidate {candidate} ms, ratio of {stage.channel} {words.ratio(stage.ratio)}"
+    )
+    if gated and stage_code(stage, inconclusive) != PASSED:
+        said = ET.SubElement(case, "failure", type=stage.verdict, message=_clean(stage.reason))
+    elif stage.verdict in ("inconclusive", "missing"):
+        said = ET.SubElement(case, "skipped", type=stage.verdict, message=_clean(stage.reason))
+    else:
+        said = ET.SubElement(case, "system-out")
+    said.text = _clean(text if gated else f"{text}\nnot gated")
+    return case
+
+
+def _clean(text: str) -> str:
+    return _NOT_XML.sub("", text)

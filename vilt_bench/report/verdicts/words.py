@@ -1,0 +1,227 @@
+"""How all formats say what a comparison found: names, numbers, sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from vilt_bench.comparison import Comparison, CountChange, Ratio, Side, StageVerdict, Verdict
+from vilt_bench.report.rows import ABSENT, TITLES, case_name, decimals, environment_line, giga, mebibytes, millions
+from vilt_bench.report.verdicts.decision import SEVERITY
+from vilt_bench.statistics import WHOLE
+
+_QUANTITIES = {
+    "parameters": ("parameters", millions, "M"),
+    "flops": ("FLOPs", giga, "G"),
+    "peak_bytes": ("peak memory", mebibytes, "MiB"),
+}
+
+_CLOCKS = {"wall_time": "wall time", "cpu_time": "CPU time", "device_time": "device time"}
+
+
+def name(comparison: Comparison) -> str:
+    """Returns the embedder with all that was asked otherwise than usual."""
+    return case_name(comparison.case)
+
+
+def outcome(comparison: Comparison) -> str:
+    """Returns the verdict with its size: `regressed: 6.1% slower [5.2%, 7.0%]`."""
+    verdict, whole = comparison.verdict, comparison.total
+    if verdict != whole.verdict:
+        worse = [stage_title(stage.name) for stage in comparison.stages if stage.verdict == verdict]
+        return f"{verdict} in {listed(worse)}; whole: {size(whole)}"
+    return f"{verdict}: {size(whole)}"
+
+
+def size(stage: StageVerdict) -> str:
+    """Returns the change in words: `6.1% slower [5.2%, 7.0%]`; the reason where there is no ratio."""
+    ratio = stage.ratio
+    if ratio is None:
+        return stage.reason
+    sign, word = (-1, "faster") if ratio.value < 1 else (1, "slower")
+    bounds = sorted(sign * (bound - 1) for bound in (ratio.low, ratio.high))
+    value = 100 * abs(ratio.value - 1)
+    return f"{value:.1f}% {word} [{_percent(bounds[0])}, {_percent(bounds[1])}]"
+
+
+def ratio(found: Ratio | None) -> str:
+    """Returns the ratio with its 95% interval, such as `1.061 [1.052, 1.070]`."""
+    return ABSENT if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def milliseconds(stage: StageVerdict) -> tuple[str, str]:
+    """Returns both latencies in ms, with equally many decimals."""
+    known = [1000 * value for value in (stage.baseline_s, stage.candidate_s) if value is not None]
+    places = min(map(decimals, known), default=0)
+    baseline, candidate = (
+        ABSENT if value is None else f"{1000 * value:,.{places}f}" for value in (stage.baseline_s, stage.candidate_s)
+    )
+    return baseline, candidate
+
+
+def stage_title(stage: str) -> str:
+    """Returns a stage's name as sentences have it: `backbone`, `textual embedder`, `whole`."""
+    return TITLES.get(stage) or stage.partition(".")[2] or stage
+
+
+def stage_rows(comparison: Comparison) -> Iterator[tuple[str, int, StageVerdict | None]]:
+    """Yields each line of a table of stages: its title, its depth, its verdict; `None` is a component's heading."""
+    component = ""
+    for stage in comparison.stages:
+        parent, _, own = stage.name.partition(".")
+        if own and parent != component:
+            yield stage_title(parent), 0, None
+        component = parent
+        yield stage_title(stage.name), 1 if own else 0, stage
+    yield WHOLE, 0, comparison.total
+
+
+def notable(comparison: Comparison) -> list[StageVerdict]:
+    """Returns the stages that a reader should see at once: those that decide with the whole, and all that regressed."""
+    return [
+        stage
+        for stage in comparison.stages
+        if stage.verdict == "regressed"
+        or (comparison.gate == "stages" and stage.verdict in ("missing", "inconclusive"))
+    ]
+
+
+def reasons(comparison: Comparison) -> Iterator[tuple[Verdict, str]]:
+    """Yields why each verdict but unchanged, the stages of one reason together: `a and b: inconclusive: …`."""
+    said: dict[tuple[Verdict, str], list[str]] = {}
+    for stage in (comparison.total, *comparison.stages):
+        if stage.verdict != "unchanged" and stage.reason:
+            said.setdefault((stage.verdict, stage.reason), []).append(stage_title(stage.name))
+    for (verdict, reason), stages in said.items():
+        yield verdict, f"{listed(stages)}: {verdict}: {reason}"
+
+
+def where(comparison: Comparison) -> str:
+    """Returns the stage in which most of the whole's change lies; empty if the whole did not change."""
+    if comparison.total.verdict not in ("regressed", "improved"):
+        return ""
+    changes = {stage.name: change for stage in comparison.stages if (change := _change_s(stage)) is not None}
+    whole = _change_s(comparison.total)
+    if not changes or whole is None:
+        return ""
+    most = max(changes, key=lambda stage: math.copysign(changes[stage], changes[stage] * whole))
+    places = decimals(1000 * whole)
+    part, all_of_it = (f"{1000 * change:+,.{places}f}" for change in (changes[most], whole))
+    return f"Most of the change is in {stage_title(most)}: {part} of {all_of_it} ms."
+
+
+def _change_s(stage: StageVerdict) -> float | None:
+    both = stage.baseline_s, stage.candidate_s
+    return None if both[0] is None or both[1] is None else both[1] - both[0]
+
+
+def count(change: CountChange) -> str:
+    """Returns a count that changed, such as `parameters 85.06 → 85.65 M (+0.7%)`."""
+    title, write, unit = _QUANTITIES[change.quantity]
+    before, after = change.baseline, change.candidate
+    share = f" ({_signed((after - before) / before)})" if before and after is not None else ""
+    texts = write(before), write(after)
+    if texts[0] == texts[1]:  # a small change of a large number
+        texts = (ABSENT if before is None else f"{before:,}", ABSENT if after is None else f"{after:,}")
+        unit = "B" if change.quantity == "peak_bytes" else ""
+    return f"{title} {texts[0]} → {texts[1]} {unit}".rstrip() + share
+
+
+def case_line(comparison: Comparison) -> str:
+    """Returns what was compared, in one line."""
+    case = comparison.case
+    size = "usual resolution" if case.resolution is None else f"{case.resolution[0]}×{case.resolution[1]} pixels"
+    device = case.device if comparison.environment is None else comparison.environment.device
+    return f"{size} · batch {case.batch_size} · {case.text_length} text tokens · {case.dtype} · {device}"
+
+
+def machine(comparison: Comparison) -> str:
+    """Returns where the candidate was measured, in one line."""
+    return environment_line(comparison.environment) or "machine not recorded"
+
+
+def side(one: Side) -> str:
+    """Returns a side by its name and versions."""
+    return f"{one.name} ({', '.join(one.versions)})" if one.versions else one.name
+
+
+def method(comparison: Comparison) -> str:
+    """Returns how the two were measured."""
+    before, after = comparison.baseline.processes, comparison.candidate.processes
+    if comparison.method == "lockstep":
+        spent = "" if comparison.spent_s is None else f", {duration(comparison.spent_s)}"
+        pairs = min(before, after)
+        return f"measured together, sample by sample, in {pairs} pair{'' if pairs == 1 else 's'} of processes{spent}"
+    return f"stored records of {before} and {after} process{'' if after == 1 else 'es'}, measured apart"
+
+
+def clocks(comparison: Comparison) -> str:
+    """Returns what the ratios are of, as the clock that tells sides apart best need not be that of the latencies."""
+    stages: dict[str, list[str]] = {}
+    for stage in (comparison.total, *comparison.stages):
+        if stage.ratio is not None:
+            stages.setdefault(_CLOCKS.get(stage.channel, stage.channel), []).append(stage_title(stage.name))
+    if not stages:
+        return ""
+    told = list(stages) if len(stages) == 1 else [f"{clock} ({', '.join(names)})" for clock, names in stages.items()]
+    return f"Latencies are medians; ratios are of {listed(told)}."
+
+
+def rule(comparison: Comparison) -> str:
+    """Returns what regressed means here, with tolerance and probability of a false alarm."""
+    decides = "The whole decides" if comparison.gate == "total" else "The whole and every stage decide"
+    return (
+        f"Regressed: slower by more than the tolerance of {setting(comparison.tolerance)}, and beyond chance "
+        f"(false alarms: at most {setting(comparison.error)}). {decides}."
+    )
+
+
+def detectable(comparison: Comparison) -> str:
+    """Returns what could be found with this noise."""
+    if comparison.detectable is None:
+        return "The smallest slowdown that would be found here is not known."
+    return f"A slowdown of {_percent(comparison.detectable)} would be found in 95 of 100 such comparisons."
+
+
+def different(comparison: Comparison) -> str:
+    """Returns what differs between the sides and was allowed to; empty if nothing does."""
+    return f"The sides differ in more than the code: {', '.join(comparison.different)}." if comparison.different else ""
+
+
+def tally(comparisons: Sequence[Comparison]) -> str:
+    """Returns how many have which verdict, worst first: `1 of 3 regressed, 2 unchanged`."""
+    counts: Mapping[Verdict, int] = {
+        verdict: sum(each.verdict == verdict for each in comparisons) for verdict in SEVERITY
+    }
+    said = [f"{number} {verdict}" for verdict, number in counts.items() if number]
+    if not said:
+        return "nothing compared"
+    first, *rest = said
+    return ", ".join([first.replace(" ", f" of {len(comparisons)} ", 1) if len(comparisons) > 1 else first, *rest])
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def listed(names: Sequence[str], *, most: int | None = None) -> str:
+    """Returns names as a sentence has them: `a, b and c`; from `most` on as `a, b and 5 more`."""
+    if most is not None and len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def setting(share: float) -> str:
+    """Returns a share that somebody chose, as a percentage with the digits that it has."""
+    return f"{100 * share:.4g}%"
+
+
+def _percent(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:.1f}%"  # + 0.0 makes 0 of -0
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.2g}%" if abs(share) < 0.001 else f"{100 * share:+.1f}%"
