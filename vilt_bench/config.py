@@ -78,6 +78,8 @@ class Case:
     """`aspect`: keep the photograph's aspect, as the paper does; `crop`: exactly the resolution."""
     images: tuple[str, ...] = ()
     """Paths of images; none: the photographs that come with an installed package; `synthetic`: noise."""
+    preprocessing: bool = False
+    """Whether decoding, resizing and normalising the images, from files in memory, are a part of the pass."""
     text_length: int = 40
     """Text tokens, [CLS] and [SEP] included."""
     batch_size: int = 1
@@ -105,6 +107,8 @@ class Case:
         if self.resolution is not None:
             check_resolution(*self.resolution)
         _check_choice("--fit", self.fit, get_args(Fit))
+        if self.preprocessing and SYNTHETIC in self.images:
+            raise ConfigError(f"--with-preprocessing decodes files, and --image {SYNTHETIC} is none; give photographs")
         _check_choice("--linear", self.linear, get_args(Linear))
         _check_choice("--interaction", self.interaction, get_args(Interaction))
         if self.checkpoint is not None and self.interaction != "vilt":

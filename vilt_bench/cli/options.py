@@ -57,6 +57,12 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         default="aspect",
         help="resize a photograph with its aspect kept, or crop it to exactly the resolution (default: aspect)",
     )
+    group.add_argument(
+        "--with-preprocessing",
+        dest="preprocessing",
+        action="store_true",
+        help="decode, resize and normalise the photographs within the pass, on the CPU, from files in memory",
+    )
     group.add_argument("--seed", type=int, default=0, help="of weights, text and noise (default: 0)")
     group.add_argument(
         "--checkpoint",
@@ -144,7 +150,7 @@ def cases(asked: argparse.Namespace) -> list[Case]:
     # What `show` does not ask for, as nothing is run there, has its default.
     given = {
         name: getattr(asked, name)
-        for name in ("fit", "device", "dtype", "threads", "linear", "checkpoint", "seed")
+        for name in ("fit", "preprocessing", "device", "dtype", "threads", "linear", "checkpoint", "seed")
         if hasattr(asked, name)
     }
     cases = []

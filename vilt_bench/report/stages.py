@@ -31,6 +31,8 @@ def show_stages(case: Case, model: Model, stages: Sequence[Stage], console: Cons
         table.add_column(title, justify="right", no_wrap=True)
     for component, title in TITLES.items():
         own = [stage for stage in stages if stage.component == component]
+        if not own:
+            continue
         if [stage.name for stage in own] == [component]:
             table.add_row(title, Text(own[0].output), *_sizes(own))
             continue
