@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torchvision.models import get_model
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
@@ -21,11 +20,11 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms, remove_small_boxes
 
-from embedders.region.boxes import clip, extents
+from embedders.region.boxes import clip, extents, image_sizes
 from embedders.region.heads import PooledRegions, Predictions, RegionFeatures
 from embedders.region.planting import OBJECTS, POOL, SYNONYMS, PlantedBoxes, PlantedLogits
 from embedders.region.proposals import Candidates, Proposals
-from embedders.region.selection import RegionProjection, Selection
+from embedders.region.selection import RegionProjection, Selection, padded, padding_mask
 from embedders.resnet import FeatureMaps
 from embedders.torchvision_weights import fill, settle, three
 from vilt_bench.embedding import ImageBatch, VisualEmbedder
@@ -389,14 +388,14 @@ class ClassNMS(nn.Module):
         features, scores, boxes, labels, candidates = map(tuple, zip(*found, strict=True))
         kept = _kept(boxes, self.name, self.score_threshold)
         return Selection(
-            features=_padded(features, self.regions),
-            boxes=_padded(boxes, self.regions),
-            mask=_mask(kept, self.regions, predictions.extent.device),
+            features=padded(features, self.regions),
+            boxes=padded(boxes, self.regions),
+            mask=padding_mask(kept, self.regions, predictions.extent.device),
             extent=predictions.extent,
             kept=sum(kept),
             candidates=candidates,
-            scores=_padded(scores, self.regions),
-            labels=_padded(labels, self.regions),
+            scores=padded(scores, self.regions),
+            labels=padded(labels, self.regions),
         )
 
     def counts(self, output: Selection) -> dict[str, int]:
@@ -534,9 +533,10 @@ class DenseNMS(nn.Module):
         outputs: dict[str, Any] = dense.outputs
         anchors: Any = list(dense.anchors)
         if self.split:
-            outputs = {name: list(output.split(dense.levels, dim=1)) for name, output in outputs.items()}
-            anchors = [list(torch.split(image, dense.levels)) for image in dense.anchors]
-        found = self.postprocess(outputs, anchors, _sizes(dense.features))
+            levels = list(dense.levels)
+            outputs = {name: list(output.split(levels, dim=1)) for name, output in outputs.items()}
+            anchors = [list(torch.split(image, levels)) for image in dense.anchors]
+        found = self.postprocess(outputs, anchors, image_sizes(dense.features))
         boxes, scores, labels = (  # sorted by score
             tuple(image[part][: self.regions] for image in found) for part in ("boxes", "scores", "labels")
         )
@@ -564,25 +564,18 @@ class DetectionAlign(nn.Module):
         cells = _pool_regions(self.align, features, features.maps[: self.levels], boxes)
         kept = [len(image) for image in boxes]
         return Selection(
-            features=_padded(torch.split(cells.mean(dim=(2, 3)), kept), self.regions),
-            boxes=_padded(boxes, self.regions),
-            mask=_mask(kept, self.regions, boxes[0].device),
+            features=padded(torch.split(cells.mean(dim=(2, 3)), kept), self.regions),
+            boxes=padded(boxes, self.regions),
+            mask=padding_mask(kept, self.regions, boxes[0].device),
             extent=extents(features),
             kept=sum(kept),
-            scores=_padded(detections.scores, self.regions),
-            labels=_padded(detections.labels, self.regions),
+            scores=padded(detections.scores, self.regions),
+            labels=padded(detections.labels, self.regions),
         )
 
 
 def _named(maps: tuple[Tensor, ...]) -> OrderedDict[str, Tensor]:
     return OrderedDict((str(level), cells) for level, cells in enumerate(maps))
-
-
-def _sizes(features: FeatureMaps) -> list[tuple[int, int]]:
-    """Returns (height, width) of each image without its padding; waits for the device only where there is padding."""
-    if features.mask is None:
-        return [features.size] * len(features.maps[0])
-    return [(int(height), int(width)) for width, height in extents(features)[:, :2].tolist()]
 
 
 def _anchors(generator: nn.Module, features: FeatureMaps) -> list[Tensor]:
@@ -612,13 +605,3 @@ def _kept(boxes: tuple[Tensor, ...], name: str, threshold: float | None) -> list
             "or give trained weights"
         )
     return kept
-
-
-def _padded(images: tuple[Tensor, ...], regions: int) -> Tensor:
-    return torch.stack([pad(image, (0, 0) * (image.dim() - 1) + (0, regions - len(image))) for image in images])
-
-
-def _mask(kept: list[int], regions: int, device: torch.device) -> Tensor | None:
-    if min(kept) == regions:
-        return None
-    return torch.arange(regions, device=device) < torch.tensor(kept, device=device).unsqueeze(1)
