@@ -31,7 +31,7 @@ class WidthsOnHost(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function."""
         given = dict(kwargs or {})
-        if func is torch.arange:
+        if func is torch.arange or (func is torch.tensor and isinstance(args[0], list)):
             given.setdefault("device", "cpu")
         return func(*args, **given)
 
