@@ -34,6 +34,7 @@ def detectron2_detector(
     model: str,
     hidden_size: int = 768,
     regions: int = 36,
+    proposals: int = 0,
     score_threshold: float = -1.0,
     plant: bool = True,
     seed: int = 0,
@@ -46,6 +47,7 @@ def detectron2_detector(
             path of a configuration file.
         hidden_size: D of the tokens.
         regions: detections kept of each image, one token each.
+        proposals: kept by the proposals' NMS; 0: as many as the configuration says.
         score_threshold: lower scores never enter the last NMS; negative: the configuration's.
         plant: with random weights, replace the boxes and logits that enter the two NMS by planted ones.
         seed: of what is planted.
@@ -55,13 +57,16 @@ def detectron2_detector(
         EmbedderError: detectron2 is not installed, has no such configuration, or it is of no two-stage detector.
         CheckpointError: weights can't be read, or are of another model.
     """
-    if regions < 1 or score_threshold >= 1:
+    if regions < 1 or proposals < 0 or score_threshold >= 1:
         raise EmbedderError(
-            f"regions={regions},score_threshold={score_threshold:g} is impossible; expected at least 1, and below 1"
+            f"regions={regions},proposals={proposals},score_threshold={score_threshold:g} is impossible; expected at "
+            "least 1, at least 0, and below 1"
         )
-    built, config = _build(model, score_threshold)
+    built, config = _build(model, proposals, score_threshold)
     if weights:
         load_weights(built, weights)
+    else:
+        _calm(built)
     rpn, heads = built.proposal_generator, built.roi_heads
     names = list(built.backbone.output_shape())
     planted = seed if plant and not weights else None
@@ -112,7 +117,7 @@ def detectron2_detector(
     )
 
 
-def _build(name: str, score_threshold: float) -> tuple[Any, Any]:
+def _build(name: str, proposals: int, score_threshold: float) -> tuple[Any, Any]:
     """Returns detectron2's model on the default device, in eval mode, and its configuration."""
     try:
         from detectron2 import model_zoo
@@ -131,6 +136,8 @@ def _build(name: str, score_threshold: float) -> tuple[Any, Any]:
             f"({' '.join(str(error).split())}); give one such as COCO-Detection/faster_rcnn_R_50_C4_3x.yaml"
         ) from None
     config.MODEL.DEVICE = str(torch.get_default_device())
+    if proposals:
+        config.MODEL.RPN.POST_NMS_TOPK_TEST = proposals
     if score_threshold >= 0:
         config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score_threshold
     model = build_model(config).eval()
@@ -143,6 +150,13 @@ def _build(name: str, score_threshold: float) -> tuple[Any, Any]:
     if isinstance(heads.box_predictor, nn.ModuleList):
         raise EmbedderError(f"detectron2/{name} is a cascade, whose boxes are refined in turns; that is not supported")
     return model, config
+
+
+def _calm(model: nn.Module) -> None:
+    """Lower the gain of each residual block's last normalisation, as `embedders.resnet.calm` does."""
+    for name, gain in model.state_dict().items():  # a parameter or, frozen, a buffer
+        if name.endswith("conv3.norm.weight"):
+            nn.init.constant_(gain, 0.2)
 
 
 def _rgb(values: Sequence[float], *, flip: bool) -> tuple[float, float, float]:
