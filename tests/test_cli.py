@@ -313,11 +313,31 @@ def test_a_row_of_the_paper_that_is_misspelt_gets_the_nearest(complaint):
     assert "did you mean 'ViLT-B/32'" in complaint("paper", "--rows", "vilt-b32")
 
 
-def test_a_study_is_printed_kept_and_taken_up_in_a_later_report(capsys, tmp_path):
-    arguments = ["paper", "--nms", "--study-time", "0.1", "--rows", "ViLT-B/32", "--quiet", "--output", str(tmp_path)]
-    assert main(arguments) == 0
+def test_a_study_is_printed_kept_with_its_plot_and_taken_up_in_a_later_report(capsys, tmp_path):
+    assert main(["paper", "--nms", "--study-time", "0.1", "--quiet", "--output", str(tmp_path)]) == 0
     assert "no threshold" in capsys.readouterr().out
+    assert {path.suffix for path in (tmp_path / "records").iterdir()} == {".json", ".svg"}
     page = (tmp_path / "README.md").read_text()
     assert "nms.svg" in page
-    assert main([*arguments[:1], *arguments[4:]]) == 0
+    # All rows are in the report, whatever is printed.
+    assert main(["paper", "--rows", "ViLT-B/32", "--rows", "vilt-b/32", "--output", str(tmp_path)]) == 0
     assert (tmp_path / "README.md").read_text() == page
+    printed = capsys.readouterr().out
+    assert "LXMERT" not in printed
+    assert "ViLT-B/32, ViLT-B/32" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nms", "--study-time", "-1"], "--study-time must be between"),
+        (["--study-time", "3"], "add --nms or --sequence"),
+        (["--trials", "3"], "--trials is for timing the rows; add --measure"),
+        (["--sequence", "--dtype", "bfloat16"], "the studies are in float32"),
+        (["--measure", "--trials", "0", "--rows", "ViLT-B/32", "--quiet"], "--trials must be at least 1"),
+    ],
+)
+def test_an_option_of_the_paper_that_can_do_nothing_is_refused(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["paper", *arguments]) == 2
+    assert said in capsys.readouterr().err

@@ -8,13 +8,15 @@ import uuid
 import pytest
 
 from vilt_bench import store
-from vilt_bench.config import Case
-from vilt_bench.errors import RecordError
+from vilt_bench.config import Case, Sampling
+from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.paper import times
+from vilt_bench.paper.counting import paper_table
 from vilt_bench.paper.measuring import kept_rows, measure_rows
 from vilt_bench.paper.models import ROWS
 from vilt_bench.paper.tables import table6
 from vilt_bench.records import join_trials
+from vilt_bench.runner import inspect
 
 CASES = {"ViLT-B/32": Case("patch32"), "Pixel-BERT-R50": Case("grid-r50")}
 
@@ -45,7 +47,7 @@ class Measurer:
 
 def test_rows_alternate_round_by_round_and_count_once(make_run, tmp_path):
     measure = Measurer(make_run)
-    runs = measure_rows(CASES, tmp_path, rounds=2, measure_one=measure)
+    runs = measure_rows(CASES, tmp_path, rounds=2, measure_one=measure).runs
     assert measure.asked == [("patch32", True), ("grid-r50", True), ("patch32", False), ("grid-r50", False)]
     assert {name: len(run.trials) for name, run in runs.items()} == {"ViLT-B/32": 2, "Pixel-BERT-R50": 2}
     assert [trial.index for trial in runs["ViLT-B/32"].trials] == [0, 1]
@@ -55,9 +57,10 @@ def test_rows_alternate_round_by_round_and_count_once(make_run, tmp_path):
 
 def test_an_interrupted_measurement_goes_on_where_it_stopped(make_run, tmp_path):
     first = measure_rows(CASES, tmp_path, rounds=2, measure_one=Measurer(make_run, interrupt_at=3))
-    assert all(run.interrupted for run in first.values())
+    assert first.interrupted
+    assert all(run.interrupted for run in first.runs.values())
     again = Measurer(make_run)
-    runs = measure_rows(CASES, tmp_path, rounds=2, measure_one=again)
+    runs = measure_rows(CASES, tmp_path, rounds=2, measure_one=again).runs
     assert again.asked == [("patch32", False), ("grid-r50", False)]
     assert not any(run.interrupted for run in runs.values())
     assert all(len(run.trials) == 2 for run in runs.values())
@@ -65,10 +68,47 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(make_run, tmp_path)
 
 def test_trials_of_another_sampling_or_case_are_not_taken_for_ours(make_run, tmp_path):
     measure_rows(CASES, tmp_path, rounds=1, measure_one=Measurer(make_run))
-    other = {name: dataclasses.replace(case, dtype="bfloat16") for name, case in CASES.items()}
+    for other, sampling in (
+        ({name: dataclasses.replace(case, dtype="bfloat16") for name, case in CASES.items()}, None),
+        (CASES, Sampling(precision=0.5)),
+    ):
+        again = Measurer(make_run)
+        measure_rows(other, tmp_path, rounds=1, measure_one=again, sampling=sampling)
+        assert len(again.asked) == 2
+
+
+def test_trials_of_another_machine_are_measured_again_and_not_joined(make_run, tmp_path):
+    measure_rows(CASES, tmp_path, rounds=2, measure_one=Measurer(make_run))
+    here = make_run().environment
     again = Measurer(make_run)
-    measure_rows(other, tmp_path, rounds=1, measure_one=again)
-    assert len(again.asked) == 2
+    measure_rows(CASES, tmp_path, rounds=2, measure_one=again, here=here)
+    assert again.asked == []
+    elsewhere = dataclasses.replace(here, fingerprint="beef")
+    again = Measurer(lambda *arguments, **fields: make_run(*arguments, **fields, environment=elsewhere))
+    runs = measure_rows(CASES, tmp_path, rounds=2, measure_one=again, here=elsewhere).runs
+    assert len(again.asked) == 4
+    assert all(len(run.trials) == 2 for run in runs.values())
+    assert {run.environment.fingerprint for run in runs.values()} == {"beef"}
+
+
+def test_an_interruption_in_the_first_trial_is_one(make_run, tmp_path):
+    measured = measure_rows(CASES, tmp_path, rounds=2, measure_one=Measurer(make_run, interrupt_at=1))
+    assert measured.interrupted
+    assert measured.runs == {}
+
+
+def test_no_round_at_all_is_refused(make_run, tmp_path):
+    with pytest.raises(ConfigError, match="--trials must be at least 1, got 0"):
+        measure_rows(CASES, tmp_path, rounds=0, measure_one=Measurer(make_run))
+
+
+@pytest.mark.parametrize("name", ["ViLT-B/32", "Pixel-BERT-X152", "Pixel-BERT-R50", "UNITER-Base"])
+def test_a_row_is_measured_at_the_size_and_with_the_tokens_that_are_counted(name):
+    counted = paper_table([name]).rows[0]
+    model, stages = inspect(ROWS[name].case)
+    assert model.resolution == counted.printed.resolution
+    assert model.visual_tokens == counted.visual_tokens
+    assert sum(stage.flops for stage in stages if stage.component != "textual_embedder") == counted.flops_built
 
 
 def test_the_time_left_is_told_from_the_trials_so_far(make_run, tmp_path):
@@ -100,7 +140,7 @@ def test_every_row_is_a_case_of_its_printed_size():
     for printed in table6():
         case = ROWS[printed.model].case
         assert (case.resolution, case.text_length) == (printed.resolution, printed.text_tokens)
-        assert case.fit == "crop"
+        assert case.fit == "exact"
 
 
 @pytest.fixture
@@ -118,7 +158,7 @@ def test_times_and_ratios_stand_beside_the_print(runs):
     (grid,) = (line for line in text.splitlines() if line.startswith("| Pixel-BERT-R50"))
     cells = [cell.strip() for cell in grid.split("|")[1:-1]]
     assert cells[1:4] == ["grid", "60", "4"]
-    assert cells[5] == f"{401 / 102:.3g}"
+    assert cells[5].split()[0] == f"{401 / 102:.2g}"
     assert cells[6] == "75.0%"
     assert "grid 4 : linear 1 as printed, grid 3.93 : linear 1 here" in text
 

@@ -65,7 +65,7 @@ def test_latency_of_a_stage_is_shown_in_ms_with_interval_and_share(make_run: Mak
 
 def test_component_adds_up_its_stages(make_run: MakeRun) -> None:
     lines = shown([make_run("region", latencies_s=REGION, noise=0)])
-    assert line(lines, "visual embedder").split()[2] == "1000.0"
+    assert line(lines, "visual embedder").split()[2] == "1,000.0"
     assert line(lines, "visual embedder").split()[-3:] == ["9.00", "18.00", "4.00"]
 
 

@@ -211,8 +211,19 @@ def test_the_finding_on_nms_says_the_numbers_of_the_data():
     low, high = map(float, re.search(r"takes 512 \[(\d+), (\d+)\]", first).groups())
     estimate = nms_study().by_proposals(nms.MODES[0])[1].latency
     assert (low, high) == (round(1000 * estimate.low), round(1000 * estimate.high))
-    assert proposals.count("proposals^1.00") == 3  # made up as proportional
+    assert proposals.count("from 300 on as proposals^1.00") == 3  # made up as proportional
     assert "4 to 400 classes entered" in classes
+
+
+def test_a_change_within_the_noise_is_not_called_one():
+    found = nms_study()
+    points = tuple(
+        replace(point, samples=samples(0.2, 0.5, 0.9) if point.pool == 18 else samples(0.3, 0.5, 0.8))
+        for point in found.points
+    )
+    said = nms.findings(replace(found, points=points))
+    assert "no clear change" in said[2]
+    assert "proposals^" not in said[1]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from vilt_bench.errors import ConfigError
 Option = bool | int | float | str
 """The value of an embedder's option, as given on the command line or in Python."""
 
-Fit = Literal["aspect", "crop"]
+Fit = Literal["aspect", "crop", "exact"]
 Interaction = Literal["vilt", "bert", "lxmert", "vilbert"]
 """`vilt`: pre-norm single stream; `bert`: post-norm single stream; `lxmert`, `vilbert`: two streams."""
 Linear = Literal["torch", "onednn"]
@@ -75,7 +75,8 @@ class Case:
     resolution: tuple[int, int] | None = None
     """(height, width) in pixels; the shorter edge is the target, the longer one the limit."""
     fit: Fit = "aspect"
-    """`aspect`: keep the photograph's aspect, as the paper does; `crop`: exactly the resolution."""
+    """`aspect`: keep the photograph's aspect, as the paper does; `crop`: the resolution, cut to multiples of the
+    embedder's stride; `exact`: the resolution to the pixel, for embedders that take any size."""
     images: tuple[str, ...] = ()
     """Paths of images; none: the photographs that come with an installed package; `synthetic`: noise."""
     preprocessing: bool = False

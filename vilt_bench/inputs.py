@@ -81,7 +81,7 @@ def make_inputs(
         notes.append(f"Of {len(paths)} images the first {most} were used, as many as are kept on the device.")
         paths = paths[:most]
     if paths == (SYNTHETIC,):
-        size = crop_size(resolution, size_divisor=size_divisor)
+        size = crop_size(resolution, size_divisor=1 if case.fit == "exact" else size_divisor)
         generator = torch.Generator().manual_seed(case.seed)
         images = [
             torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)

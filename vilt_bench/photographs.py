@@ -128,14 +128,14 @@ def resize(
 ) -> Image.Image:
     """Returns the image resized (bicubic) to fit the resolution.
 
-    `aspect` keeps the whole image, see `target_size`; `crop` covers exactly the resolution, see `crop_size`, and
-    cuts what sticks out evenly at both sides.
+    `aspect` keeps the whole image, see `target_size`; `crop` and `exact` cover the resolution, the former cut to
+    multiples, see `crop_size`; what sticks out is cut off evenly at both sides.
 
     Raises:
         InputError: an edge would be shorter than the divisor.
     """
-    if fit == "crop":
-        height, width = crop_size(resolution, size_divisor=size_divisor)
+    if fit != "aspect":
+        height, width = crop_size(resolution, size_divisor=size_divisor if fit == "crop" else 1)
         return ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
     height, width = target_size(image.height, image.width, resolution=resolution, size_divisor=size_divisor, name=name)
     return image.resize((width, height), Image.Resampling.BICUBIC)

@@ -274,12 +274,13 @@ def join_trials(runs: Sequence[Run]) -> Run:
         energy=counted.energy,
         trials=tuple(dataclasses.replace(trial, index=index) for index, trial in enumerate(trials)),
         failure=next((run.failure for run in runs if run.failure is not None), None),
+        interrupted=any(run.interrupted for run in runs),
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
     )
 
 
 def join_cases(runs: Sequence[Run]) -> list[Run]:
-    """Returns a run for each case, machine and software among the runs, with the trials of all, in the order given.
+    """Returns a run for each case, sampling, machine and software, with the trials of all, in the order given.
 
     Runs that failed are joined with nothing.
     """
@@ -287,7 +288,7 @@ def join_cases(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         where = run.environment
         same = (run.case, where.fingerprint, where.device, where.threads, where.versions) if where is not None else ()
-        key = msgspec.json.encode(same) if same and run.failure is None else run.run_id
+        key = msgspec.json.encode((same, run.sampling)) if same and run.failure is None else run.run_id
         groups.setdefault(key, []).append(run)
     return [join_trials(group) if len(group) > 1 else group[0] for group in groups.values()]
 

@@ -131,12 +131,25 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def file_name(run: Run) -> str:
-    """Returns `TIME-EMBEDDER-ID.json`, safe on every file system."""
+    """Returns `TIME-EMBEDDER-ID.json`, safe on every file system.
+
+    Raises:
+        RecordError: the run's start is no time.
+    """
     try:
-        time = datetime.fromisoformat(run.started_at).astimezone(UTC)
+        time = stamp(run.started_at)
     except ValueError:
         raise RecordError(f"run {run.run_id} started at {run.started_at!r}, which is no ISO 8601 time") from None
-    return f"{time:%Y-%m-%dT%H%M%SZ}-{_safe(label(run.case))}-{_safe(run.run_id)}.json"
+    return f"{time}-{_safe(label(run.case))}-{_safe(run.run_id)}.json"
+
+
+def stamp(started_at: str) -> str:
+    """Returns an ISO 8601 time as part of a file's name, in UTC, that sorts by time.
+
+    Raises:
+        ValueError: it is no such time.
+    """
+    return f"{datetime.fromisoformat(started_at).astimezone(UTC):%Y-%m-%dT%H%M%SZ}"
 
 
 def _records(folder: Path) -> list[Path]:

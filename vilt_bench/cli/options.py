@@ -53,9 +53,10 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--fit",
-        choices=["aspect", "crop"],
+        choices=["aspect", "crop", "exact"],
         default="aspect",
-        help="resize a photograph with its aspect kept, or crop it to exactly the resolution (default: aspect)",
+        help="resize a photograph with its aspect kept, or crop it to the resolution: cut to multiples of the "
+        "embedder's stride, or exact to the pixel (default: aspect)",
     )
     group.add_argument(
         "--with-preprocessing",
@@ -80,7 +81,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         parser,
         precision="0.01",
         max_time="60 for one embedder, all trials together",
-        trials="fresh processes an embedder",
+        trials="fresh processes an embedder; more follow where they differ and time is left (default: 3)",
         given=(0.01, 60.0, 3),
     )
     group = parser.add_argument_group("output")
@@ -105,7 +106,7 @@ def add_effort(
     precision: str,
     max_time: str,
     trials: str,
-    given: tuple[float | None, float | None, int],
+    given: tuple[float | None, float | None, int | None],
 ) -> None:
     """Add how hard to look; `given` are the defaults, the texts say what they mean."""
     group = parser.add_argument_group("how hard to look")
@@ -123,7 +124,7 @@ def add_effort(
         metavar="SECONDS",
         help=f"measuring time (default: {max_time})",
     )
-    group.add_argument("--trials", type=int, default=given[2], metavar="N", help=f"{trials} (default: {given[2]})")
+    group.add_argument("--trials", type=int, default=given[2], metavar="N", help=trials)
 
 
 def _resolution(text: str) -> tuple[int, int]:

@@ -10,22 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vilt_bench.cli import options, screen
+from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from vilt_bench.cli import Add
     from vilt_bench.config import Case
-    from vilt_bench.paper.measuring import RowProgress
-    from vilt_bench.paper.models import PaperRow
+    from vilt_bench.paper.measuring import Measured, RowProgress
     from vilt_bench.records import Run
+
+STUDY_TIME_S = 60.0
 
 
 def register(add: Add) -> None:
     """Add the command."""
     parser = add("paper", paper, "the ViLT paper's Tables 6 and 7 and Figure 1, counted again and measured here")
     parser.add_argument(
-        "--rows", nargs="+", default=[], metavar="MODEL", help="rows of Table 6, such as ViLT-B/32 (default: all)"
+        "--rows",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="MODEL",
+        help="rows of Table 6 to print and to time, such as ViLT-B/32 (default: all)",
     )
     parser.add_argument(
         "--measure", action="store_true", help="time the rows on this machine; resumes what was interrupted"
@@ -37,7 +44,7 @@ def register(add: Add) -> None:
         "--sequence", action="store_true", help="study: the interaction's latency against the sequence's length"
     )
     parser.add_argument(
-        "--study-time", type=float, default=60.0, metavar="SECONDS", help="measuring time of a study (default: 60)"
+        "--study-time", type=float, metavar="SECONDS", help=f"measuring time of a study (default: {STUDY_TIME_S:g})"
     )
     parser.add_argument(
         "--output",
@@ -50,8 +57,8 @@ def register(add: Add) -> None:
         parser,
         precision="0.05",
         max_time="20 for one trial of a row",
-        trials="processes a row, in rounds over all rows",
-        given=(None, None, 3),
+        trials="processes a row, in rounds over all rows (default: 3)",
+        given=(None, None, None),
     )
 
 
@@ -62,28 +69,45 @@ def paper(asked: argparse.Namespace) -> int:
     from vilt_bench.paper.models import ROWS, find_row
     from vilt_bench.paper.publish import publish
 
-    rows = [find_row(name) for name in asked.rows] or list(ROWS.values())
+    _check(asked)
+    rows = list(dict.fromkeys(find_row(name).model for name in asked.rows)) or list(ROWS)
     console = screen.console()
-    studies_only = (asked.nms or asked.sequence) and not asked.measure and asked.output is None
-    counted = None if studies_only else paper_table([row.model for row in rows])
-    if counted is not None:
-        render.show(counted, console)
+    studies_only = (asked.nms or asked.sequence) and not asked.measure
+    if not studies_only:
+        render.show(paper_table(rows), console)
     screen.keep_on_termination()
-    runs = _measure_rows(rows, asked, console) if asked.measure else None
-    interrupted = runs is not None and any(each.interrupted for each in runs.values())
+    measured = _measure_rows(rows, asked, console) if asked.measure else None
+    interrupted = measured is not None and measured.interrupted
     studies = {} if interrupted else _studies(asked, console)
     if asked.output is not None:
-        assert counted is not None
-        for path in publish(asked.output, counted=counted, runs=runs or _kept_rows(rows, asked), **studies):
+        runs = _kept_rows(asked) | dict(measured.runs if measured is not None else {})
+        for path in publish(asked.output, counted=paper_table(), runs=runs, **studies):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return screen.INTERRUPTED if interrupted else 0
 
 
-def _measure_rows(rows: Sequence[PaperRow], asked: argparse.Namespace, console: Console) -> dict[str, Run]:
+def _check(asked: argparse.Namespace) -> None:
+    """Refuse what would only fail after minutes, and options that would do nothing."""
+    from vilt_bench.paper.study import check_time
+
+    studies = asked.nms or asked.sequence
+    check_time(asked.study_time if asked.study_time is not None else STUDY_TIME_S, flag="--study-time")
+    if asked.study_time is not None and not studies:
+        raise ConfigError("--study-time is for a study; add --nms or --sequence")
+    given = {"--trials": asked.trials, "--precision": asked.precision, "--max-time": asked.max_time}
+    for flag, value in given.items():
+        if value is not None and not asked.measure:
+            raise ConfigError(f"{flag} is for timing the rows; add --measure")
+    if studies and asked.dtype != "float32":
+        raise ConfigError(f"--dtype {asked.dtype} is for the rows; the studies are in float32, run them apart")
+
+
+def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Console) -> Measured:
     """Returns the rows' runs, by the paper's name, and prints their times."""
     from vilt_bench.config import Sampling
+    from vilt_bench.environment import collect, prepare_threads, resolve_device
     from vilt_bench.paper import times
-    from vilt_bench.paper.measuring import MAX_TIME_S, PRECISION, measure_rows
+    from vilt_bench.paper.measuring import MAX_TIME_S, PRECISION, ROUNDS, measure_rows
 
     sampling = Sampling(
         precision=PRECISION if asked.precision is None else asked.precision,
@@ -98,27 +122,34 @@ def _measure_rows(rows: Sequence[PaperRow], asked: argparse.Namespace, console: 
             f"({progress.done} of {progress.total} trials done{left})\n"
         )
 
-    runs = measure_rows(
-        _cases(rows, asked),
+    measured = measure_rows(
+        {name: case for name, case in _cases(asked).items() if name in rows},
         _records(asked),
         sampling=sampling,
-        rounds=asked.trials,
+        rounds=ROUNDS if asked.trials is None else asked.trials,
         report=(lambda _: None) if asked.quiet else report,
+        here=collect(resolve_device(asked.device), threads=prepare_threads(asked.threads)),
     )
     console.print()
-    times.show(runs, console)
+    times.show(measured.runs, console)
     console.print(f"records: {_records(asked)}", highlight=False, soft_wrap=True)
-    return runs
+    return measured
 
 
-def _kept_rows(rows: Sequence[PaperRow], asked: argparse.Namespace) -> dict[str, Run]:
+def _kept_rows(asked: argparse.Namespace) -> dict[str, Run]:
     from vilt_bench.paper.measuring import kept_rows
 
-    return kept_rows(_cases(rows, asked), _records(asked))
+    return kept_rows(_cases(asked), _records(asked))
 
 
-def _cases(rows: Sequence[PaperRow], asked: argparse.Namespace) -> dict[str, Case]:
-    return {row.model: replace(row.case, device=asked.device, dtype=asked.dtype, threads=asked.threads) for row in rows}
+def _cases(asked: argparse.Namespace) -> dict[str, Case]:
+    """Returns what is measured of each of the paper's rows."""
+    from vilt_bench.paper.models import ROWS
+
+    return {
+        name: replace(row.case, device=asked.device, dtype=asked.dtype, threads=asked.threads)
+        for name, row in ROWS.items()
+    }
 
 
 def _records(asked: argparse.Namespace) -> Path:
@@ -126,26 +157,28 @@ def _records(asked: argparse.Namespace) -> Path:
 
 
 def _studies(asked: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Returns the studies by name, and prints them: those asked for measured, others as the output folder has them."""
+    """Returns the studies by name: those asked for measured, printed and kept; others as the folder's newest."""
     from vilt_bench import store
-    from vilt_bench.paper import nms, sequence, study
+    from vilt_bench.paper import nms, sequence, study, study_figures
 
-    known: list[tuple[str, bool, Any, Any, Callable[..., Any]]] = [
-        ("nms", asked.nms, nms, nms.NmsStudy, nms.run_nms_study),
-        ("sequence", asked.sequence, sequence, sequence.SequenceStudy, sequence.run_sequence_study),
+    seconds = STUDY_TIME_S if asked.study_time is None else asked.study_time
+    known: list[tuple[str, Any, Any, Callable[..., Any], Callable[..., bytes]]] = [
+        ("nms", nms, nms.NmsStudy, nms.run_nms_study, study_figures.draw_nms),
+        ("sequence", sequence, sequence.SequenceStudy, sequence.run_sequence_study, study_figures.draw_sequence),
     ]
     found: dict[str, Any] = {}
-    for name, wanted, module, kind, measure in known:
-        file = _records(asked) / f"{name}.json"
-        if wanted:
-            store.check_writable(file.parent)
+    for name, module, kind, measure, draw in known:
+        if getattr(asked, name):
+            store.check_writable(_records(asked))
             if not asked.quiet:
-                sys.stderr.write(f"{name}: about {asked.study_time:.0f} s\n")
-            found[name] = measure(max_time_s=asked.study_time, device=asked.device, threads=asked.threads)
-            store.write_bytes(file, study.encode(found[name]))
+                sys.stderr.write(f"{name}: about {seconds:.0f} s, or what three rounds take\n")
+            each = found[name] = measure(max_time_s=seconds, device=asked.device, threads=asked.threads)
             console.print()
-            module.render_table(found[name], console)
-            console.print(f"wrote {file}", highlight=False, soft_wrap=True)
-        elif asked.output is not None and file.is_file():
-            found[name] = study.decode(file.read_bytes(), kind, name=str(file))
+            module.render_table(each, console)
+            file = _records(asked) / f"{name}-{store.stamp(each.started_at)}.json"
+            store.write_bytes(file, study.encode(each))
+            store.write_bytes(file.with_suffix(".svg"), draw(each, "svg"))
+            console.print(f"wrote {file} and {file.with_suffix('.svg').name}", highlight=False, soft_wrap=True)
+        elif asked.output is not None and (kept := sorted(_records(asked).glob(f"{name}-*.json"))):
+            found[name] = study.decode(kept[-1].read_bytes(), kind, name=str(kept[-1]))
     return found

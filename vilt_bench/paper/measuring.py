@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from vilt_bench import store, sweep
 from vilt_bench.config import Case, Sampling
-from vilt_bench.records import Run, join_trials
+from vilt_bench.errors import ConfigError
+from vilt_bench.records import Environment, Run, join_trials
 from vilt_bench.statistics import latency
 
 PRECISION = 0.05
@@ -24,6 +25,15 @@ ROUNDS = 3
 
 MeasureOne = Callable[[Case, Sampling, bool], Run]
 """Measures one trial of a case; with false, leaves out what an earlier trial has counted."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of measuring the rows."""
+
+    runs: Mapping[str, Run]
+    """By the row's name; rows that have no trial are left out."""
+    interrupted: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,13 +58,14 @@ def measure_rows(
     sampling: Sampling | None = None,
     rounds: int = ROUNDS,
     report: Callable[[RowProgress], None] = lambda _: None,
+    here: Environment | None = None,
     measure_one: MeasureOne | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> dict[str, Run]:
+) -> Measured:
     """Returns a run for each row, of as many trials as rounds; what is in the folder already is not measured again.
 
-    A trial in the folder counts if it is of the same case and sampling, complete, and of the machine and the software
-    of the newest one. Ctrl-C ends the measuring; the runs then hold the trials that there are.
+    A trial in the folder counts if it is of the same case and sampling, complete, and of this machine and software.
+    Ctrl-C ends the measuring; the runs then hold the trials that there are.
 
     Args:
         cases: by the row's name.
@@ -62,17 +73,20 @@ def measure_rows(
         sampling: how hard to look in each trial.
         rounds: trials a row.
         report: told where the measuring stands, before each trial.
+        here: this machine and software; `None`: those of the folder's newest trial.
         measure_one: measures one trial.
         clock: seconds.
 
     Raises:
         ViltBenchError: a case can't be measured as asked, or the folder not be written to.
     """
+    if rounds < 1:
+        raise ConfigError(f"--trials must be at least 1, got {rounds}")
     each = replace(sampling or Sampling(precision=PRECISION, max_time_s=MAX_TIME_S), trials=1)
     measure = measure_one or _measure_one
     store.check_writable(folder)
     there = store.load_folder(folder)
-    kept = {name: _kept(case, each, there)[:rounds] for name, case in cases.items()}
+    kept = {name: _kept(case, each, there, here)[:rounds] for name, case in cases.items()}
     took_s: dict[str, float] = {}
     try:
         for turn in range(rounds):
@@ -89,14 +103,15 @@ def measure_rows(
                     raise KeyboardInterrupt
                 kept[name].append(run)
     except KeyboardInterrupt:
-        return {name: replace(join_trials(runs), interrupted=True) for name, runs in kept.items() if runs}
-    return {name: join_trials(runs) for name, runs in kept.items()}
+        joined = {name: replace(join_trials(runs), interrupted=True) for name, runs in kept.items() if runs}
+        return Measured(joined, interrupted=True)
+    return Measured({name: join_trials(runs) for name, runs in kept.items()})
 
 
 def kept_rows(cases: Mapping[str, Case], folder: str | os.PathLike[str]) -> dict[str, Run]:
     """Returns a run for each row that the folder has complete trials of, joined; nothing is measured.
 
-    A row's trials are those with the sampling, machine and software of its newest one.
+    A row's trials are those with the sampling, device, precision, machine and software of its newest one.
 
     Args:
         cases: by the row's name.
@@ -108,9 +123,9 @@ def kept_rows(cases: Mapping[str, Case], folder: str | os.PathLike[str]) -> dict
     runs = store.load_folder(folder)
     found = {}
     for name, case in cases.items():
-        mine = [run for run in runs if run.case == case and _complete(run)]
+        mine = [run for run in runs if _anywhere(run.case) == _anywhere(case) and _complete(run)]
         if mine:
-            found[name] = join_trials(_kept(case, mine[-1].sampling, mine))
+            found[name] = join_trials(_kept(mine[-1].case, mine[-1].sampling, mine))
     return found
 
 
@@ -119,18 +134,23 @@ def _measure_one(case: Case, sampling: Sampling, count: bool) -> Run:
     return run
 
 
-def _kept(case: Case, sampling: Sampling, runs: Sequence[Run]) -> list[Run]:
-    """Returns the trials of the case among the runs, those of the newest one's machine and software."""
+def _anywhere(case: Case) -> Case:
+    """Returns the case without where and in what precision it was run."""
+    return replace(case, device="auto", dtype="float32", threads=None)
+
+
+def _kept(case: Case, sampling: Sampling, runs: Sequence[Run], here: Environment | None = None) -> list[Run]:
+    """Returns the trials of the case among the runs that are of that machine and software; `None`: the newest one's."""
     mine = [run for run in runs if run.case == case and run.sampling == sampling and _complete(run)]
-    if not mine or mine[-1].environment is None:
+    wanted = here or (mine[-1].environment if mine else None)
+    if wanted is None:
         return []
-    newest = mine[-1].environment
-    same = [run for run in mine if run.environment is not None and _same(run.environment, newest)]
+    same = [run for run in mine if run.environment is not None and _same(run.environment, wanted)]
     # The first one that counted stages goes first, so that joining finds it.
     return sorted(same, key=lambda run: not run.stages)
 
 
-def _same(one: object, other: object) -> bool:
+def _same(one: Environment, other: Environment) -> bool:
     fields = ("fingerprint", "device", "threads", "versions")
     return all(getattr(one, field) == getattr(other, field) for field in fields)
 

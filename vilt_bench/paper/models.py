@@ -44,12 +44,12 @@ class PaperRow:
 
     @property
     def case(self) -> Case:
-        """What the runner measures: an image of exactly the row's resolution, cut to the embedder's stride."""
+        """What the runner measures: an image of exactly the row's resolution."""
         return Case(
             embedder=self.embedder,
             options=self.options,
             resolution=self.resolution,
-            fit="crop",
+            fit="exact",
             text_length=self.text_tokens,
             interaction=self.interaction,
             vilt=self.vilt,

@@ -222,10 +222,7 @@ def findings(study: NmsStudy) -> list[str]:
     if len(of_mode[MODES[0]]) > 1:
         pool = of_mode[MODES[0]][0].pool
         low, high = of_mode[MODES[0]][0].proposals, of_mode[MODES[0]][-1].proposals
-        grown = "; ".join(
-            f"{TITLES[mode]} {_times(points)} (as proposals^{_exponent(points):.2f})"
-            for mode, points in of_mode.items()
-        )
+        grown = "; ".join(f"{TITLES[mode]} {_times(points)}{_rising(points)}" for mode, points in of_mode.items())
         said.append(f"From {low:,} to {high:,} proposals, objects of {pool:,} classes planted: {grown}.")
     over = {mode: study.by_classes(mode) for mode in MODES}
     if len(over[MODES[0]]) > 1:
@@ -405,12 +402,20 @@ def _ratio(loop: NmsPoint, other: NmsPoint) -> str:
 
 
 def _times(points: Sequence[NmsPoint]) -> str:
-    return f"×{shared.digits(points[-1].latency.value / points[0].latency.value)}"
+    """Returns by how much the latency grows from the first point to the last."""
+    first, last = points[0].latency, points[-1].latency
+    grown = f"×{shared.digits(last.value / first.value)}"
+    return grown if _apart(first, last) else f"no clear change ({grown})"
 
 
-def _exponent(points: Sequence[NmsPoint]) -> float:
-    from statistics import linear_regression
+def _apart(one: Estimate, other: Estimate) -> bool:
+    return _or(one.high, one) < _or(other.low, other) or _or(other.high, other) < _or(one.low, one)
 
-    return linear_regression(
-        [math.log(point.proposals) for point in points], [math.log(point.latency.value) for point in points]
-    ).slope
+
+def _rising(points: Sequence[NmsPoint]) -> str:
+    """Returns the exponent between the last two points: the first ones are the calls' own fixed cost."""
+    before, last = points[-2:]
+    if not _apart(before.latency, last.latency):
+        return ""
+    exponent = math.log(last.latency.value / before.latency.value) / math.log(last.proposals / before.proposals)
+    return f" (from {before.proposals:,} on as proposals^{exponent:.2f})"

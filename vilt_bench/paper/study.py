@@ -46,14 +46,14 @@ def check_counts(name: str, counts: Sequence[int], *, least: int, most: int) -> 
         raise ConfigError(f"{name} must be different numbers between {least} and {most}, got {shown}")
 
 
-def check_time(max_time_s: float) -> None:
+def check_time(max_time_s: float, *, flag: str = "--max-time") -> None:
     """Refuse a budget that is none.
 
     Raises:
         ConfigError: the budget is not between 0 and a day.
     """
     if not 0 < max_time_s <= 86_400:
-        raise ConfigError(f"--max-time must be between 0 and 86400 seconds, got {max_time_s:g}")
+        raise ConfigError(f"{flag} must be between 0 and 86400 seconds, got {max_time_s:g}")
 
 
 def time_in_rounds(

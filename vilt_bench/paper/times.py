@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
 from vilt_bench.paper.tables import Table6Row, table6
-from vilt_bench.quality import remarks
+from vilt_bench.quality import digits, remarks
 from vilt_bench.records import Run
 from vilt_bench.report.rows import machine_line, milliseconds_interval, percent
 from vilt_bench.statistics import Estimate, latency
@@ -110,16 +111,50 @@ def render_csv(runs: Mapping[str, Run]) -> str:
 
 def notes(runs: Mapping[str, Run]) -> list[str]:
     """Returns what must be known to read the times, and the order and ratios of the kinds, computed from the runs."""
-    said = [f"Paper: {PRINTED_ON}. Here: {line}." for line in dict.fromkeys(map(machine_line, runs.values())) if line]
-    said += _kinds(timed_rows(runs))
-    said.append(
-        "Here: the whole, uninstrumented, the textual embedder included, which the paper leaves out and which takes "
-        "below a millisecond; the visual embedder's share is of it and the modality interaction, from instrumented "
-        "passes. Random weights, planted tensors at the two NMS seams, synthetic text, an image of the row's size."
+    places = dict.fromkeys(
+        f"{machine_line(run)} · {run.case.dtype} · batch {run.case.batch_size}" for run in runs.values()
     )
+    said = [f"Paper: {PRINTED_ON}. Here: {place}." for place in places]
+    said += _kinds(timed_rows(runs))
+    said += _precision(runs)
+    textual = [found.value for run in runs.values() if (found := latency(run, "textual_embedder")) is not None]
+    took = f", which takes {1e3 * max(textual):.2g} ms at most" if textual else ""
+    said.append(
+        f"Here: the whole, uninstrumented, the textual embedder included{took} and which the paper leaves out; the "
+        "visual embedder's share is of it and the modality interaction, from instrumented passes. Random weights, "
+        "synthetic text, an image of the row's size."
+    )
+    if any(row.printed.visual_embed == "region" for row in timed_rows(runs)):
+        said.append(
+            "Region rows: planted tensors at the two NMS seams; 1,000 proposals; the final NMS is the thresholded one, "
+            "or class-agnostic for VinVL. The paper timed one without a threshold: 'vilt-bench paper --nms' has both."
+        )
     for name, run in runs.items():
-        said += [f"{name}: {remark}" for remark in remarks(run) if remark.startswith(("Failed", "Interrupted"))]
+        said += [f"{name}: {remark}" for remark in remarks(run) if _must_be_known(remark)]
     return said
+
+
+def _must_be_known(remark: str) -> bool:
+    return remark.startswith(("Failed", "Interrupted")) or "read shares with care" in remark
+
+
+def _precision(runs: Mapping[str, Run]) -> list[str]:
+    """Returns how precise the rows' times are, and what kept them from more."""
+    found = {name: latency(run) for name, run in runs.items()}
+    widths = {name: each.half_width for name, each in found.items() if each is not None}
+    known = [width for width in widths.values() if width is not None]
+    if not known:
+        return ["No row has an interval: three trials or more tell how far processes differ."]
+    asked = max(run.sampling.precision for run in runs.values())
+    reached = sum(width <= asked for width in known)
+    said = f"Asked ±{digits(100 * asked)}% of each row's whole: {reached} of {len(runs)} rows reached it"
+    others = [width for width in known if width > asked]
+    if others:
+        said += f"; the others are known to ±{digits(100 * min(others))}% to ±{digits(100 * max(others))}%"
+    disturbed = [name for name, run in runs.items() if any("contention" in remark for remark in remarks(run))]
+    if disturbed:
+        said += f"; other load on the machine disturbed {len(disturbed)} of them"
+    return [f"{said}."]
 
 
 def _kinds(rows: Sequence[TimedRow]) -> list[str]:
@@ -152,7 +187,7 @@ def _cells(runs: Mapping[str, Run]) -> list[list[str]]:
             f"{1e3 * row.printed.latency_s:g}",
             f"{row.printed.latency_s / printed_reference_s:.3g}",
             milliseconds_interval(row.whole),
-            _ratio(row.latency_s, None if reference is None else reference.latency_s),
+            _ratio(row.whole, None if reference is None else reference.whole),
             percent(row.embedder_share),
             "–" if row.whole is None else str(row.whole.samples),
         ]
@@ -183,5 +218,12 @@ def _fields(row: TimedRow, run: Run) -> dict[str, object]:
     }
 
 
-def _ratio(value: float | None, reference: float | None) -> str:
-    return "–" if value is None or not reference else f"{value / reference:.3g}"
+def _ratio(found: Estimate | None, reference: Estimate | None) -> str:
+    """Returns the ratio with its 95% interval, from those of both, measured apart."""
+    if found is None or reference is None or not reference.value:
+        return "–"
+    ratio = found.value / reference.value
+    if found is reference or found.half_width is None or reference.half_width is None:
+        return f"{ratio:.3g}"
+    factor = math.exp(math.hypot(found.half_width, reference.half_width))
+    return f"{ratio:.2g} [{ratio / factor:.2g}, {ratio * factor:.2g}]"

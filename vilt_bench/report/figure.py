@@ -164,7 +164,8 @@ def accuracy_scatter(
         )
     axes.set(xscale="log", xlabel="Latency (ms, log scale)", ylabel=TASKS[task])
     times = [1000 * found.value for _, _, found in points]
-    axes.set_xlim(min(times) / 1.6, max(times) * 1.6)
+    ends = [1000 * end for _, _, found in points for end in (found.low, found.high) if end]
+    axes.set_xlim(min([*times, *ends]) / 1.6, max([*times, *ends]) * 1.6)
     axes.margins(y=0.15)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -174,7 +175,11 @@ def accuracy_scatter(
     axes.set_axisbelow(True)
     axes.legend(fontsize=style.SMALL_PT, frameon=False, loc="best", handletextpad=0.2, borderpad=0.2)
     axes.xaxis.labelpad = axes.yaxis.labelpad = 2
-    style.label_points(axes, [(1000 * found.value, accuracies[model], model) for model, _, found in points])
+    bars = [
+        (1000 * (found.low or found.value), 1000 * _or(found.high, found), accuracies[model])
+        for model, _, found in points
+    ]
+    style.label_points(axes, [(1000 * found.value, accuracies[model], model) for model, _, found in points], bars)
     for index, line in enumerate(small):
         sheet.write(3, plot + 36 + 7.5 * index, line, size=style.SMALL_PT, color=style.MUTED)
     return sheet.figure

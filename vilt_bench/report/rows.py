@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -86,8 +87,12 @@ def stage_names(run: Run) -> list[str]:
 
 
 def name(run: Run) -> str:
-    """Returns the embedder as written on the command line."""
-    return label(run.case)
+    """Returns the embedder as written on the command line, and what else sets the case apart from the usual."""
+    case = run.case
+    unusual = [f"{case.text_length} text tokens"] if case.text_length != Case.text_length else []
+    if case.interaction != Case.interaction:
+        unusual.insert(0, case.interaction)
+    return f"{label(case)} ({', '.join(unusual)})" if unusual else label(case)
 
 
 def case_name(case: Case) -> str:
@@ -198,7 +203,7 @@ def milliseconds(estimate: Estimate | None) -> str:
 
 
 def milliseconds_interval(estimate: Estimate | None) -> str:
-    """Returns the latency in ms with its 95% interval, such as `12.31 [12.10, 12.60]`.
+    """Returns the latency in ms with its 95% interval, such as `12.31 [12.10, 12.60]`; no digits that it leaves open.
 
     An interval that reaches zero has no lower end that says anything: `12.31 [–, 30.02]`.
     """
@@ -207,9 +212,10 @@ def milliseconds_interval(estimate: Estimate | None) -> str:
     value = 1000 * estimate.value
     if estimate.low is None or estimate.high is None:
         return f"{number(value)} [{ABSENT}]"
-    places = decimals(value)
-    low = f"{1000 * estimate.low:.{places}f}" if estimate.low > 0 else ABSENT
-    return f"{value:.{places}f} [{low}, {1000 * estimate.high:.{places}f}]"
+    half = 1000 * (estimate.high - estimate.value)
+    places = min(decimals(value), max(0, 1 - math.floor(math.log10(half)))) if half > 0 else decimals(value)
+    low = f"{1000 * estimate.low:,.{places}f}" if estimate.low > 0 else ABSENT
+    return f"{value:,.{places}f} [{low}, {1000 * estimate.high:,.{places}f}]"
 
 
 def percent(share: float | None) -> str:

@@ -182,14 +182,25 @@ def wrap(text: str, width: float, size: float = TEXT_PT, *, bold: bool = False) 
     return [line.strip() for line in lines if line.strip()]
 
 
-def label_points(axes: Axes, points: Iterable[tuple[float, float, str]]) -> None:
-    """Write names beside points (x, y, name), where they cover neither a point nor another name if that can be had."""
+def label_points(
+    axes: Axes, points: Iterable[tuple[float, float, str]], bars: Iterable[tuple[float, float, float]] = ()
+) -> None:
+    """Write names beside points (x, y, name), where they cover nothing else if that can be had.
+
+    Args:
+        axes: with its limits set.
+        points: what is named.
+        bars: horizontal error bars (left, right, y) to keep clear of.
+    """
     points = list(points)
     axes.get_xlim()  # settles the limits, and with them where the points lie
     places = [axes.transData.transform((x, y)) for x, y, _ in points]
     scale = axes.figure.dpi / POINTS_PER_INCH
     frame = axes.get_window_extent()
     taken = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in places]
+    for left_end, right_end, at_y in bars:
+        (x0, y0), (x1, _) = axes.transData.transform([(left_end, at_y), (right_end, at_y)])
+        taken.append((x0, y0 - 2 * scale, x1, y0 + 2 * scale))
     for (x, y), (at_x, at_y, name) in zip(places, points, strict=True):
         width, height = text_width(name, SMALL_PT) * scale, SMALL_PT * scale
         # To the right, left, above, below, then farther up and down.
