@@ -221,3 +221,25 @@ def test_the_family_is_offered_by_name() -> None:
     assert Case("torchvision/resnet18").embedder == "torchvision/resnet18"
     with torch.device("meta"):
         assert build("torchvision/resnet18", {}, hidden_size=64).kind == "grid"
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "fcos_resnet50_fpn"])
+def test_boxes_stay_within_an_image_that_is_padded_in_its_batch(name: str) -> None:
+    embedder = torchvision_model(model=name, regions=8).eval()
+    mask = torch.ones(2, 64, 96, dtype=torch.bool)
+    mask[1, :, 64:] = False
+    with torch.no_grad():
+        tokens = embedder(ImageBatch(torch.randn(2, 3, 64, 96), mask))
+    assert tokens.boxes is not None
+    assert float(tokens.boxes[0, :, 2].max()) > 64
+    assert float(tokens.boxes[1, :, 2].max()) <= 64
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "fcos_resnet50_fpn"])
+def test_a_detector_runs_in_bfloat16_with_exact_boxes(name: str) -> None:
+    embedder = torchvision_model(model=name, regions=8).eval().to(torch.bfloat16)
+    with torch.no_grad():
+        tokens = embedder(ImageBatch(torch.randn(1, 3, 64, 96, dtype=torch.bfloat16)))
+    assert tokens.embeddings.dtype == torch.bfloat16
+    assert tokens.boxes is not None
+    assert tokens.boxes.dtype == torch.float32
