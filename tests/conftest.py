@@ -123,7 +123,7 @@ def make_run() -> MakeRun:
 
 def _component(name: str) -> Component:
     component = name.partition(".")[0]
-    assert component in ("textual_embedder", "visual_embedder", "modality_interaction")
+    assert component in ("preprocessing", "textual_embedder", "visual_embedder", "modality_interaction")
     return component  # type: ignore[return-value]
 
 

@@ -88,6 +88,8 @@ class Case:
     """A reduction of the visual tokens, `NAME:N` of `REDUCTIONS`; `None`: as many as the embedder makes."""
     images: tuple[str, ...] = ()
     """Paths of images; none: the photographs that come with an installed package; `synthetic`: noise."""
+    preprocessing: bool = False
+    """Whether decoding, resizing and normalising the images, from files in memory, are a part of the pass."""
     text_length: int = 40
     """Text tokens, [CLS] and [SEP] included."""
     batch_size: int = 1
@@ -121,6 +123,8 @@ class Case:
             raise ConfigError(f"--image {SYNTHETIC} has no size of its own; give --resolution HxW instead of native")
         if self.reduce is not None:
             parse_reduction(self.reduce)
+        if self.preprocessing and SYNTHETIC in self.images:
+            raise ConfigError(f"--with-preprocessing decodes files, and --image {SYNTHETIC} is none; give photographs")
         _check_choice("--linear", self.linear, get_args(Linear))
         self._check_interaction()
         if self.checkpoint is not None and self.interaction != "vilt":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from vilt_bench.config import SYNTHETIC, Case
 from vilt_bench.embedding import ImageBatch, TextBatch
 from vilt_bench.photographs import crop_size, find_images, read_image, resize, target_size
+from vilt_bench.preprocessing import Encoded, Preprocessing, Target, batch_images, to_tensor
 
 __all__ = ["Inputs", "make_inputs", "target_size"]
 
@@ -38,6 +40,10 @@ class Inputs:
     """(height, width) of the pixels, padding included."""
     notes: tuple[str, ...] = ()
     """What a reader must know of them, one sentence each."""
+    preprocessing: Preprocessing | None = None
+    """Where it is a part of the pass: what makes the images of a batch from its files."""
+    encoded: tuple[Encoded, ...] = ()
+    """The files of each batch, then."""
 
 
 def make_inputs(
@@ -106,6 +112,32 @@ def make_inputs(
         text="synthetic token ids",
         resolution=(height, width),
         notes=tuple(notes),
+        preprocessing=Preprocessing(
+            Target(
+                resolution=resolution,
+                size_divisor=size_divisor,
+                fit=case.fit,
+                canvas=(height, width),
+                masked=batches[0][0].mask is not None,
+                mean=mean,
+                std=std,
+            ),
+            paths,
+            device=device,
+            dtype=dtype,
+        )
+        if case.preprocessing
+        else None,
+        encoded=_encoded(paths, count, case.batch_size) if case.preprocessing else (),
+    )
+
+
+def _encoded(paths: Sequence[str], count: int, batch_size: int) -> tuple[Encoded, ...]:
+    """Returns the files of each batch: all in turn, as often as it takes."""
+    files = [Path(path).read_bytes() for path in paths]
+    return tuple(
+        Encoded(tuple(files[(index * batch_size + row) % len(files)] for row in range(batch_size)))
+        for index in range(count)
     )
 
 
@@ -114,8 +146,7 @@ def _read(path: str, case: Case, *, resolution: tuple[int, int], size_divisor: i
     image = resize(
         read_image(path), resolution=resolution, size_divisor=size_divisor, fit=case.fit, name=f"image {path!r}"
     )
-    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return flat.view(image.height, image.width, 3).permute(2, 0, 1)
+    return to_tensor(image)
 
 
 def _image_batch(
@@ -127,18 +158,15 @@ def _image_batch(
     std: tuple[float, float, float],
 ) -> ImageBatch:
     """Returns the images `first` to `first + batch_size` of the endless cycle, as float32."""
-    height, width = (max(image.shape[edge] for image in images) for edge in (1, 2))
-    pixels = torch.zeros(batch_size, 3, height, width)
-    mask = torch.zeros(batch_size, height, width, dtype=torch.bool)
-    shift, scale = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
-    for row in range(batch_size):
-        cycle, index = divmod(first + row, len(images))
-        image = _mirrored(images[index], cycle)
-        _, h, w = image.shape
-        pixels[row, :, :h, :w] = (image / 255 - shift) / scale
-        mask[row, :h, :w] = True
-    # By all images, not this batch's: with and without a mask are different work.
-    return ImageBatch(pixels, mask if len({image.shape for image in images}) > 1 else None)
+    rows = (divmod(first + row, len(images)) for row in range(batch_size))
+    return batch_images(
+        [_mirrored(images[index], cycle) for cycle, index in rows],
+        canvas=(max(image.shape[1] for image in images), max(image.shape[2] for image in images)),
+        # By all images, not this batch's: with and without a mask are different work.
+        masked=len({image.shape for image in images}) > 1,
+        mean=mean,
+        std=std,
+    )
 
 
 def _mirrored(image: Tensor, cycle: int) -> Tensor:

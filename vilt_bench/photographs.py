@@ -62,12 +62,17 @@ def read_image(path: str) -> Image.Image:
             raise InputError(
                 f"image {path!r} has floating-point pixels of unknown range; save it with 8 bits a channel"
             )
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):
-            upright = upright.convert("I").point(lambda value: value * (1 / 257)).convert("L")  # 65535 / 255 = 257
-        if "transparency" in upright.info:
-            upright = upright.convert("RGBA")
-        return upright.convert("RGB")
+        return upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Returns an opened image as RGB, upright, fully read; 16-bit gray is scaled to 8 bits."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        upright = upright.convert("I").point(lambda value: value * (1 / 257)).convert("L")  # 65535 / 255 = 257
+    if "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+    return upright.convert("RGB")
 
 
 def target_size(

@@ -26,7 +26,7 @@ UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 SLOWDOWNS = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
 """NVML's reasons where heat or the power supply slow a GPU down; a power cap is many a card's normal state."""
 
-Component = Literal["textual_embedder", "visual_embedder", "modality_interaction"]
+Component = Literal["preprocessing", "textual_embedder", "visual_embedder", "modality_interaction"]
 
 
 @dataclass(frozen=True)

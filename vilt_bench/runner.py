@@ -37,8 +37,11 @@ from vilt_bench.model import (
     stages,
     use_onednn,
 )
+from vilt_bench.preprocessing import Preprocessing
 from vilt_bench.records import Bounds, Component, Failure, Model, Series, Stage, StageMemory, Times
 from vilt_bench.reduction import reduced
+
+PREPROCESSING: Component = "preprocessing"
 
 BUSY = 0.9
 """Share of the time that threads must have had the cores for a peak to be taken for the machine's."""
@@ -66,11 +69,18 @@ class Observed:
 class Observer:
     """A mark that looks at each stage's output; for the first pass, never for a timed one."""
 
-    def __init__(self, case: Case, model: VisionLanguageModel) -> None:
+    def __init__(self, case: Case, model: VisionLanguageModel, preprocessing: Preprocessing | None = None) -> None:
         """Look at nothing yet."""
         self._name = label(case)
         self._hidden_size = model.vilt.visual_size
-        self._modules = dict(stages(model))
+        before = {} if preprocessing is None else dict(preprocessing.stages.items())
+        self.modules = {f"{PREPROCESSING}.{name}": stage for name, stage in before.items()} | dict(stages(model))
+        """By the stages' full names, in the order in which they run."""
+        self.notes = {
+            f"{component}.{name}": note
+            for component, chain in ((PREPROCESSING, preprocessing), ("visual_embedder", model.visual_embedder))
+            for name, note in (chain.notes.items() if chain is not None else ())
+        }
         self.seen: dict[str, Observed] = {}
         self.visual_tokens = 0
         self.moved: dict[str, int] = {}
@@ -86,12 +96,12 @@ class Observer:
             check_tokens(output, name=self._name, hidden_size=self._hidden_size)
             self.visual_tokens = output.embeddings.shape[1]
         on_meta = any(tensor.is_meta for tensor in tensors(output))  # where there is nothing to count
-        counts = {} if on_meta else stage_counts(self._modules[name], output)
+        counts = {} if on_meta else stage_counts(self.modules[name], output)
         self.seen[name] = Observed(describe(output), counts)
 
     def unreached(self) -> str | None:
         """Returns the stage that no output has come from yet."""
-        return next((name for name in self._modules if name not in self.seen), None)
+        return next((name for name in self.modules if name not in self.seen), None)
 
 
 @dataclass
@@ -108,7 +118,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         """Prepare to observe the first call."""
-        self.observer = Observer(self.case, self.model)
+        self.observer = Observer(self.case, self.model, self.inputs.preprocessing)
 
     def first_call(self) -> float:
         """Returns the seconds of the first pass, which also shows shapes and counts.
@@ -153,13 +163,15 @@ class Runner:
             )
         # Of the inputs the pass's own: the others wait for their turn only because this is a benchmark.
         resident = [*self.model.parameters(), *self.model.buffers(), *tensors(self.inputs.batches[0])]
+        images, text = self.inputs.batches[0]
         memory = measure_memory(
-            self._forward(0),
+            # Preprocessing is not among it: what it allocates is Pillow's, and seen by nobody.
+            lambda mark: self.model(images, text, mark),
             resident,
             self.inputs.batches[0][0].pixels.device,
             packed_bytes=packed_bytes(self.model),
         )
-        return list_stages(self.model, self.observer, flops, memory.stages), memory.method, tuple(warnings)
+        return list_stages(self.observer, flops, memory.stages), memory.method, tuple(warnings)
 
     def run_pass(self) -> None:
         """Run one uninstrumented pass."""
@@ -177,7 +189,16 @@ class Runner:
 
     def _forward(self, index: int) -> Forward:
         images, text = self.inputs.batches[index % len(self.inputs.batches)]
-        return lambda mark: self.model(images, text, mark)
+        preprocessing = self.inputs.preprocessing
+        if preprocessing is None:
+            return lambda mark: self.model(images, text, mark)
+        encoded = self.inputs.encoded[index % len(self.inputs.encoded)]
+
+        def forward(mark: Mark | None) -> object:
+            within = None if mark is None else lambda name, output: mark(f"{PREPROCESSING}.{name}", output)
+            return self.model(preprocessing(encoded, within), text, mark)
+
+        return forward
 
 
 def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
@@ -276,7 +297,8 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
         InputError: the resolution does not fit.
     """
     inputs = _inputs(
-        case if case.fit == "native" else replace(case, images=(SYNTHETIC,)),  # sizes are of the photographs
+        # For native sizes those of the photographs; else noise of the resolution.
+        replace(case, preprocessing=False, images=case.images if case.fit == "native" else (SYNTHETIC,)),
         _embedder_on_meta(case),
         torch.device("cpu"),
     )
@@ -287,7 +309,7 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
             f"{label(case)} can't run on the meta device ({type(error).__name__}: {first_line(error)}); "
             f"'vilt-bench run --embedder {label(case)}' measures it for real"
         ) from error
-    return facts(case, model, inputs, observer), list_stages(model, observer, flops, {})
+    return facts(case, model, inputs, observer), list_stages(observer, flops, {})
 
 
 def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
@@ -338,12 +360,9 @@ def facts(case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Obse
     )
 
 
-def list_stages(
-    model: VisionLanguageModel, observer: Observer, flops: Mapping[str, int], memory: Mapping[str, StageMemory]
-) -> tuple[Stage, ...]:
+def list_stages(observer: Observer, flops: Mapping[str, int], memory: Mapping[str, StageMemory]) -> tuple[Stage, ...]:
     """Returns the stages in order, with all that is counted of them."""
-    sizes = count_parameters(stages(model))
-    notes = {f"visual_embedder.{name}": note for name, note in model.visual_embedder.notes.items()}
+    sizes = count_parameters(observer.modules.items())
     return tuple(
         Stage(
             name=name,
@@ -355,9 +374,9 @@ def list_stages(
             moved_bytes=observer.moved.get(name),
             memory=memory.get(name),
             counts=observer.seen[name].counts,
-            note=notes.get(name, ""),
+            note=observer.notes.get(name, ""),
         )
-        for name, _ in stages(model)
+        for name in observer.modules
     )
 
 

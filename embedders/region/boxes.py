@@ -25,6 +25,13 @@ def extents(features: FeatureMaps) -> Tensor:
     return torch.stack(sides * 2, dim=1)
 
 
+def image_sizes(features: FeatureMaps) -> list[tuple[int, int]]:
+    """Returns (height, width) of each image without its padding; waits for the device only where there is padding."""
+    if features.mask is None:
+        return [features.size] * len(features.maps[0])
+    return [(int(height), int(width)) for width, height in extents(features)[:, :2].tolist()]
+
+
 def decode(deltas: Tensor, boxes: Tensor, *, weights: tuple[float, float, float, float]) -> Tensor:
     """Returns the boxes moved and scaled by regression deltas; both [..., 4], broadcast.
 

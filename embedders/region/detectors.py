@@ -10,13 +10,13 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from embedders.grid import IMAGENET_MEAN, IMAGENET_STD
 from embedders.region.heads import C4Align, Predictor, PyramidAlign, RoIHead, res5_head, two_layer_head
+from embedders.region.layouts import load_detector
 from embedders.region.planting import OBJECTS, POOL, SYNONYMS
 from embedders.region.proposals import GridProposals, ProposalNMS, RegionProposalNetwork
 from embedders.region.selection import ClassNMS, EveryRegion, Mode, RegionProjection
 from embedders.resnet import CHANNELS, STRIDES, FeatureMaps, ResNetBackbone
 from vilt_bench.embedding import VisualEmbedder
 from vilt_bench.errors import EmbedderError
-from vilt_bench.weights import load_weights
 
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 """In pixels; all on C4, one on each level of a pyramid."""
@@ -34,6 +34,8 @@ def region_r101_c4(
     nms: Mode = "per-class",
     score_threshold: float = 0.2,
     roi_chunk: int = 100,
+    rpn_channels: int = 1024,
+    anchors: int = 15,
     plant: bool = True,
     seed: int = 0,
     weights: str = "",
@@ -49,9 +51,12 @@ def region_r101_c4(
             host, one class after the other, as the paper timed, or `class-agnostic`.
         score_threshold: lower scores never enter NMS.
         roi_chunk: regions that the RoI head takes at once; 0: all.
+        rpn_channels: of the proposal network's hidden layer; published weights of bottom-up attention have 512.
+        anchors: a cell, three for each size, the largest first chosen: 15 from 32 pixels on, 12 from 64.
         plant: with random weights, replace the boxes and logits that enter the two NMS by planted ones.
         seed: of what is planted.
-        weights: a file with the embedder's weights; empty: random.
+        weights: a file with the embedder's weights, or bottom-up attention's in detectron2's or LXMERT's layout, which
+            leave the projection random; empty: random.
 
     Raises:
         EmbedderError: an option is impossible.
@@ -69,6 +74,8 @@ def region_r101_c4(
         nms=nms,
         score_threshold=score_threshold,
         roi_chunk=roi_chunk,
+        rpn_channels=rpn_channels,
+        anchors=anchors,
         plant=plant,
         seed=seed,
         weights=weights,
@@ -205,16 +212,28 @@ def _c4(
     nms: Mode,
     score_threshold: float,
     roi_chunk: int,
+    rpn_channels: int = CHANNELS[2],
+    anchors: int = 3 * len(ANCHOR_SIZES),
     plant: bool,
     seed: int,
     weights: str,
 ) -> VisualEmbedder:
     _check(regions=regions, proposals=proposals, classes=classes, score_threshold=score_threshold, roi_chunk=roi_chunk)
+    if rpn_channels < 1 or anchors not in range(3, 3 * len(ANCHOR_SIZES) + 1, 3):
+        raise EmbedderError(
+            f"rpn_channels={rpn_channels},anchors={anchors} is impossible; expected at least 1 channel, and "
+            f"3, 6, … or {3 * len(ANCHOR_SIZES)} anchors"
+        )
     planted_seed = seed if plant and not weights else None
     stages = {
         "backbone": backbone,
         "rpn": RegionProposalNetwork(
-            channels=CHANNELS[2], sizes=[ANCHOR_SIZES], strides=[STRIDES[2]], most=C4_BOXES, seed=planted_seed
+            channels=CHANNELS[2],
+            sizes=[ANCHOR_SIZES[-anchors // 3 :]],
+            strides=[STRIDES[2]],
+            most=C4_BOXES,
+            seed=planted_seed,
+            hidden=rpn_channels,
         ),
         "proposal_nms": ProposalNMS(proposals=proposals, name=name),
         "roi_align": C4Align(),
@@ -246,7 +265,9 @@ def _embedder(stages: dict[str, nn.Module], *, hidden_size: int, weights: str, n
         notes=notes,
     )
     if weights:
-        load_weights(embedder, weights)
+        embedder.weights, left_out = load_detector(embedder, weights)
+        if left_out:
+            embedder.notes["predictor"] = left_out
     return embedder
 
 

@@ -62,6 +62,7 @@ class RegionProposalNetwork(nn.Module):
         strides: Sequence[int],
         most: int,
         seed: int | None,
+        hidden: int = 0,
     ) -> None:
         """Make the head and the anchors.
 
@@ -71,9 +72,15 @@ class RegionProposalNetwork(nn.Module):
             strides: for each feature map, in pixels.
             most: boxes taken from a feature map, the best first.
             seed: of the planted boxes that replace the decoded ones; `None`: nothing is planted.
+            hidden: channels of the head; 0: as many as of the feature maps.
         """
         super().__init__()
-        self.head = RPNHead(channels, len(sizes[0]) * len(RATIOS))
+        anchors = len(sizes[0]) * len(RATIOS)
+        self.head = RPNHead(hidden or channels, anchors)
+        if hidden not in (0, channels):
+            self.head.conv[0][0] = nn.Conv2d(channels, hidden, kernel_size=3, padding=1)
+            nn.init.normal_(self.head.conv[0][0].weight, std=0.01)
+            nn.init.zeros_(self.head.conv[0][0].bias)
         self.anchors = AnchorGenerator(tuple(map(tuple, sizes)), (RATIOS,) * len(sizes))
         self.strides = tuple(strides)
         self.most = most

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -50,6 +50,10 @@ class Selection(NamedTuple):
     """Regions, over all images."""
     candidates: tuple[Tensor, ...] = ()
     """Classes of what entered NMS, for each image."""
+    scores: Tensor | None = None
+    """[B, N], where the detector's own are kept."""
+    labels: Tensor | None = None
+    """[B, N] int64, likewise; the first class after the background is 1."""
 
 
 def per_class(boxes: Tensor, scores: Tensor, threshold: float) -> Survivors:
@@ -154,9 +158,9 @@ class ClassNMS(nn.Module):
                 f"score_threshold={self.score_threshold:g}, or give weights that were trained for it"
             )
         return Selection(
-            features=self._padded(chosen),
-            boxes=self._padded(boxes),
-            mask=self._mask(kept, predictions.scores.device),
+            features=padded(chosen, self.regions),
+            boxes=padded(boxes, self.regions),
+            mask=padding_mask(kept, self.regions, predictions.scores.device),
             extent=predictions.extent,
             kept=sum(kept),
             candidates=tuple(candidates),
@@ -166,14 +170,6 @@ class ClassNMS(nn.Module):
         """Returns what entered NMS, in how many classes, and the regions kept; over all images."""
         classes = torch.cat(output.candidates)
         return {"candidates": len(classes), "classes": len(torch.unique(classes)), "kept": output.kept}
-
-    def _padded(self, images: list[Tensor]) -> Tensor:
-        return torch.stack([pad(image, (0, 0, 0, self.regions - len(image))) for image in images])
-
-    def _mask(self, kept: list[int], device: torch.device) -> Tensor | None:
-        if min(kept) == self.regions:
-            return None
-        return torch.arange(self.regions, device=device) < torch.tensor(kept, device=device).unsqueeze(1)
 
 
 class EveryRegion(nn.Module):
@@ -204,6 +200,18 @@ class RegionProjection(nn.Module):
         geometry = torch.cat([corners, sides, sides.prod(dim=-1, keepdim=True)], dim=-1)  # (B, N, 7)
         tokens = self.feature(selection.features) + self.position(geometry.to(selection.features.dtype))
         return VisualTokens(tokens, selection.mask, selection.boxes)
+
+
+def padded(images: Sequence[Tensor], count: int) -> Tensor:
+    """Returns each image's tensor [K, …] padded with zeros to [B, count, …]."""
+    return torch.stack([pad(image, (0, 0) * (image.dim() - 1) + (0, count - len(image))) for image in images])
+
+
+def padding_mask(kept: Sequence[int], count: int, device: torch.device) -> Tensor | None:
+    """Returns the mask [B, count] of images that have so many; `None`: all have all."""
+    if min(kept) == count:
+        return None
+    return torch.arange(count, device=device) < torch.tensor(kept, device=device).unsqueeze(1)
 
 
 def _best(scores: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,12 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         help="resize a photograph with its aspect kept; crop it to the resolution, cut to multiples of the embedder's "
         "stride, or exact to the pixel; or keep its own size, as --resolution native does (default: aspect)",
     )
+    group.add_argument(
+        "--with-preprocessing",
+        dest="preprocessing",
+        action="store_true",
+        help="decode, resize and normalise the photographs within the pass, on the CPU, from files in memory",
+    )
     group.add_argument("--seed", type=int, default=0, help="of weights, text and noise (default: 0)")
     group.add_argument(
         "--checkpoint",
@@ -161,7 +167,7 @@ def cases(asked: argparse.Namespace) -> list[Case]:
     # What `show` does not ask for, as nothing is run there, has its default.
     given = {
         name: getattr(asked, name)
-        for name in ("fit", "device", "dtype", "threads", "linear", "checkpoint", "seed")
+        for name in ("fit", "preprocessing", "device", "dtype", "threads", "linear", "checkpoint", "seed")
         if hasattr(asked, name)
     }
     texts = _embedders(asked)

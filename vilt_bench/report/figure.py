@@ -106,7 +106,7 @@ def figure2(
             limit=100.0,
         ),
     ]
-    legend = list(shown.TITLES.items())
+    legend = [(name, title) for name, title in shown.TITLES.items() if name != shown.OPTIONAL]
     return draw(charts, style.looks(shown.COMPONENTS), legend, [], width_in=width_in).figure
 
 
@@ -274,7 +274,7 @@ def _legend(names: Sequence[str]) -> list[tuple[str, str]]:
     seen = dict.fromkeys(names)
     visual = [(name, _title(name)) for name in _in_order(seen) if name not in shown.TITLES]
     return [
-        *((name, _title(name)) for name in seen if name == "textual_embedder"),
+        *((name, _title(name)) for name in ("preprocessing", "textual_embedder") if name in seen),
         *([("", "visual embedder:"), *visual] if visual else []),
         *((name, _title(name)) for name in seen if name == "modality_interaction"),
     ]

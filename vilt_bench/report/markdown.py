@@ -17,17 +17,18 @@ def render(runs: Sequence[Run]) -> str:
 
 def _comparison(runs: Sequence[Run]) -> Iterator[str]:
     yield "## Side by side"
-    head = ["Embedder", *(f"{shown.TITLES[name].capitalize()} (ms)" for name in shown.COMPONENTS), "Whole (ms)"]
+    components = shown.components(runs)
+    head = ["Embedder", *(f"{shown.TITLES[name].capitalize()} (ms)" for name in components), "Whole (ms)"]
     lines = []
     for run in runs:
-        parts = [shown.component_row(run, component) for component in shown.COMPONENTS]
+        parts = [shown.component_row(run, component) for component in components]
         whole = shown.whole_row(run)
         failed = run.failure.kind if run.failure is not None and whole.latency is None else None
         lines.append([
             shown.name(run),
             *(shown.milliseconds(part.latency) for part in parts),
             failed or shown.milliseconds(whole.latency),
-            shown.percent(parts[1].share),
+            shown.percent(shown.component_row(run, "visual_embedder").share),
             shown.millions(whole.parameters),
             shown.giga(whole.flops),
             shown.giga(whole.macs),

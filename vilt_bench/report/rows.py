@@ -17,6 +17,8 @@ from vilt_bench.statistics import WHOLE, Estimate, latency
 ABSENT = "–"
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 TITLES: Mapping[str, str] = {name: name.replace("_", " ") for name in COMPONENTS}
+OPTIONAL: Component = "preprocessing"
+"""Only in a pass where it was asked for."""
 
 
 Level = Literal["component", "stage", "whole"]
@@ -60,6 +62,12 @@ def rows(run: Run) -> list[Row]:
             found.append(component_row(run, component))
         found += [_row(run, "stage", name, component, [s for s in run.stages if s.name == name]) for name in stages]
     return [*found, whole_row(run)]
+
+
+def components(runs: Sequence[Run]) -> tuple[Component, ...]:
+    """Returns the components that tables of the runs show."""
+    seen = any(name.partition(".")[0] == OPTIONAL for run in runs for name in stage_names(run))
+    return tuple(component for component in COMPONENTS if seen or component != OPTIONAL)
 
 
 def component_row(run: Run, component: Component) -> Row:
@@ -249,6 +257,8 @@ def _listed(value: object) -> str:
 
 def _row(run: Run, level: Level, name: str, component: str | None, stages: Sequence[Stage]) -> Row:
     found = latency(run, name)
+    if level == "whole":  # Pillow's work and memory are not counted: these are the model's
+        stages = [stage for stage in stages if stage.component != OPTIONAL]
     flops = [stage.flops for stage in stages if stage.flops is not None]
     peaks = [stage.memory.peak_bytes for stage in stages if stage.memory is not None]
     one = stages[0] if level == "stage" and stages else None

@@ -37,6 +37,8 @@ def show_stages(
 
     for component, title in TITLES.items():
         own = [stage for stage in stages if stage.component == component]
+        if not own:
+            continue
         if [stage.name for stage in own] == [component]:
             table.add_row(title, Text(own[0].output), *sizes(own))
             continue

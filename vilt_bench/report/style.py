@@ -54,6 +54,7 @@ class Look:
 # Source of the colours: Okabe and Ito, "Color Universal Design" (2008); the RoI head's is a lighter step of theirs.
 # Neighbours in a bar differ in lightness or hatch too.
 LOOKS: Mapping[str, Look] = {
+    "preprocessing": Look("#bbbbbb", ".....", "#555555"),
     "textual_embedder": Look("#000000"),
     "visual_embedder": Look("#D55E00"),
     "backbone": Look("#E69F00"),

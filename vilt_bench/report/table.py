@@ -20,6 +20,7 @@ WIDE = 90
 """Columns from which the stages' MACs have room."""
 # Colour and shade, so that bars can be told apart without colour as well; the last is for ASCII-only terminals.
 LOOKS = {
+    "preprocessing": ("yellow", "▓", "="),
     "textual_embedder": ("green", "▒", "+"),
     "visual_embedder": ("red", "█", "#"),
     "modality_interaction": ("blue", "░", "-"),
@@ -77,19 +78,27 @@ def _stages(found: Sequence[shown.Row], *, macs: bool) -> Table:
 
 
 def _comparison(runs: Sequence[Run]) -> Table:
-    table = _table(
-        "Embedder", "Textual\n(ms)", "Visual\n(ms)", "Interact.\n(ms)", "Whole\n(ms)", "Visual\nshare", "Params\n(M)",
+    components = shown.components(runs)
+    before = ["Preproc.\n(ms)"] if shown.OPTIONAL in components else []
+    titles = [
+        "Textual\n(ms)",
+        "Visual\n(ms)",
+        "Interact.\n(ms)",
+        "Whole\n(ms)",
+        "Visual\nshare",
+        "Params\n(M)",
         "GFLOPs",
-    )  # fmt: skip
+    ]
+    table = _table("Embedder", *before, *titles)
     for run in runs:
-        parts = [shown.component_row(run, component) for component in shown.COMPONENTS]
+        parts = [shown.component_row(run, component) for component in components]
         whole = shown.whole_row(run)
         failed = "failed" if run.failure is not None and whole.latency is None else None
         table.add_row(
             Text(shown.name(run)),
             *(shown.milliseconds(part.latency) for part in parts),
             failed or shown.milliseconds(whole.latency),
-            shown.percent(parts[1].share),
+            shown.percent(shown.component_row(run, "visual_embedder").share),
             shown.millions(whole.parameters),
             shown.giga(whole.flops),
         )
@@ -99,11 +108,12 @@ def _comparison(runs: Sequence[Run]) -> Table:
 def _show_bars(runs: Sequence[Run], console: Console) -> None:
     """Print one stacked bar a run, the longest over the whole width, as in the paper's Figure 1."""
     plain = console.options.ascii_only
+    components = shown.components(runs)
     legend = Text.assemble(
-        *((f"{_mark(name, plain)} {title}   ", LOOKS[name][0]) for name, title in shown.TITLES.items()), "(ms)"
+        *((f"{_mark(name, plain)} {shown.TITLES[name]}   ", LOOKS[name][0]) for name in components), "(ms)"
     )
     console.print(legend)
-    measured = [{name: shown.component_row(run, name).latency for name in shown.COMPONENTS} for run in runs]
+    measured = [{name: shown.component_row(run, name).latency for name in components} for run in runs]
     bars = [{name: part.value for name, part in parts.items() if part is not None} for parts in measured]
     longest = max(sum(bar.values()) for bar in bars)
     for run, parts, bar in zip(runs, measured, bars, strict=True):

@@ -1,0 +1,1 @@
+"""A visual embedder for vilt-bench."""
