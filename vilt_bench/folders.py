@@ -73,10 +73,10 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         system, folder = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        # fsspec says which package is missing in a sentence of its own, a different one each time.
-        named = re.search(r"\binstall\w*\s+['\"`]?([A-Za-z][\w.-]*[\w])", str(error), re.IGNORECASE)
-        package = named[1] if named else url.partition(":")[0]
-        raise ConfigError(f"{url} needs {package}; install it: python -m pip install {package}") from None
+        # fsspec names the packages in a sentence of its own, a different one each time.
+        named = re.findall(r"\binstall\s+['\"`]?([A-Za-z][\w.-]*\w)", str(error), re.IGNORECASE)
+        packages = " ".join(named or re.findall(r"[\"']([\w-]+)[\"']", str(error)) or [url.partition(":")[0]])
+        raise ConfigError(f"{url} needs {packages}; install it: python -m pip install {packages}") from None
     except ValueError as error:
         raise ConfigError(f"{url} is no folder that fsspec knows ({_line(error)})") from None
     except Exception as error:

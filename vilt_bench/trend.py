@@ -273,13 +273,14 @@ def _point(run: Run, name: str) -> Point:
     medians: dict[str, list[float]] = {}
     for trial in run.trials:
         series = trial.samples
+        components: dict[str, list[str]] = {}
+        for stage in series.stages:
+            components.setdefault(stage.partition(".")[0], []).append(stage)
         parts = {WHOLE: series.whole.latency_s}
-        components: dict[str, list[tuple[float, ...]]] = {}
-        for stage, times in series.stages.items():
-            components.setdefault(stage.partition(".")[0], []).append(times.latency_s)
-        for component, stages in components.items():
-            parts[component] = tuple(map(sum, zip(*stages, strict=False))) if len(stages) > 1 else stages[0]
-        parts |= {stage: times.latency_s for stage, times in series.stages.items()}
+        for component, names in components.items():  # each before its stages
+            stages = {name: series.stages[name].latency_s for name in names}
+            parts[component] = tuple(map(sum, zip(*stages.values(), strict=False)))
+            parts |= stages
         for part, samples in parts.items():
             if not samples:
                 continue

@@ -111,14 +111,14 @@ def _print(found: History, asked: argparse.Namespace) -> int:
 
 
 def _check(found: History, newest: int) -> int:
-    from vilt_bench.report.history import change_line, machine_line
+    from vilt_bench.report.history import change_line, machine_line, too_few
 
     began = found.began(newest)
     for case, change in began:
         print(f"{case.embedder} on {machine_line(case)}: slower since {change_line([change])}")
     short = [case for case in found.cases if not case.enough]
     for case in short:
-        print(f"{case.embedder} on {machine_line(case)}: {len(case.points)} runs are too few to tell a change")
+        print(f"{case.embedder} on {machine_line(case)}: {too_few(case)}")
     if began:
         return SLOWER
     if len(short) == len(found.cases):

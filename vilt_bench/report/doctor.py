@@ -113,12 +113,12 @@ def _verdict(found: Examination, smallest: float | None, needed: int | None, pai
     if smallest is None:
         return (
             f"Can't tell: only {len(found.pairs)} process pair{'s were' if len(found.pairs) != 1 else ' was'} measured "
-            f"in {found.took_s:.0f} s; {LEAST_PAIRS} are needed. Quiet the machine, or leave --quick out."
+            f"in {found.took_s:.0f} s; {LEAST_PAIRS} are needed. Quiet the machine, and look again."
         )
     example = f"a model of {1000 * EXAMPLE_PASS_S:g} ms a pass"
     sentence = (
         f"The smallest slowdown that is found here in 95 of 100 cases is about {_percent(smallest)}, with {PAIRS} "
-        f"process pairs: about {_minutes(PAIRS * pair_s)} for {example}."
+        f"process pairs: about {_minutes(PAIRS * pair_s)} for {example} (judged from {len(found.pairs)} pairs)."
     )
     if smallest <= FIT:
         return f"Fit to measure on. {sentence}"
@@ -363,7 +363,7 @@ def _percent(share: float) -> str:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.{1 if seconds < 600 else 0}f} min"
 
 
 def _time(seconds: float) -> str:

@@ -142,7 +142,7 @@ def shown_stages(case: CaseHistory, history: History) -> list[str]:
 def change_lines(case: CaseHistory) -> list[str]:
     """Returns a sentence for each change, the newest last; or that there is none, or can be none."""
     if not case.enough:
-        return [f"{len(case.points)} runs are too few to tell a change; {LEAST_RUNS} or more are needed."]
+        return [f"{too_few(case)}; {LEAST_RUNS} or more are needed."]
     if not case.changes:
         return ["No change of level."]
     groups: dict[int, list[Change]] = {}
@@ -151,6 +151,12 @@ def change_lines(case: CaseHistory) -> list[str]:
     lines = [change_line(group) for group in list(groups.values())[-MOST_CHANGES:]]
     hidden = len(groups) - len(lines)
     return [f"{hidden} earlier changes; --format json has all.", *lines] if hidden else lines
+
+
+def too_few(case: CaseHistory) -> str:
+    """Returns that a history is too short."""
+    count = len(case.points)
+    return f"{count} run{'s are' if count != 1 else ' is'} too few to tell a change"
 
 
 def change_line(changes: Sequence[Change]) -> str:
@@ -261,7 +267,8 @@ def _span(case: CaseHistory, history: History) -> str:
     runs = f"{len(times)} run{'s' if len(times) != 1 else ''}"
     failed = f", {case.failed} more failed" if case.failed else ""
     ordered = "by time of commit" if history.order == "commit" else "by time of run"
-    return f"{runs} of {date(times[0])} to {date(times[-1])}{failed}, {ordered}"
+    days = " to ".join(dict.fromkeys(date(time) for time in (times[0], times[-1])))
+    return f"{runs} of {days}{failed}, {ordered}"
 
 
 def _summary(case: CaseHistory, history: History) -> dict[str, Any]:
