@@ -276,6 +276,13 @@ def test_the_picture_names_the_change_and_its_commit(save_history, tmp_path) -> 
     assert "backbone (ms)" in text
 
 
+def test_more_histories_than_a_picture_holds_are_refused(make_run, tmp_path) -> None:
+    for index in range(21):
+        store.save(make_run(f"embedder{index}", run_id=str(index)), tmp_path)
+    assert main(["history", str(tmp_path), "--format", "svg", "--output", str(tmp_path / "picture")]) == 2
+    assert not (tmp_path / "picture").exists()
+
+
 def test_a_sparkline_keeps_the_shape_and_flattens_noise() -> None:
     assert report.sparkline([1.0, 1.0, 2.0, 2.0]) == "▁▁██"
     assert len(set(report.sparkline([1.0, 1.01, 0.99, 1.0]))) < 4

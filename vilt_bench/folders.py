@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,3 @@ def _unreadable(name: str, error: Exception) -> RecordError:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def names_of(folders: Sequence[str | os.PathLike[str]]) -> str:
-    """Returns the folders' names, for messages."""
-    return ", ".join(os.fspath(folder) for folder in folders)

@@ -31,7 +31,9 @@ MANY_SWITCHES = 10.0
 LEAST_USED = 0.8
 """A run whose passes took this share of the time was stopped by it; the rest went between passes."""
 NOTABLE_STEAL = 0.01
+"""Share of the processors that a hypervisor may give away before it is told."""
 NOTABLE_HELD_S = 0.05
+"""Seconds that a quota may hold a run up before it is told: half a period of the usual quota."""
 
 
 def verdict(run: Run) -> Verdict:

@@ -16,7 +16,7 @@ import msgspec
 from vilt_bench.changes import ERROR, LEAST_RUNS, find_shifts
 from vilt_bench.config import Case, label
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
-from vilt_bench.folders import names_of, read_folder
+from vilt_bench.folders import read_folder
 from vilt_bench.records import Run, Source, decode
 from vilt_bench.statistics import WHOLE, Estimate, estimate
 
@@ -203,7 +203,9 @@ def history(
     gathered, unreadable, count = _gather(folders, strict=strict)
     if not gathered:
         more = f" ({unreadable[0]})" if unreadable else ""
-        raise RecordError(f"none of the {count} records in {names_of(folders)} has times{more}")
+        raise RecordError(
+            f"none of the {count} records in {', '.join(str(os.fspath(folder)) for folder in folders)} has times{more}"
+        )
     kept = _of_embedders(list(gathered.values()), embedders)
 
     def time(point: Point) -> tuple[datetime, datetime]:

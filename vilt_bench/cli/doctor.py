@@ -33,6 +33,7 @@ def doctor(asked: argparse.Namespace) -> int:
     from vilt_bench.report import doctor as report
 
     found = examine(QUICK if asked.quick else THOROUGH, report=_narrate)
+    _narrate("")
     if asked.format == "json":
         sys.stdout.write(report.to_json(found))
     else:

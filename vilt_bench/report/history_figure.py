@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vilt_bench.errors import ConfigError
 from vilt_bench.report import style
 from vilt_bench.report.history import case_line, date, machine_line, shown_stages, title
 from vilt_bench.statistics import WHOLE
@@ -20,12 +21,22 @@ _LEFT_PT = 38.0
 _RIGHT_PT = 8.0
 _LINE_PT = 8.0
 _FOOT_PT = 26.0
+MOST_CASES = 20
 _FULL = 200
 """Above this many runs, points get smaller and lose their intervals."""
 
 
 def render(history: History, format: Literal["svg", "png", "pdf"], *, width_in: float = style.PAGE_IN) -> bytes:
-    """Returns the picture as a file's content."""
+    """Returns the picture as a file's content.
+
+    Raises:
+        ConfigError: there are more histories than a picture can hold.
+    """
+    if len(history.cases) > MOST_CASES:
+        raise ConfigError(
+            f"{len(history.cases)} histories are too many for a picture of at most {MOST_CASES}; choose by --embedder, "
+            "--since or folder"
+        )
     with style.styled():
         return style.write(draw(history, width_in=width_in), format, title="Latency over commits, by stage")
 
