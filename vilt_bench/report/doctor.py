@@ -343,7 +343,7 @@ def _gpus(found: Examination) -> Iterator[Finding]:
             gpu.name,
             "warn" if reasons else "ok",
             ", ".join(part for part in told if part) + (f"; slowed down: {', '.join(reasons)}" if reasons else ""),
-            "sw_power_cap is normal at full load; thermal reasons want cooling" if reasons else "",
+            "cool it, or look at its power supply" if reasons else "",
         )
         if gpu.busy_share is not None and gpu.busy_share > BUSY_OTHERS:
             yield Finding(
