@@ -19,7 +19,7 @@ from rich.text import Text
 from vilt_bench.changes import LEAST_RUNS
 from vilt_bench.config import Case
 from vilt_bench.errors import ConfigError
-from vilt_bench.report.rows import ABSENT, milliseconds_interval
+from vilt_bench.report.rows import ABSENT, milliseconds_interval, number
 from vilt_bench.trend import CaseHistory, Change, History, Point
 
 FORMATS = ("table", "csv", "json", "markdown")
@@ -257,8 +257,8 @@ def _newest(case: CaseHistory, history: History) -> Table:
 def _table(first: str, *numbers: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     table.add_column(first, no_wrap=True, vertical="bottom")
-    for number in numbers:
-        table.add_column(number, justify="right", no_wrap=True, vertical="bottom")
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     return table
 
 
@@ -338,10 +338,7 @@ def _few(differences: Sequence[str], most: int = 3) -> str:
 
 
 def _ms(seconds: float | None) -> str:
-    if seconds is None:
-        return ABSENT
-    value = 1000 * seconds
-    return f"{value:,.{4 if value < 0.1 else 3 if value < 1 else 2 if value < 100 else 1}f}"
+    return ABSENT if seconds is None else number(1000 * seconds)
 
 
 def _escape(text: str) -> str:
