@@ -354,6 +354,7 @@ def test_help_list_and_report_import_nothing_heavy(tmp_path, make_run):
         ["list", "--vlm"],
         ["report", record],
         ["report", record, "--format", "csv"],
+        ["history", tmp_path],
     ):
         assert not imported(*arguments) & heavy
 

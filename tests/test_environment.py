@@ -193,6 +193,7 @@ def test_facts_of_the_processor_are_read_from_the_system(tmp_path: Path) -> None
             f"{processor}/cpu0/cpufreq/scaling_governor": "powersave",
             f"{processor}/intel_pstate/no_turbo": "0",
             f"{processor}/smt/active": "1",
+            "sys/devices/system/clocksource/clocksource0/current_clocksource": "tsc",
             "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never",
         },
     )
@@ -202,6 +203,7 @@ def test_facts_of_the_processor_are_read_from_the_system(tmp_path: Path) -> None
     assert environment.hardware["virtual_machine"] == "yes"
     assert environment.hardware["caches"] == "L1d 32K"
     expected = {"governor": "powersave", "turbo": "on", "smt": "on", "transparent_huge_pages": "madvise"}
+    assert environment.settings["clock_source"] == "tsc"
     assert expected.items() <= environment.settings.items()
 
 
@@ -303,8 +305,20 @@ def test_a_busy_block_shows_more_of_the_cpu_than_an_idle_one() -> None:
         assert measured is not None
         return measured
 
-    assert share("sleep") < 0.1
-    assert 0.1 < share("spin") <= 1.1
+    assert share("sleep") < share("spin") <= 1.1
+
+
+@linux
+def test_the_short_form_of_fitness_comes_with_the_conditions() -> None:
+    probe = ConditionsProbe(1, None)
+    probe.start()
+    with probe.block():
+        time.sleep(0.05)
+    fitness = probe.stop().fitness
+    assert fitness is not None
+    assert fitness.steal_share is not None
+    assert 0 <= fitness.steal_share <= 1
+    assert fitness.timer_resolution_s is not None
 
 
 def test_the_gpu_is_looked_at_before_and_after() -> None:

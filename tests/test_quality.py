@@ -5,7 +5,7 @@ import pytest
 
 from vilt_bench.config import Sampling
 from vilt_bench.quality import remarks, verdict
-from vilt_bench.records import Conditions, Energy, Failure, Run, Series, Stage, Times, Trial
+from vilt_bench.records import Conditions, Energy, Failure, Fitness, Run, Series, Stage, Times, Trial
 
 MakeRun = Callable[..., Run]
 
@@ -97,6 +97,16 @@ def test_stages_that_differ_from_the_whole_by_chance_only_are_told_as_noise(make
     run = with_trials(make_run(), noisy(1.2, 1.2, 1.2), noisy(0.9, 0.9, 0.9), noisy(1.0, 1.0, 1.0))
     assert said(run, "+3.3% from the whole, which is timed apart (within the noise)")
     assert not said(run, "more than 2%")
+
+
+def test_what_took_the_machine_away_is_named_where_it_matters(make_run: MakeRun) -> None:
+    taken = Fitness(steal_share=0.04, quota_held_s=1.5, thermal_throttles=2, others_share=0.5)
+    run = make_run(noise=0.5, conditions=Conditions(cpu_share=0.99, fitness=taken))
+    assert said(run, "a hypervisor that gave 4% of the processors to other machines")
+    assert said(run, "a CPU quota that held the process up for 4.5 s")
+    assert said(run, "a hot processor (slowed down 6 times)")
+    quiet = Fitness(steal_share=0.001, quota_held_s=0.0, thermal_throttles=0)
+    assert not said(make_run(conditions=Conditions(fitness=quiet)), "Measured under")
 
 
 def test_one_trial_says_that_its_interval_is_of_this_process_only(make_run: MakeRun) -> None:

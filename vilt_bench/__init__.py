@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from vilt_bench.records import Run
     from vilt_bench.store import load
     from vilt_bench.sweep import measure, measure_together
+    from vilt_bench.trend import history
 
-__all__ = ["Case", "Run", "Sampling", "ViltConfig", "__version__", "load", "measure", "measure_together"]
+__all__ = ["Case", "Run", "Sampling", "ViltConfig", "__version__", "history", "load", "measure", "measure_together"]
 
 # By name: the module that has it. Imported when first asked for, so that the command line starts fast.
 _HOMES = {
@@ -18,6 +19,7 @@ _HOMES = {
     "Run": "vilt_bench.records",
     "Sampling": "vilt_bench.config",
     "ViltConfig": "vilt_bench.config",
+    "history": "vilt_bench.trend",
     "load": "vilt_bench.store",
     "measure": "vilt_bench.sweep",
     "measure_together": "vilt_bench.sweep",

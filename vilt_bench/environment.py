@@ -21,6 +21,7 @@ import psutil
 import torch
 
 from vilt_bench.errors import DeviceError
+from vilt_bench.fitness import FitnessProbe
 from vilt_bench.meters.gpu import open_gpu
 from vilt_bench.records import SLOWDOWNS, Conditions, Environment, GpuState
 
@@ -196,6 +197,7 @@ class ConditionsProbe:
         self._throttled: dict[str, None] = {}
         self.slowed_down = False
         """Whether heat or the power supply slowed the GPU down in the last block."""
+        self._fitness = FitnessProbe()
 
     def start(self) -> None:
         """Look at the machine before the first block."""
@@ -205,6 +207,7 @@ class ConditionsProbe:
     @contextmanager
     def block(self) -> Iterator[None]:
         """Returns a context whose time and context switches are added up."""
+        self._fitness.begin()
         switches, wall_s, cpu_s = _involuntary_switches(), self._clock(), self._cpu_clock()
         try:
             yield
@@ -217,6 +220,7 @@ class ConditionsProbe:
                 self._switches = None
             elif self._switches is not None:
                 self._switches += after - switches
+            self._fitness.end()
 
     def _look(self) -> None:
         """Look at the GPU while it is still warm from the block."""
@@ -238,6 +242,7 @@ class ConditionsProbe:
             gpu_before=self._gpu_before,
             gpu_after=None if self._gpu is None else self._gpu.state(),
             throttle_reasons=None if self._gpu is None else tuple(self._throttled),
+            fitness=self._fitness.fitness(),
         )
 
 
@@ -439,6 +444,7 @@ def _settings(root: Path) -> dict[str, str]:
             "smt": switches.get(_read(processors / "smt/active") or ""),
             "transparent_huge_pages": huge_pages[1] if huge_pages else None,
             "container": _container(root),
+            "clock_source": _read(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
         }
     )
 

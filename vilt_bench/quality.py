@@ -31,6 +31,10 @@ MANY_SWITCHES = 10.0
 """Involuntary context switches a second: from here on it is others that the threads waited for."""
 LEAST_USED = 0.8
 """A run whose passes took this share of the time was stopped by it; the rest went between passes."""
+NOTABLE_STEAL = 0.01
+"""Share of the processors that a hypervisor may give away before it is told."""
+NOTABLE_HELD_S = 0.05
+"""Seconds that a quota may hold a run up before it is told: half a period of the usual quota."""
 
 
 def verdict(run: Run) -> Verdict:
@@ -156,6 +160,13 @@ def _disturbances(run: Run) -> Iterator[str]:
             f"contention (threads ran {100 * least:.0f}% of the time, "
             f"{digits(most)} involuntary context switches a second)"
         )
+    seen = [trial.conditions.fitness for trial in run.trials if trial.conditions.fitness is not None]
+    if (steal := max((each.steal_share or 0.0 for each in seen), default=0.0)) > NOTABLE_STEAL:
+        yield f"a hypervisor that gave {100 * steal:.2g}% of the processors to other machines"
+    if (held_s := sum(each.quota_held_s or 0.0 for each in seen)) > NOTABLE_HELD_S:
+        yield f"a CPU quota that held the process up for {held_s:.2g} s"
+    if throttles := sum(each.thermal_throttles or 0 for each in seen):
+        yield f"a hot processor (slowed down {throttles} times)"
     reasons = {reason for trial in run.trials for reason in trial.conditions.throttle_reasons or ()}
     if throttling := sorted(reasons & SLOWDOWNS):
         yield f"GPU throttling ({', '.join(throttling)})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -73,6 +74,27 @@ class GpuState:
 
 
 @dataclass(frozen=True)
+class Fitness:
+    """Whether the machine was fit to measure on, in short; `None` where the system does not say.
+
+    Governor, turbo, clock source and virtual machine stand in the environment's settings and hardware.
+    """
+
+    timer_resolution_s: float | None = None
+    """Smallest step of the host's clock that was seen."""
+    steal_share: float | None = None
+    """Of the processors' time during the passes, what the hypervisor gave to other machines."""
+    others_share: float | None = None
+    """Of the processors' time during the passes, what other processes took."""
+    quota_held_s: float | None = None
+    """How long the control group's quota held this process up during the passes."""
+    thermal_throttles: int | None = None
+    """How often the processor slowed down against heat, from before the first to after the last pass."""
+    memory_available_bytes: int | None = None
+    swap_used_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Conditions:
     """What went on around the samples of one process."""
 
@@ -89,6 +111,7 @@ class Conditions:
     """All that NVML gave at the end of a block; `None` where there is no NVML."""
     watched_s: float | None = None
     """Time of all blocks: what the share and the switches are of."""
+    fitness: Fitness | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +245,19 @@ class Energy:
 
 
 @dataclass(frozen=True)
+class Source:
+    """The commit that was measured: of the git repository that the current directory lay in."""
+
+    commit: str
+    branch: str | None
+    """`None`: a detached head, as in many CI jobs."""
+    dirty: bool
+    """Whether tracked files differed from the commit."""
+    committed_at: str | None
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why a case gave no, or not all, numbers."""
 
@@ -250,6 +286,8 @@ class Run:
     interrupted: bool = False
     """The user stopped it; what was measured is here."""
     warnings: tuple[str, ...] = ()
+    source: Source | None = None
+    """`None` outside a git repository."""
     schema_version: int = SCHEMA_VERSION
 
     def to_frame(self) -> Any:
@@ -327,6 +365,11 @@ def decode(data: bytes, *, name: str) -> Run:
     Raises:
         RecordError: the record is empty, corrupt, of something else, or newer than this program.
     """
+    if b'"schema_version"' in data:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # what is wrong with it is told below
+            run = _DECODER.decode(data)
+            if run.schema_version == SCHEMA_VERSION:
+                return run
     if not data.strip():
         raise RecordError(f"{name} is empty; a record is the JSON file that 'vilt-bench run' saves")
     try:
@@ -347,6 +390,9 @@ def decode(data: bytes, *, name: str) -> Run:
         raise RecordError(f"{name} has unknown schema version {version}") from None
     except msgspec.ValidationError as error:
         raise RecordError(f"{name} is no valid record: {error}") from None
+
+
+_DECODER = msgspec.json.Decoder(Run)
 
 
 def _check_finite(value: Any, path: str) -> None:

@@ -206,14 +206,18 @@ def _flat(blocks: Blocks) -> list[float]:
     return [sample for block in blocks for sample in block]
 
 
+def t_quantile(probability: float, freedom: int) -> float:
+    """Returns the t that |T| stays below with that probability, T Student's with those degrees of freedom."""
+    low, high = 0.0, 1e6
+    for _ in range(80):  # bisection of the closed form
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_probability(middle, freedom) < probability else (low, middle)
+    return high
+
+
 @lru_cache
 def _t(freedom: int) -> float:
-    """Returns Student's two-sided 95% quantile, by bisection of the closed form of its distribution."""
-    low, high = 0.0, 1000.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_probability(middle, freedom) < CONFIDENCE else (low, middle)
-    return high
+    return t_quantile(CONFIDENCE, freedom)
 
 
 def _t_probability(t: float, freedom: int) -> float:

@@ -20,7 +20,8 @@ from typing import IO, Protocol, TypeVar
 from vilt_bench import errors, protocol, registry
 from vilt_bench.config import Case, Sampling, label
 from vilt_bench.photographs import check_images
-from vilt_bench.records import Energy, Environment, Failure, Model, Run, Series, Stage, Times, Trial
+from vilt_bench.records import Energy, Environment, Failure, Model, Run, Series, Source, Stage, Times, Trial
+from vilt_bench.source import read_source
 from vilt_bench.statistics import LEAST_UNITS, Estimate, block_interval, latency, settled
 
 WARMUP_SHARE = 0.2
@@ -175,7 +176,9 @@ class Draft:
         left_s = sampling.max_time_s - self.spent_s
         return found is not None and not found.within(sampling.precision) and left_s > self.spent_s / trials
 
-    def finished(self, sampling: Sampling, *, group: str, started_at: str, interrupted: bool) -> Run:
+    def finished(
+        self, sampling: Sampling, *, group: str, started_at: str, interrupted: bool, source: Source | None = None
+    ) -> Run:
         """Returns the run as it stands."""
         return Run(
             run_id=uuid.uuid4().hex,
@@ -191,6 +194,7 @@ class Draft:
             failure=self.failure,
             interrupted=interrupted,
             warnings=self.warnings,
+            source=source,
         )
 
 
@@ -348,6 +352,7 @@ def measure_together(
     """
     check_cases(cases)
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    source = read_source()
     drafts = [Draft(case) for case in cases]
     interrupted = False
     try:
@@ -359,7 +364,10 @@ def measure_together(
     except KeyboardInterrupt:
         interrupted = True
     group = uuid.uuid4().hex
-    return [draft.finished(sampling, group=group, started_at=started_at, interrupted=interrupted) for draft in drafts]
+    return [
+        draft.finished(sampling, group=group, started_at=started_at, interrupted=interrupted, source=source)
+        for draft in drafts
+    ]
 
 
 def check_cases(cases: Iterable[Case]) -> None:

@@ -45,3 +45,39 @@ int nvmlDeviceGetMigMode(gpu handle, unsigned *current, unsigned *pending) {
     *current = *pending = getenv("STUB_MIG") != NULL;
     return SUCCESS;
 }
+
+int nvmlDeviceGetCount_v2(unsigned *count) {
+    *count = 1;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, gpu *handle) {
+    *handle = &energy_mj;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetUUID(gpu handle, char *text, unsigned length) {
+    strncpy(text, "GPU-stub", length);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetName(gpu handle, char *text, unsigned length) {
+    strncpy(text, "Stub 100", length);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetPersistenceMode(gpu handle, unsigned *mode) {
+    *mode = 0;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMaxClockInfo(gpu handle, unsigned kind, unsigned *mhz) {
+    *mhz = 2000;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetUtilizationRates(gpu handle, unsigned *gpu_and_memory) {
+    gpu_and_memory[0] = 25;
+    gpu_and_memory[1] = 5;
+    return SUCCESS;
+}

@@ -140,7 +140,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ask_stub(stub: Path, expression: str, **environment: str) -> Any:
     code = f"""
 import dataclasses, json, pynvml
-from vilt_bench.meters.gpu import Gpu
+from vilt_bench.meters.gpu import Gpu, look_at_gpus
 try:
     result = {expression}
 except pynvml.NVMLError as error:
@@ -179,6 +179,19 @@ def test_the_counter_of_a_partitioned_gpu_counts_others_too_and_is_not_used(stub
 def test_driver_and_partitioning_are_told_and_a_missing_power_limit_is_none(stub: Path) -> None:
     gpu = "(lambda gpu: [gpu.driver(), gpu.mig(), gpu.power_limit_w(), gpu.close()])(Gpu('GPU-stub'))"
     assert ask_stub(stub, gpu) == ["555.42", False, None, None]
+
+
+def test_all_gpus_are_looked_at_with_their_settings_and_none_without_a_driver(stub: Path) -> None:
+    (facts,) = ask_stub(stub, "[dataclasses.asdict(each) for each in look_at_gpus()]")
+    assert facts.pop("state")["sm_clock_hz"] == 1.98e9
+    assert facts == {
+        "name": "Stub 100",
+        "persistence": False,
+        "highest_sm_clock_hz": 2e9,
+        "busy_share": 0.25,
+        "mig": False,
+    }
+    assert ask_stub(stub, "look_at_gpus()", STUB_NO_DRIVER="1") == []
 
 
 def test_a_missing_driver_or_gpu_is_nvmls_error(stub: Path) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from vilt_bench import __version__
-from vilt_bench.cli import embedders, paper, report, run, screen
+from vilt_bench.cli import doctor, embedders, history, paper, report, run, screen
 from vilt_bench.errors import ViltBenchError
 
-COMMANDS = (run, embedders, paper, report)
+COMMANDS = (run, embedders, paper, report, history, doctor)
 """In the order in which `--help` shows them."""
 
 Command = Callable[[argparse.Namespace], int]

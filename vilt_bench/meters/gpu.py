@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pynvml
@@ -25,6 +26,20 @@ _REASONS = {
     0x200: "board_limit",
     0x400: "reliability",
 }
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """What NVML says of a GPU and its settings; `None` where it does not say."""
+
+    name: str
+    state: GpuState
+    persistence: bool | None
+    """Whether the driver keeps the GPU initialised between programs."""
+    highest_sm_clock_hz: float | None
+    busy_share: float | None
+    """Of the last moments, during which a kernel of anybody ran."""
+    mig: bool | None
 
 
 class Gpu:
@@ -65,6 +80,19 @@ class Gpu:
             throttle_reasons=None if reasons is None else throttle_reasons(reasons),
         )
 
+    def facts(self) -> GpuFacts:
+        """Returns name, state and settings."""
+        persistence = self._ask("nvmlDeviceGetPersistenceMode")
+        use = self._ask("nvmlDeviceGetUtilizationRates")
+        return GpuFacts(
+            name=str(self._ask("nvmlDeviceGetName") or "unknown GPU"),
+            state=self.state(),
+            persistence=None if persistence is None else bool(persistence),
+            highest_sm_clock_hz=_scaled(self._ask("nvmlDeviceGetMaxClockInfo", pynvml.NVML_CLOCK_SM), 1e6),
+            busy_share=None if use is None else use.gpu / 100,
+            mig=self.mig(),
+        )
+
     def energy_j(self) -> float | None:
         """Returns the energy that the GPU has used since the driver was loaded, in joules.
 
@@ -99,6 +127,25 @@ class Gpu:
             return getattr(pynvml, query)(self._handle, *arguments)
         except (AttributeError, pynvml.NVMLError):  # unknown to this binding, driver or GPU, or not permitted
             return None
+
+
+def look_at_gpus() -> tuple[GpuFacts, ...]:
+    """Returns all GPUs that NVML knows; none where there is no NVML. Nothing is set."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    found = []
+    try:
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            gpu = Gpu(str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))))
+            found.append(gpu.facts())
+            gpu.close()
+    except pynvml.NVMLError:  # a GPU that is lost, or not permitted
+        pass
+    finally:
+        pynvml.nvmlShutdown()
+    return tuple(found)
 
 
 def open_gpu(device: torch.device) -> Gpu | None:

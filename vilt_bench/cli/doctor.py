@@ -1,0 +1,50 @@
+"""`vilt-bench doctor`: is this machine fit to measure on?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from vilt_bench.cli import screen
+
+if TYPE_CHECKING:
+    from vilt_bench.cli import Add
+
+UNFIT = 1
+UNKNOWN = 3
+
+
+def register(add: Add) -> None:
+    """Add the command."""
+    parser = add("doctor", doctor, "tell whether this machine is fit to measure on, and what to change")
+    parser.add_argument("--quick", action="store_true", help="about 10 s instead of a minute: a rougher estimate")
+    parser.add_argument("--format", choices=["text", "json"], default="text")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit code 1 where a slowdown of 5%% can't be found with 12 process pairs, 3 where that can't be told",
+    )
+
+
+def doctor(asked: argparse.Namespace) -> int:
+    """Examine the machine and print what was found."""
+    from vilt_bench.doctor import QUICK, THOROUGH, examine
+    from vilt_bench.report import doctor as report
+
+    found = examine(QUICK if asked.quick else THOROUGH, report=_narrate)
+    _narrate("")
+    if asked.format == "json":
+        sys.stdout.write(report.to_json(found))
+    else:
+        report.show(found, screen.console())
+    fit = report.diagnose(found).fit
+    if not asked.strict or fit:
+        return 0
+    return UNKNOWN if fit is None else UNFIT
+
+
+def _narrate(text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}\r")
+        sys.stderr.flush()

@@ -1,0 +1,128 @@
+"""`vilt-bench history`: latency over commits, with the changes of level; `history check`: does the newest begin one?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from vilt_bench.cli import options, screen
+from vilt_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vilt_bench.cli import Add
+    from vilt_bench.trend import History
+
+PICTURES = ("svg", "png", "pdf")
+SLOWER = 1
+TOO_FEW = 3
+_TOLD = 3
+"""Unreadable files that are named; the rest are counted."""
+
+
+def register(add: Add) -> None:
+    """Add the command."""
+    parser = add("history", history, "show latency over commits, and where it changed")
+    parser.usage = "vilt-bench history [check] [FOLDER …] [options]"
+    parser.epilog = (
+        "'history check' says whether the newest runs begin a slowdown: exit code 1 if they do, 0 if not, 3 if no "
+        "history has runs enough to tell. A trend, not a gate: 'vilt-bench gate' measures both sides together."
+    )
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        metavar="FOLDER",
+        help=f"of records: a path, or a URL such as s3://bucket/folder (default: {options.RESULTS}); "
+        "'check' first: say only whether the newest runs begin a slowdown",
+    )
+    group = parser.add_argument_group("what to look at")
+    group.add_argument("--embedder", action="append", default=[], metavar="NAME", help="this one only; may be repeated")
+    group.add_argument(
+        "--stage",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="whole, a component or a stage; may be repeated (default: all; for 'check': the whole)",
+    )
+    group.add_argument("--since", metavar="DATE", help="leave out what is earlier: 2026-10-01, or 90d for 90 days")
+    group.add_argument("--limit", type=int, metavar="N", help="the newest N runs of each history only")
+    group.add_argument(
+        "--order",
+        choices=["commit", "run"],
+        default="commit",
+        help="by time of the commit or the run (default: commit)",
+    )
+    group.add_argument(
+        "--newest", type=int, metavar="N", help="for 'check': runs in whose midst a change is new (default: 10)"
+    )
+    group.add_argument("--strict", action="store_true", help="refuse a folder with an unreadable record")
+    group = parser.add_argument_group("output")
+    group.add_argument("--format", choices=["table", "csv", "json", "markdown", *PICTURES], default="table")
+    group.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
+
+
+def history(asked: argparse.Namespace) -> int:
+    """Print latency over commits, or write it to a file; or say whether the newest runs begin a slowdown."""
+    from vilt_bench import trend
+
+    check = asked.folders[:1] == ["check"]
+    if asked.newest is not None and (not check or asked.newest < 1):
+        raise ConfigError(f"--newest is for 'vilt-bench history check', and at least 1; got {asked.newest}")
+    if check and (asked.format != "table" or asked.output is not None):
+        raise ConfigError("'history check' prints sentences only; --format and --output are for 'vilt-bench history'")
+    if not check and asked.format in PICTURES and asked.output is None and sys.stdout.isatty():
+        raise ConfigError(f"--format {asked.format} is not for a terminal; add --output FILE.{asked.format}")
+    folders = asked.folders[1:] if check else asked.folders
+    found = trend.history(
+        *(folders or [options.RESULTS]),
+        embedders=asked.embedder,
+        stages=asked.stage or (["whole"] if check else []),
+        since=asked.since,
+        limit=asked.limit,
+        order=asked.order,
+        strict=asked.strict,
+    )
+    for line in found.unreadable[:_TOLD]:
+        screen.complain(f"left out: {line}")
+    if len(found.unreadable) > _TOLD:
+        screen.complain(f"left out: {len(found.unreadable) - _TOLD} more; --strict refuses such a folder")
+    return _check(found, asked.newest or trend.NEWEST) if check else _print(found, asked)
+
+
+def _print(found: History, asked: argparse.Namespace) -> int:
+    from vilt_bench import store
+    from vilt_bench.report import history as report
+
+    if asked.format in PICTURES:
+        from vilt_bench.report import history_figure
+
+        data = history_figure.render(found, asked.format)
+        if asked.output is None:
+            sys.stdout.buffer.write(data)
+        else:
+            store.write_bytes(asked.output, data)
+    elif asked.format == "table" and asked.output is None:
+        report.show(found, screen.console())
+    elif asked.output is None:
+        sys.stdout.write(report.render(found, asked.format))
+    else:
+        store.write_text(asked.output, report.render(found, asked.format))
+    return 0
+
+
+def _check(found: History, newest: int) -> int:
+    from vilt_bench.report.history import change_line, machine_line, too_few
+
+    began = found.began(newest)
+    for case, change in began:
+        print(f"{case.embedder} on {machine_line(case)}: slower since {change_line([change])}")
+    short = [case for case in found.cases if not case.enough]
+    for case in short:
+        print(f"{case.embedder} on {machine_line(case)}: {too_few(case)}")
+    if began:
+        return SLOWER
+    if len(short) == len(found.cases):
+        return TOO_FEW
+    told = len(found.cases) - len(short)
+    print(f"no slowdown began in the newest {newest} runs of {told} histor{'y' if told == 1 else 'ies'}")
+    return 0

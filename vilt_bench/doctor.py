@@ -1,0 +1,272 @@
+"""Examines the machine: is it fit to measure on? Times a fixed kernel in fresh processes, looks at who else is here.
+
+The director imports no torch and sleeps while a process measures. What is found is judged in `report.doctor`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import psutil
+
+from vilt_bench.errors import MeasurementError
+from vilt_bench.fitness import FitnessProbe
+from vilt_bench.meters.gpu import GpuFacts, look_at_gpus
+from vilt_bench.records import Environment, Fitness
+
+WARMUP_TURNS = 3
+TURNS = 15
+"""Each A B B A: 30 samples a process."""
+LEAST_TURNS = 5
+"""On a machine so busy that a pair would take more than its share of the time."""
+_NOTABLE_SHARE = 0.05
+"""Of one processor: what another process takes before it is named."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to look."""
+
+    pairs: int
+    """Pairs of fresh processes."""
+    look_s: float
+    """How long to watch other processes before anything is measured."""
+    max_time_s: float
+    """No pair but the first is started that would end later."""
+
+
+THOROUGH = Effort(pairs=12, look_s=2.0, max_time_s=55.0)
+QUICK = Effort(pairs=4, look_s=0.5, max_time_s=9.0)
+
+
+LEAST_PAIRS = 3
+"""That tell how far pairs differ."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two fresh processes that ran the same kernel in turn, A B B A; seconds by sample."""
+
+    first_s: tuple[float, ...]
+    second_s: tuple[float, ...]
+    cpu_share: float
+    """CPU time / (threads × wall time) of both: below 0.9, something held the threads up."""
+    start_s: float
+    """Until both were ready."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A clock of Python's."""
+
+    name: str
+    resolution_s: float | None
+    """The smallest step seen."""
+    read_s: float
+    """What a read costs."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another process that takes time."""
+
+    name: str
+    share: float
+    """Of one processor."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found; `None` and absence: not told here."""
+
+    environment: Environment
+    fitness: Fitness
+    clocks: tuple[Clock, ...]
+    pairs: tuple[Pair, ...]
+    neighbours: tuple[Neighbour, ...]
+    load_average: float | None
+    frequency_hz: float | None
+    highest_frequency_hz: float | None
+    clock_source: str | None
+    memory_bytes: int
+    gpus: tuple[GpuFacts, ...]
+    took_s: float
+
+
+def examine(
+    effort: Effort = THOROUGH, *, root: Path = Path("/"), report: Callable[[str], None] = lambda _: None
+) -> Examination:
+    """Returns what the machine is like right now; takes about a minute, with `QUICK` about ten seconds.
+
+    Args:
+        effort: how hard to look.
+        root: of the file system that holds `proc` and `sys`.
+        report: told what is going on.
+
+    Raises:
+        MeasurementError: the kernel can't be run.
+    """
+    begin = time.perf_counter()
+    report("watching other processes")
+    neighbours = _neighbours(effort.look_s)
+    load = None if sys.platform == "win32" else os.getloadavg()[0]
+    probe = FitnessProbe(root=root, cpu_clock=lambda: sum(os.times()[:4]))
+    pairs: list[Pair] = []
+    environment = None
+    probe.begin()
+    while len(pairs) < effort.pairs:
+        spent_s = time.perf_counter() - begin
+        if pairs and spent_s * (1 + 1 / len(pairs)) > effort.max_time_s:
+            break
+        report(f"timing a fixed kernel in fresh processes, pair {len(pairs) + 1} of {effort.pairs}")
+        pair, told = _pair(environment, budget_s=effort.max_time_s / LEAST_PAIRS)
+        environment = environment or told
+        pairs.append(pair)
+    probe.end()
+    assert environment is not None
+    processors = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    return Examination(
+        environment=environment,
+        fitness=probe.fitness(),
+        clocks=(
+            _clock("perf_counter", time.perf_counter_ns),
+            _clock("process_time", time.process_time_ns),
+        ),
+        pairs=tuple(pairs),
+        neighbours=neighbours,
+        load_average=load,
+        frequency_hz=_kilohertz(processors / "scaling_cur_freq"),
+        highest_frequency_hz=_kilohertz(processors / "cpuinfo_max_freq"),
+        clock_source=_text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        memory_bytes=int(psutil.virtual_memory().total),
+        gpus=look_at_gpus(),
+        took_s=time.perf_counter() - begin,
+    )
+
+
+class _Kernel:
+    """A process that times the kernel when it is asked to."""
+
+    def __init__(self, complaints: IO[bytes]) -> None:
+        self._complaints = complaints
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "vilt_bench.kernel"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+        )
+
+    def ask(self, request: str) -> Any:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(msgspec.json.encode(request) + b"\n")
+            self._process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._complaints.seek(0)
+            last = self._complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise MeasurementError(f"the doctor's kernel could not be run: {last or 'its process died'}")
+        return msgspec.json.decode(line)
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def _kernel() -> Iterator[_Kernel]:
+    with tempfile.TemporaryFile() as complaints:
+        kernel = _Kernel(complaints)
+        try:
+            yield kernel
+        finally:
+            kernel.close()
+
+
+def _pair(environment: Environment | None, *, budget_s: float) -> tuple[Pair, Environment]:
+    """Returns one pair's samples, and the environment, asked for where it is not known."""
+    begin = time.perf_counter()
+    with ExitStack() as stack:
+        first, second = stack.enter_context(_kernel()), stack.enter_context(_kernel())
+        first.answer(), second.answer()
+        start_s = time.perf_counter() - begin
+        environment = environment or msgspec.convert(first.ask("environment"), Environment)
+        for _ in range(WARMUP_TURNS):
+            for kernel in (first, second, second, first):
+                kernel.ask("time")
+        samples: dict[_Kernel, list[tuple[float, float]]] = {first: [], second: []}
+        for turn in range(TURNS):
+            if turn >= LEAST_TURNS and time.perf_counter() - begin > 0.8 * budget_s:
+                break
+            for kernel in (first, second, second, first):
+                samples[kernel].append(tuple(kernel.ask("time")))
+    walls = [[wall for wall, _ in samples[kernel]] for kernel in (first, second)]
+    cpu_s = sum(cpu for each in samples.values() for _, cpu in each)
+    return (
+        Pair(tuple(walls[0]), tuple(walls[1]), cpu_s / (environment.threads * sum(map(sum, walls))), start_s),
+        environment,
+    )
+
+
+def _clock(name: str, clock_ns: Callable[[], int], reads: int = 20_000) -> Clock:
+    seen = [0] * reads
+    begin = time.perf_counter()
+    for index in range(reads):
+        seen[index] = clock_ns()
+    read_s = (time.perf_counter() - begin) / reads
+    steps = [after - before for before, after in pairwise(seen) if after > before]
+    return Clock(name, min(steps) * 1e-9 if steps else None, read_s)
+
+
+def _neighbours(look_s: float) -> tuple[Neighbour, ...]:
+    """Returns the other processes that take most time, the busiest first."""
+    own = {os.getpid(), os.getppid()}
+    watched: list[psutil.Process] = [each for each in psutil.process_iter() if each.pid not in own]
+    for each in watched:
+        with suppress(psutil.Error):
+            each.cpu_percent()
+    time.sleep(look_s)
+    found = []
+    for each in watched:
+        with suppress(psutil.Error):
+            found.append(Neighbour(each.name(), each.cpu_percent() / 100))
+    return tuple(sorted((n for n in found if n.share >= _NOTABLE_SHARE), key=lambda n: -n.share))
+
+
+def _kilohertz(path: Path) -> float | None:
+    text = _text(path)
+    return int(text) * 1e3 if text is not None and text.isdigit() else None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None
+
+
+def samples_of(pairs: Sequence[Pair]) -> list[tuple[float, ...]]:
+    """Returns the samples of each process."""
+    return [samples for pair in pairs for samples in (pair.first_s, pair.second_s)]

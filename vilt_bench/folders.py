@@ -1,0 +1,93 @@
+"""Reads the records of a folder, here or wherever fsspec reaches: s3://, gs://, memory:// and others."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from vilt_bench.errors import ConfigError, RecordError
+from vilt_bench.store import PATTERN
+
+_AT_ONCE = 128
+"""Files that are fetched together: remote file systems fetch them side by side."""
+
+
+def read_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[str, bytes | RecordError]]:
+    """Returns the name and content of each record in a folder, subfolders included, by name; or why it can't be read.
+
+    Args:
+        folder: a path, or a URL that fsspec understands.
+
+    Raises:
+        ConfigError: what reads such a URL is not installed, or the folder can't be reached.
+        RecordError: there is no such folder, or no record in it.
+    """
+    text = os.fspath(folder)
+    found = _remote(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)", text) else _local(Path(text))
+    first = next(found, None)
+    if first is None:
+        raise RecordError(f"no record in folder {text}; 'vilt-bench run --output FOLDER' saves one")
+    yield first
+    yield from found
+
+
+def _local(folder: Path) -> Iterator[tuple[str, bytes | RecordError]]:
+    if folder.is_file():
+        files = [folder]
+    elif folder.is_dir():
+        files = sorted(folder.rglob(PATTERN), key=lambda file: file.name)
+    else:
+        raise RecordError(f"no folder {folder}; expected one that 'vilt-bench run --output {folder}' saved records in")
+    for file in files:
+        try:
+            yield str(file), file.read_bytes()
+        except OSError as error:
+            yield str(file), _unreadable(str(file), error)
+
+
+def _remote(url: str) -> Iterator[tuple[str, bytes | RecordError]]:
+    system, folder = _open(url)
+    try:
+        names = [name for name in system.find(folder) if fnmatch(name.rpartition("/")[2], PATTERN)]
+    except Exception as error:  # each file system has errors of its own: credentials, network, permissions
+        raise ConfigError(f"{url} can't be reached ({type(error).__name__}: {_line(error)})") from error
+    names.sort(key=lambda name: name.rpartition("/")[2])
+    for start in range(0, len(names), _AT_ONCE):
+        contents = system.cat(names[start : start + _AT_ONCE], on_error="return")
+        for name in names[start : start + _AT_ONCE]:
+            content = contents[name]
+            full = str(system.unstrip_protocol(name))
+            yield full, content if isinstance(content, bytes) else _unreadable(full, content)
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """Returns the file system of a URL, and the folder in it."""
+    try:
+        import fsspec
+    except ImportError:
+        raise ConfigError(f"{url} is read by fsspec; install it: python -m pip install fsspec") from None
+    try:
+        system, folder = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        # fsspec names the packages in a sentence of its own, a different one each time.
+        named = re.findall(r"\binstall\s+['\"`]?([A-Za-z][\w.-]*\w)", str(error), re.IGNORECASE)
+        packages = " ".join(named or re.findall(r"[\"']([\w-]+)[\"']", str(error)) or [url.partition(":")[0]])
+        raise ConfigError(f"{url} needs {packages}; install it: python -m pip install {packages}") from None
+    except ValueError as error:
+        raise ConfigError(f"{url} is no folder that fsspec knows ({_line(error)})") from None
+    except Exception as error:
+        raise ConfigError(f"{url} can't be reached ({type(error).__name__}: {_line(error)})") from error
+    return system, str(folder)
+
+
+def _unreadable(name: str, error: Exception) -> RecordError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else _line(error)
+    return RecordError(f"{name} can't be read: {reason.lower()}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
