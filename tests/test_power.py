@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from vilt_bench.power import detectable, pair_noise, pairs_needed, process_noise, sample_noise
-from vilt_bench.statistics import t_quantile
+from vilt_bench.statistics import student_t
 
 
 def called_slower(logs: np.ndarray, *, tolerance: float, error: float) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_more_noise_takes_more_pairs_and_at_last_too_many() -> None:
 @pytest.mark.parametrize("freedom", [1, 2, 7, 30])
 @pytest.mark.parametrize("probability", [0.5, 0.95, 0.98, 0.9999])
 def test_quantiles_of_students_t_are_those_of_scipy(probability: float, freedom: int) -> None:
-    assert t_quantile(probability, freedom) == pytest.approx(stats.t.ppf((1 + probability) / 2, freedom), rel=1e-6)
+    assert student_t(freedom, probability) == pytest.approx(stats.t.ppf((1 + probability) / 2, freedom), rel=1e-6)
 
 
 def test_noise_of_pairs_processes_and_samples() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vilt_bench.statistics import CONFIDENCE, t_quantile
+from vilt_bench.statistics import student_t
 
 if TYPE_CHECKING:
     import numpy as np
@@ -221,7 +221,7 @@ def _shift(logs: Array, start: int, split: int, end: int, probability: float) ->
     correlation = _correlation(residuals)
     inflation = (1 + correlation) / (1 - correlation)
     error = math.sqrt(float((residuals**2).sum()) / freedom * inflation * (1 / len(before) + 1 / len(after)))
-    change, half = float(after.mean() - before.mean()), t_quantile(CONFIDENCE, freedom) * error
+    change, half = float(after.mean() - before.mean()), student_t(freedom) * error
     return Shift(
         index=split,
         ratio=math.exp(change),

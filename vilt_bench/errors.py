@@ -7,7 +7,8 @@ ViltBenchError
 ├── CheckpointError    weights: unreadable, incomplete, or of another model
 ├── DeviceError        a device that is not there or can't do what was asked
 ├── RecordError        a record: unreadable, corrupt, or too new
-└── MeasurementError   a measurement that could not be made
+├── MeasurementError   a measurement that could not be made
+└── NoBaselineError    nothing to compare with
 """
 
 
@@ -41,3 +42,7 @@ class RecordError(ViltBenchError):
 
 class MeasurementError(ViltBenchError):
     """A measurement could not be made."""
+
+
+class NoBaselineError(ViltBenchError):
+    """There is nothing to compare with; exit code 4."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist, fmean, median, stdev
 
-from vilt_bench.statistics import t_quantile
+from vilt_bench.statistics import student_t
 
 TOLERANCE = 0.025
 ERROR = 0.01
@@ -53,7 +53,7 @@ def detectable(
     freedom = pairs - 2 * int(TRIMMED * pairs) - 1
     spread = noise * math.sqrt(_TRIMMING_COST / pairs)
     reach = NormalDist().inv_cdf(power)
-    critical = t_quantile(1 - 2 * error, freedom)
+    critical = student_t(freedom, 1 - 2 * error)
     # The estimated spread varies too: to first order by 1 / (2 degrees of freedom) of its square.
     by_chance = spread * (critical + reach * math.sqrt(1 + critical**2 / (2 * freedom)))
     by_tolerance = math.log1p(tolerance) + reach * spread

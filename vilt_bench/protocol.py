@@ -1,7 +1,7 @@
 """What a measuring process and the one that directs it say to each other: a line of JSON each, over pipes.
 
 The director asks, the worker answers; each request has one reply. Between requests the worker waits, and while
-the worker measures the director sleeps.
+the worker measures the director sleeps. The two may be of different versions of this package: `Hello` tells.
 """
 
 from __future__ import annotations
@@ -10,6 +10,15 @@ import msgspec
 
 from vilt_bench.config import Case
 from vilt_bench.records import Conditions, Energy, Environment, Failure, Model, Series, Stage
+
+VERSION = 1
+"""Raised with every change that an older worker or director would not understand."""
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """Say who you are; may come before `Prepare`. Reply: `Welcome`."""
+
+    protocol: int = VERSION
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
@@ -29,6 +38,13 @@ class Measure(msgspec.Struct, frozen=True, tag=True):
     """About as long; one pass of each kind at least."""
 
 
+class Sample(msgspec.Struct, frozen=True, tag=True):
+    """Time one pass. Reply: `Measured`."""
+
+    instrumented: bool
+    """With a clock between the stages; a device that has none there gives an uninstrumented pass."""
+
+
 class MeasureEnergy(msgspec.Struct, frozen=True, tag=True):
     """Measure energy, where there is a counter. Reply: `EnergyMeasured`."""
 
@@ -37,7 +53,17 @@ class Finish(msgspec.Struct, frozen=True, tag=True):
     """Say what went on and end. Reply: `Finished`."""
 
 
-Request = Prepare | Count | Measure | MeasureEnergy | Finish
+Request = Hello | Prepare | Count | Measure | Sample | MeasureEnergy | Finish
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True):
+    """Who answers."""
+
+    protocol: int
+    package: str
+    """Version of vilt-bench."""
+    location: str
+    """Folder that the package was imported from."""
 
 
 class Prepared(msgspec.Struct, frozen=True, tag=True):
@@ -91,7 +117,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     traceback: str
 
 
-Reply = Prepared | Counted | Measured | EnergyMeasured | Finished | Refused | Failed
+Reply = Welcome | Prepared | Counted | Measured | EnergyMeasured | Finished | Refused | Failed
 
 encode = msgspec.json.Encoder().encode
 decode_request = msgspec.json.Decoder(Request).decode

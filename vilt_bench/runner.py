@@ -149,6 +149,17 @@ class Runner:
         self.passes += series.blocks[0]
         return series
 
+    def sample(self, *, instrumented: bool) -> Series:
+        """Returns one pass, instrumented where asked and where the device has a clock between stages."""
+        forward = self._forward(self.passes)
+        self.passes += 1
+        with quiet():
+            staged = self.timer.by_stage(forward) if instrumented else None
+            if staged is None:
+                return Series(whole=times([self.timer.whole(forward)]), blocks=(1,))
+        stages = {name: times([interval]) for name, interval in staged.stages.items()}
+        return Series(stages=stages, instrumented=times([staged.whole]), blocks=(1,))
+
     def count(self) -> tuple[tuple[Stage, ...], str | None, tuple[str, ...]]:
         """Returns the stages with all that is counted, how memory was obtained, and warnings."""
         warnings = list(self.inputs.notes)

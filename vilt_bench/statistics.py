@@ -67,7 +67,7 @@ def estimate(blocked: Sequence[Blocks]) -> Estimate | None:
     value = fmean(medians)
     half: float | None
     if len(trials) >= LEAST_UNITS:
-        half, units = _t(len(medians) - 1) * stdev(medians) / math.sqrt(len(medians)), len(medians)
+        half, units = student_t(len(medians) - 1) * stdev(medians) / math.sqrt(len(medians)), len(medians)
     else:
         half, units = _within(trials), sum(len(blocks) for blocks in trials)
     return Estimate(
@@ -176,7 +176,7 @@ def _within(trials: Sequence[Blocks]) -> float | None:
     if count < LEAST_UNITS:
         return None
     spread = stdev(medians)
-    by_blocks = _t(count - 1) * spread * math.sqrt(_inflation(medians) / count)
+    by_blocks = student_t(count - 1) * spread * math.sqrt(_inflation(medians) / count)
     # Three blocks may agree by chance; the samples' own order statistics keep that from passing for precision.
     samples = _flat([block for blocks in trials for block in blocks])
     return max(by_blocks, _order_half_width(samples))
@@ -206,21 +206,17 @@ def _flat(blocks: Blocks) -> list[float]:
     return [sample for block in blocks for sample in block]
 
 
-def t_quantile(probability: float, freedom: int) -> float:
-    """Returns the t that |T| stays below with that probability, T Student's with those degrees of freedom."""
+@lru_cache
+def student_t(freedom: int, confidence: float = CONFIDENCE) -> float:
+    """Returns Student's two-sided quantile, by bisection of the closed form of its distribution."""
     low, high = 0.0, 1e6
-    for _ in range(80):  # bisection of the closed form
+    for _ in range(70):
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_probability(middle, freedom) < probability else (low, middle)
+        low, high = (middle, high) if student_t_probability(middle, freedom) < confidence else (low, middle)
     return high
 
 
-@lru_cache
-def _t(freedom: int) -> float:
-    return t_quantile(CONFIDENCE, freedom)
-
-
-def _t_probability(t: float, freedom: int) -> float:
+def student_t_probability(t: float, freedom: int) -> float:
     """Returns the probability that |T| < t.
 
     Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.

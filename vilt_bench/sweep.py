@@ -10,12 +10,14 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import IO, Protocol, TypeVar
+
+import msgspec
 
 from vilt_bench import errors, protocol, registry
 from vilt_bench.config import Case, Sampling, label
@@ -89,11 +91,26 @@ class Asked(Protocol):
 class Worker:
     """A process of its own that measures one case."""
 
-    def __init__(self, python: str = sys.executable) -> None:
-        """Start the process; it waits for its first request."""
+    def __init__(
+        self,
+        python: str = sys.executable,
+        flags: Sequence[str] = (),
+        folder: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start the process; it waits for its first request.
+
+        Args:
+            python: the interpreter.
+            flags: its options.
+            folder: where it runs, and looks for modules first; this process's own if `None`.
+            environment: its environment variables; this process's own if `None`.
+        """
         self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [python, "-m", "vilt_bench.worker"],
+            [python, *flags, "-m", "vilt_bench.worker"],
+            cwd=folder,
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -107,15 +124,33 @@ class Worker:
             ViltBenchError: the worker refused what the user asked for.
             WorkerFailedError: the worker failed or died.
         """
+        self.send(request)
+        return self.receive(expected)
+
+    def send(self, request: protocol.Request) -> None:
+        """Hand a request over and go on, for two workers that are to do something at once."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         with suppress(BrokenPipeError):  # it has died; what it left tells how
             self._process.stdin.write(protocol.encode(request) + b"\n")
             self._process.stdin.flush()
+
+    def receive(self, expected: type[ReplyT]) -> ReplyT:
+        """Returns the reply to what was sent, however long it takes.
+
+        Raises:
+            ViltBenchError: the worker refused what the user asked for.
+            WorkerFailedError: the worker failed or died.
+        """
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):  # it died, perhaps in the middle of its reply
             raise WorkerFailedError(self._death())
-        reply = protocol.decode_reply(line)
+        try:
+            reply = protocol.decode_reply(line)
+        except msgspec.DecodeError as error:  # of another version of this package
+            raise errors.MeasurementError(
+                f"the measuring process says what this version can't read ({error})"
+            ) from None
         if isinstance(reply, protocol.Refused):
             raise getattr(errors, reply.error, errors.MeasurementError)(reply.message)
         if isinstance(reply, protocol.Failed):
@@ -386,23 +421,21 @@ def join(before: Series, after: Series) -> Series:
     if not before.blocks:
         return after
     return Series(
-        whole=_join_times(before.whole, after.whole),
-        stages={name: _join_times(times, after.stages[name]) for name, times in before.stages.items()},
-        instrumented=_join_times(before.instrumented, after.instrumented),
+        whole=join_times([before.whole, after.whole]),
+        stages={name: join_times([times, after.stages[name]]) for name, times in before.stages.items()},
+        instrumented=join_times([before.instrumented, after.instrumented]),
         blocks=before.blocks + after.blocks,
     )
 
 
-def _join_times(before: Times, after: Times) -> Times:
-    def both(first: tuple[float, ...] | None, second: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        return None if first is None or second is None else first + second
+def join_times(parts: Sequence[Times]) -> Times:
+    """Returns times one after the other; a clock that one of them lacks is absent."""
 
-    return Times(
-        wall_time_s=both(before.wall_time_s, after.wall_time_s),
-        cpu_time_s=both(before.cpu_time_s, after.cpu_time_s),
-        device_time_s=both(before.device_time_s, after.device_time_s),
-        host_time_s=both(before.host_time_s, after.host_time_s),
-    )
+    def joined(clock: str) -> tuple[float, ...] | None:
+        columns = [getattr(part, clock) for part in parts]
+        return None if None in columns or not columns else tuple(chain.from_iterable(columns))
+
+    return Times(**{clock.name: joined(clock.name) for clock in fields(Times)})
 
 
 def _trial(

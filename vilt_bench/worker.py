@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import BinaryIO
 
+import vilt_bench
 from vilt_bench import protocol
 from vilt_bench.errors import ViltBenchError
 
@@ -51,6 +52,9 @@ def serve(requests: Iterable[bytes], replies: BinaryIO) -> None:
 
 def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply]:
     request = next(requests, None)
+    if isinstance(request, protocol.Hello):
+        yield protocol.Welcome(protocol.VERSION, vilt_bench.__version__, os.path.dirname(vilt_bench.__file__))
+        request = next(requests, None)
     if not isinstance(request, protocol.Prepare):
         return
     case = request.case
@@ -88,6 +92,10 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply]:
                     if not probe.slowed_down:
                         break
                 yield protocol.Measured(series)
+            case protocol.Sample(instrumented):
+                with probe.block():
+                    series = subject.sample(instrumented=instrumented)
+                yield protocol.Measured(series)
             case protocol.MeasureEnergy():
 
                 def synchronize() -> None:
@@ -98,8 +106,8 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply]:
             case protocol.Finish():
                 yield protocol.Finished(probe.stop())
                 return
-            case protocol.Prepare():
-                raise RuntimeError("a worker prepares one case only")
+            case protocol.Prepare() | protocol.Hello():
+                raise RuntimeError("a worker is greeted once, and prepares one case only")
 
 
 if __name__ == "__main__":

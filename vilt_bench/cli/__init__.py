@@ -1,6 +1,7 @@
 """The command line: each command parses, calls one public function, prints, and chooses the exit code.
 
-Exit codes: 0 good; 2 something that the user can mend, told in one line on standard error; 130 interrupted.
+Exit codes: 0 good; 1 the gate failed; 2 something that the user can mend, told in one line on standard error;
+3 undecided; 4 no baseline; 130 interrupted.
 Imports wait until a command needs them: `--help` and `list` start in a tenth of a second. A module here is a command,
 or two that belong together, and has a `register`.
 """
@@ -13,10 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from vilt_bench import __version__
-from vilt_bench.cli import doctor, embedders, history, paper, report, run, screen
+from vilt_bench.cli import doctor, embedders, history, paper, report, run, screen, verdicts
 from vilt_bench.errors import ViltBenchError
 
-COMMANDS = (run, embedders, paper, report, history, doctor)
+COMMANDS = (run, verdicts, embedders, paper, report, history, doctor)
 """In the order in which `--help` shows them."""
 
 Command = Callable[[argparse.Namespace], int]

@@ -51,6 +51,22 @@ def add_case(parser: argparse.ArgumentParser) -> None:
 
 def add_measuring(parser: argparse.ArgumentParser) -> None:
     """Add input, device, effort and output."""
+    add_input(parser)
+    add_linear(add_where(parser))
+    add_effort(
+        parser,
+        precision="0.01",
+        max_time="60 for one embedder, all trials together",
+        trials="fresh processes an embedder; more follow where they differ and time is left (default: 3)",
+        given=(0.01, 60.0, 3),
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", default=RESULTS, metavar="FOLDER", help=f"for the records (default: {RESULTS})")
+    group.add_argument("--quiet", action="store_true", help="say nothing while measuring")
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """Add the images, and what weights and text are made of."""
     group = parser.add_argument_group("input")
     group.add_argument(
         "--image",
@@ -79,23 +95,17 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="weights of the shared ViLT: a file, a folder, or hub:ORGANISATION/NAME (default: random)",
     )
-    add_where(parser).add_argument(
+
+
+def add_linear(group: argparse._ArgumentGroup) -> None:
+    """Add who computes the linear layers."""
+    group.add_argument(
         "--linear",
         choices=["torch", "onednn"],
         default="torch",
         help="who computes the transformer's linear layers: torch, or oneDNN with prepacked weights, "
         "faster on some processors (default: torch)",
     )
-    add_effort(
-        parser,
-        precision="0.01",
-        max_time="60 for one embedder, all trials together",
-        trials="fresh processes an embedder; more follow where they differ and time is left (default: 3)",
-        given=(0.01, 60.0, 3),
-    )
-    group = parser.add_argument_group("output")
-    group.add_argument("--output", default=RESULTS, metavar="FOLDER", help=f"for the records (default: {RESULTS})")
-    group.add_argument("--quiet", action="store_true", help="say nothing while measuring")
 
 
 def add_where(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -1,0 +1,205 @@
+"""How often does `vilt-bench gate` cry wolf, what does it find, and how long does it take? On real timings.
+
+Runs the gate again and again on patch32 at 384×640, on identical code and on code with 5% and 10% of real extra
+work (`slow_patch.py`, calibrated here), without and with load that it makes itself. The pairs of processes are kept;
+comparisons are then drawn from each cell's pool, pairs without replacement, and judged by the gate's own rule.
+Prints Markdown, and puts it into docs/gate.md where asked. Goes on from what an earlier run has measured.
+
+    python benchmarks/gate.py --minutes 120 --output results/gate --write
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean, median
+
+from vilt_bench import Case, Contender, ViltConfig, gate, store
+from vilt_bench.lockstep import LOOKS, PLANNED_PAIRS, WHOLE, Pair, decide, evidence, pairs_of
+from vilt_bench.protocol import Measured, Prepare, Prepared, Sample
+
+SLOWDOWNS = (0.0, 0.05, 0.1)
+SOURCE = Path(__file__).with_name("slow_patch.py")
+DOCUMENT = Path(__file__).parents[1] / "docs" / "gate.md"
+BEGIN, END = "<!-- benchmarks/gate.py writes what follows -->", "<!-- until here -->"
+BURST_S = 3.0
+CALIBRATION_ROWS, CALIBRATION_PASSES = 1024, 15
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=120.0, help="measuring time, about (0: what is there)")
+    parser.add_argument("--output", type=Path, default=Path("results/gate"), help="folder of the pairs")
+    parser.add_argument(
+        "--load", type=int, nargs="+", default=[0, 2], help="busy processes, as a multiple of the cores"
+    )
+    parser.add_argument("--layers", type=int, default=12, help="of the transformer")
+    parser.add_argument("--max-time", type=float, default=300.0, help="of one gate, in seconds")
+    parser.add_argument("--draws", type=int, default=2000, help="comparisons a cell")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/gate.md")
+    options = parser.parse_args()
+    case = Case(
+        "guarded:patch32", resolution=(384, 640), fit="crop", device="cpu", vilt=ViltConfig(layers=options.layers)
+    )
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.minutes:
+        collect(case, options)
+    text = table(options)
+    print(text)
+    if options.write:
+        before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+        DOCUMENT.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+
+
+def collect(case: Case, options: argparse.Namespace) -> None:
+    """Run gates, cell after cell, until the time is over."""
+    folder = options.output.resolve()
+    rows = calibrate(case, folder)
+    end_s = time.monotonic() + 60 * options.minutes
+    cells = [(load, slowdown) for slowdown in SLOWDOWNS for load in options.load]
+    while True:
+        load, slowdown = min(cells, key=lambda cell: len(pool(options.output, *cell)))
+        left_s = end_s - time.monotonic()
+        if left_s < options.max_time / 4:
+            return
+        with loaded(load * len(os.sched_getaffinity(0))):
+            found = gate(
+                case,
+                contender(folder, "baseline", 0),
+                contender(folder, f"slower-{slowdown:g}", round(rows * slowdown)),
+                max_time_s=min(options.max_time, left_s),
+            )
+        where = options.output / f"load-{load}" / f"slower-{slowdown:g}"
+        for side, run in zip(("baseline", "candidate"), found.runs, strict=True):
+            store.save(run, where / side)
+        seen = found.comparison
+        line = {
+            "load": load,
+            "slowdown": slowdown,
+            "verdict": seen.verdict,
+            "spent_s": seen.spent_s,
+            "pairs": seen.baseline.processes,
+        }
+        with (options.output / "gates.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(
+            f"load {load}×, slower by {slowdown:.0%}: {seen.verdict} in {seen.spent_s:.0f} s: {seen.total.reason}",
+            flush=True,
+        )
+        if found.interrupted:
+            return
+
+
+def contender(folder: Path, name: str, rows: int) -> Contender:
+    """Returns an installation in whose folder the embedder does so much extra work."""
+    home = folder / name
+    home.mkdir(exist_ok=True)
+    (home / "guarded.py").write_text(SOURCE.read_text().replace("ROWS = 0", f"ROWS = {rows}"))
+    return Contender(name, folder=str(home))
+
+
+def calibrate(case: Case, folder: Path) -> float:
+    """Returns the rows of extra work that take as much CPU time as a pass."""
+    sides = []
+    for name, rows in (("baseline", 0), ("calibration", CALIBRATION_ROWS)):
+        worker = contender(folder, name, rows).start()
+        worker.ask(Prepare(case), Prepared)
+        sides.append(worker)
+    times: list[list[float]] = [[], []]
+    for _ in range(CALIBRATION_PASSES):
+        for worker, seen in zip(sides, times, strict=True):
+            times_s = worker.ask(Sample(instrumented=False), Measured).series.whole.cpu_time_s
+            assert times_s is not None
+            seen.append(times_s[0])
+    for worker in sides:
+        worker.close()
+    plain, busy = (fmean(sorted(seen)[:5]) for seen in times)
+    print(
+        f"a pass takes {1000 * plain:.0f} ms of CPU time, {CALIBRATION_ROWS} rows of extra work {busy - plain:.3f} s",
+        flush=True,
+    )
+    return CALIBRATION_ROWS * plain / (busy - plain)
+
+
+@contextlib.contextmanager
+def loaded(processes: int) -> Iterator[None]:
+    """Returns a context in which so many processes come and go."""
+    burst = f"""
+import random, time
+while True:
+    end = time.monotonic() + random.uniform(0, {BURST_S})
+    while time.monotonic() < end: sum(range(10_000))
+    time.sleep(random.uniform(0, {BURST_S}))
+"""
+    busy = [subprocess.Popen([sys.executable, "-c", burst]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def pool(folder: Path, load: int, slowdown: float) -> list[Pair]:
+    """Returns the pairs of a cell."""
+    where = folder / f"load-{load}" / f"slower-{slowdown:g}"
+    candidates = {run.group: run for run in store.load_folder(where / "candidate")}
+    return [pair for run in store.load_folder(where / "baseline") for pair in pairs_of(run, candidates[run.group])]
+
+
+def table(options: argparse.Namespace) -> str:
+    """Returns what the gate reaches, as Markdown."""
+    lines = [
+        "| load | extra work | pairs | slower by | regressed | inconclusive | unchanged | pairs a gate |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for load in options.load:
+        for slowdown in SLOWDOWNS:
+            pairs = pool(options.output, load, slowdown)
+            if len(pairs) < PLANNED_PAIRS:
+                continue
+            lines.append(_row(load, slowdown, pairs, options.draws))
+    lines += ["", *_gates(options.output / "gates.jsonl")]
+    return "\n".join(lines) + "\n"
+
+
+def _row(load: int, slowdown: float, pairs: Sequence[Pair], draws: int) -> str:
+    rng = random.Random(0)
+    verdicts: Counter[str] = Counter()
+    used = []
+    most = min(len(pairs), max(LOOKS))
+    for _ in range(draws):
+        (total, _), count = decide(rng.sample(pairs, min(most, PLANNED_PAIRS)))
+        verdicts[total.verdict] += 1
+        used.append(count)
+    wall = evidence(pairs, WHOLE)[0]
+    share = {name: f"{100 * verdicts[name] / draws:.1f}%" for name in ("regressed", "inconclusive", "unchanged")}
+    return (
+        f"| {load}× | {slowdown:.0%} | {len(pairs)} | {100 * wall.estimate:+.1f}% ± {100 * wall.half_width:.1f}% | "
+        f"{share['regressed']} | {share['inconclusive']} | {share['unchanged']} | {fmean(used):.1f} |"
+    )
+
+
+def _gates(path: Path) -> Iterator[str]:
+    if not path.exists():
+        return
+    gates = [json.loads(line) for line in path.read_text().splitlines()]
+    times = [each["spent_s"] for each in gates]
+    yield (
+        f"{len(gates)} gates were run in full: {median(times):.0f} s each in the median, {max(times):.0f} s at most. "
+        f"On identical code {sum(each['verdict'] == 'regressed' for each in gates if not each['slowdown'])} of "
+        f"{sum(not each['slowdown'] for each in gates)} said regressed."
+    )
+
+
+if __name__ == "__main__":
+    main()

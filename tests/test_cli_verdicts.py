@@ -1,0 +1,115 @@
+"""`vilt-bench compare` and `vilt-bench gate` as a user runs them."""
+
+import dataclasses
+import json
+import math
+import random
+import sys
+
+import pytest
+
+from vilt_bench import store
+from vilt_bench.cli import main
+from vilt_bench.records import Series, Times, Trial
+
+TINY = ["--hidden-size=32", "--layers=1", "--heads=2", "--mlp-size=64"]
+TINY += ["--resolution=64x64", "--text-length=8", "--device=cpu"]
+
+
+@pytest.fixture(autouse=True)
+def plain_surroundings(monkeypatch):
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+
+
+@pytest.fixture
+def make_record(make_run, tmp_path):
+    """Returns a factory of saved runs of ten processes; returns the path."""
+
+    def make(name, *, slowdown=0.0, day=20, folder="records", **fields):
+        rng = random.Random(name)
+
+        def times():
+            samples = tuple(0.2 * (1 + slowdown) * math.exp(rng.gauss(0, 0.002)) for _ in range(10))
+            return Times(wall_time_s=samples, cpu_time_s=samples)
+
+        trials = tuple(
+            Trial(
+                index,
+                "2026-11-24T03:55:01+00:00",
+                samples=Series(times(), {"visual_embedder": times()}, times(), (10,)),
+            )
+            for index in range(10)
+        )
+        run = make_run(trials=1, run_id=name, group=name, started_at=f"2026-11-{day}T03:55:00+00:00", **fields)
+        return str(store.save(dataclasses.replace(run, trials=trials), tmp_path / folder))
+
+    return make
+
+
+def test_a_slower_candidate_fails(make_record, capsys):
+    baseline, candidate = make_record("old"), make_record("new", slowdown=9.0)
+    assert main(["compare", baseline, candidate]) == 1
+    assert "regressed" in capsys.readouterr().out
+
+
+def test_what_drift_may_hide_is_undecided_unless_that_shall_pass(make_record):
+    paths = [make_record("old"), make_record("new", slowdown=0.05)]
+    assert main(["compare", *paths]) == 3
+    assert main(["compare", *paths, "--inconclusive", "pass"]) == 0
+
+
+def test_of_a_folder_the_newest_is_compared_and_the_rest_is_history(make_record, tmp_path, capsys):
+    for day in range(10, 18):
+        make_record(f"day-{day}", day=day)
+    make_record("slow", day=18, slowdown=0.01)
+    newest = make_record("newest", folder="candidate", slowdown=0.2)
+    assert main(["compare", str(tmp_path / "records"), newest, "--format", "json"]) == 1
+    (seen,) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert seen["baseline"]["runs"] == ["slow"]
+    assert any("9 sessions" in note for note in seen["notes"])
+
+
+def test_several_records_are_one_side(make_record, capsys):
+    old = [make_record("old"), make_record("older")]
+    assert main(["compare", "--baseline", *old, "--", make_record("new")]) == 3
+    assert "20" in capsys.readouterr().out
+
+
+def test_an_empty_baseline_has_its_own_exit_code(make_record, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["compare", str(tmp_path / "empty"), make_record("new")]) == 4
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["gate", "--embedder", "patch32"],
+        ["gate", "--embedder", "patch32", "--baseline-python", "python", "--baseline-ref", "main"],
+        ["gate", "--embedder", "patch32", "--baseline-python", "/nowhere/python"],
+        ["gate", "--embedder", "patch32", "--baseline-python", "python", "--tolerance", "0"],
+        ["gate", "--embedder", "patch32", "--baseline-python", sys.executable, "--max-time", "nan"],
+        ["compare", "one"],
+        ["compare", "one", "two"],
+        ["compare", "one", "two", "--tolerance", "much"],
+        ["compare", "--baseline", "one", "--baseline-ref", "main", "--", "two"],
+    ],
+)
+def test_what_the_user_can_mend_is_told_in_one_line(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(arguments)
+    except SystemExit as refused:
+        code = refused.code
+    assert code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_gate_prints_its_verdict_and_saves_both_sides(tmp_path, capsys):
+    folder = tmp_path / "records"
+    arguments = ["--baseline-python", sys.executable, "--output", str(folder), "--max-time", "60", "--threads", "1"]
+    assert main(["gate", "--embedder", "patch32", *TINY, *arguments]) in (0, 1, 3)
+    assert "measured together" in capsys.readouterr().out
+    assert len(store.load_folder(folder)) == 2

@@ -1,0 +1,258 @@
+"""`vilt-bench gate` and `vilt-bench compare`: is the candidate slower than the baseline?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vilt_bench.cli import options, outcome, screen
+from vilt_bench.errors import ConfigError, NoBaselineError
+
+if TYPE_CHECKING:
+    from vilt_bench.cli import Add
+    from vilt_bench.lockstep import Contender, GateProgress
+    from vilt_bench.records import Run
+
+FAILED, NO_BASELINE = 1, 4
+
+
+def register(add: Add) -> None:
+    """Add the commands."""
+    parser = add("gate", gate, "measure baseline and candidate together, in turns: is the candidate slower?")
+    parser.add_argument(
+        "--embedder",
+        action="append",
+        required=True,
+        metavar="NAME[,KEY=VALUE…]",
+        help="what both sides measure; give it several times to guard several embedders",
+    )
+    group = parser.add_argument_group("the two sides")
+    group.add_argument("--baseline-python", metavar="PATH", help="interpreter of the baseline's environment")
+    group.add_argument(
+        "--baseline-ref",
+        metavar="NAME",
+        help="git branch, tag or commit to build the baseline from, in an own environment",
+    )
+    group.add_argument(
+        "--candidate-python", metavar="PATH", help="interpreter of the candidate's environment (default: this one)"
+    )
+    options.add_case(parser)
+    options.add_input(parser)
+    group = options.add_where(parser)
+    options.add_linear(group)
+    group = parser.add_argument_group("how hard to look")
+    group.add_argument(
+        "--max-time",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="for an embedder, starting of processes included; it ends earlier when the answer is clear (default: 300)",
+    )
+    _add_rule(parser)
+    outcome.add_outputs(parser)
+    group = parser.add_argument_group("records")
+    group.add_argument(
+        "--output", default=options.RESULTS, metavar="FOLDER", help=f"for the records (default: {options.RESULTS})"
+    )
+    group.add_argument("--quiet", action="store_true", help="say nothing while measuring")
+
+    parser = add("compare", compare, "compare records: what changed from baseline to candidate, and how sure is it?")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="BASELINE CANDIDATE…: records, or folders, of which the newest counts"
+    )
+    parser.add_argument(
+        "--baseline", nargs="+", metavar="RUN", help="several records or folders; what else is given is the candidate"
+    )
+    parser.add_argument(
+        "--baseline-ref", metavar="NAME", help="git branch, tag or commit whose folder of records is the baseline"
+    )
+    parser.add_argument(
+        "--results",
+        default=options.RESULTS,
+        metavar="FOLDER",
+        help=f"that folder, as --baseline-ref has it (default: {options.RESULTS})",
+    )
+    parser.add_argument(
+        "--allow-different",
+        type=_names,
+        default=[],
+        metavar="NAME,…",
+        help="what may differ, such as torch,driver; the report says that it does",
+    )
+    _add_rule(parser)
+    outcome.add_outputs(parser)
+
+
+def gate(asked: argparse.Namespace) -> int:
+    """Measure baseline and candidate together, print the verdicts, save the records; returns the exit code."""
+    from vilt_bench import store
+    from vilt_bench.lockstep import ERROR
+    from vilt_bench.lockstep import gate as measure_both
+
+    cases = options.cases(asked)
+    baseline, candidate = _contenders(asked)
+    store.check_writable(asked.output)
+    screen.keep_on_termination()
+    comparisons, interrupted, lacking = [], False, False
+    for case in cases:
+        try:
+            found = measure_both(
+                case,
+                baseline,
+                candidate,
+                max_time_s=asked.max_time,
+                tolerance=asked.tolerance,
+                gated=asked.gate,
+                error=ERROR / len(cases),
+                report=_narrator(quiet=asked.quiet),
+            )
+        except NoBaselineError as error:
+            screen.complain(f"no baseline: {error}")
+            lacking = True
+            continue
+        for run in found.runs:
+            store.save(run, asked.output)
+        comparisons.append(found.comparison)
+        if found.interrupted:
+            interrupted = True
+            break
+    code = outcome.finish(comparisons, asked) if comparisons else NO_BASELINE
+    if interrupted:
+        return screen.INTERRUPTED
+    return NO_BASELINE if lacking and code != FAILED else code
+
+
+def compare(asked: argparse.Namespace) -> int:
+    """Compare records and print the verdicts; returns the exit code."""
+    from vilt_bench.stored import compare_all, newest
+
+    if asked.baseline is not None and asked.baseline_ref is not None:
+        raise ConfigError("--baseline and --baseline-ref both name the baseline; give one of them")
+    paths = list(asked.runs)
+    if asked.baseline_ref is not None:
+        name = asked.baseline_ref
+        from vilt_bench.checkout import records_at
+
+        stored = records_at(asked.baseline_ref, asked.results)
+        baseline, history = newest(stored)
+    else:
+        given = asked.baseline or [paths.pop(0)]
+        name = " ".join(given)
+        if not paths:
+            raise ConfigError("expected BASELINE and CANDIDATE, two records or folders; got one")
+        baseline, history = _load(given)
+    if not baseline:
+        screen.complain(f"no baseline: {name} has no record; 'vilt-bench run --output FOLDER' saves one")
+        return NO_BASELINE
+    candidate, earlier = _load(paths)
+    if not candidate:
+        raise ConfigError(f"no record in {' '.join(paths)}; 'vilt-bench run --output FOLDER' saves one")
+    comparisons = compare_all(
+        baseline,
+        candidate,
+        history=[*history, *earlier],
+        tolerance=asked.tolerance,
+        gated=asked.gate,
+        allow_different=asked.allow_different,
+        names=(name, " ".join(paths)),
+    )
+    return outcome.finish(comparisons, asked)
+
+
+def _load(paths: list[str]) -> tuple[list[Run], list[Run]]:
+    """Returns the records given, of a folder the newest; and the older ones of folders."""
+    from vilt_bench import store
+    from vilt_bench.stored import newest
+
+    chosen: list[Run] = []
+    earlier: list[Run] = []
+    for path in paths:
+        if not Path(path).is_dir():
+            chosen.append(store.load(path))
+            continue
+        new, old = newest(store.load_folder(path))
+        chosen += new
+        earlier += old
+    return chosen, earlier
+
+
+def _contenders(asked: argparse.Namespace) -> tuple[Contender, Contender | None]:
+    from vilt_bench.checkout import contender_at
+    from vilt_bench.lockstep import Contender
+
+    if (asked.baseline_python is None) == (asked.baseline_ref is None):
+        raise ConfigError("give the baseline: --baseline-ref NAME of git, or --baseline-python PATH/bin/python")
+
+    def installed(python: str) -> Contender:
+        # Safe path: the folder that this runs in must not stand in for what is installed there.
+        return Contender(python, python, ("-P",))
+
+    candidate = None if asked.candidate_python is None else installed(asked.candidate_python)
+    if asked.baseline_python is not None:
+        return installed(asked.baseline_python), candidate
+
+    def tell(text: str) -> None:
+        if not asked.quiet:
+            sys.stderr.write(f"{text}\n")
+
+    return contender_at(asked.baseline_ref, report=tell), candidate
+
+
+def _narrator(*, quiet: bool) -> Callable[[GateProgress], None]:
+    """Returns what says on standard error where the measuring stands."""
+    if quiet or not sys.stderr.isatty():
+        return lambda _: None
+
+    def narrate(progress: GateProgress) -> None:
+        known = ""
+        if progress.interval is not None:
+            low, high = (100 * (ratio - 1) for ratio in progress.interval)
+            known = f", {low:+.1f}% to {high:+.1f}%"
+        sys.stderr.write(
+            f"\r\x1b[Kpair {progress.pair + 1}: {progress.phase} "
+            f"({progress.spent_s:.0f} of {progress.budget_s:.0f} s{known})"
+        )
+        sys.stderr.flush()
+
+    import atexit
+
+    atexit.register(lambda: sys.stderr.write("\r\x1b[K"))
+    return narrate
+
+
+def _add_rule(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the rule")
+    group.add_argument(
+        "--tolerance",
+        type=_share,
+        default=0.025,
+        metavar="SHARE",
+        help="accepted slowdown, 2.5%% or 0.025 (default: 2.5%%)",
+    )
+    group.add_argument(
+        "--gate",
+        choices=["total", "stages"],
+        default="total",
+        help="what decides: the whole alone, or every stage as well (default: total)",
+    )
+
+
+def _share(text: str) -> float:
+    from vilt_bench.stored import check_tolerance
+
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; expected 2.5% or 0.025") from None
+    try:
+        check_tolerance(share)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--tolerance ")) from None
+    return share
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,231 @@
+"""Evidence in, verdicts out: trimmed t-tests on the logarithm of candidate / baseline, pure Python.
+
+The unit of evidence is a process, or a pair of processes that were measured together; never a sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from vilt_bench.comparison import Ratio, StageVerdict, Verdict
+from vilt_bench.statistics import student_t, student_t_probability
+
+TRIMMED = 0.2
+"""Share of the values that is left out at each end; Yuen 1974."""
+LEAST_UNITS = 3
+"""Fewer processes, or pairs, tell nothing of their spread."""
+POWER = 0.95
+"""What is detectable is found so often."""
+ALONE = 4.0
+"""Where only the CPU's clock is steady enough for `unchanged`, wall time must be below so many tolerances."""
+NEGLIGIBLE = 0.1
+"""A stage that can have added no more than this share of the tolerance to the whole has not changed."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one clock says of candidate / baseline, as the logarithm of the ratio."""
+
+    channel: str
+    """`wall_time`, `cpu_time` or `device_time`."""
+    estimate: float
+    error: float
+    """Standard error of the estimate."""
+    freedom: int
+    """Degrees of freedom of the error."""
+    units: int
+    drift: float = 0.0
+    """How far the machine alone may have moved the estimate, either way."""
+
+    @property
+    def half_width(self) -> float:
+        """Half the 95% interval."""
+        return student_t(self.freedom) * self.error + self.drift
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95% interval."""
+        return self.estimate - self.half_width
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95% interval."""
+        return self.estimate + self.half_width
+
+    def p_beyond(self, *, slower: bool) -> float:
+        """Returns the one-sided probability of such an estimate if nothing but chance and drift were at work."""
+        excess = (self.estimate if slower else -self.estimate) - self.drift
+        if excess <= 0:
+            return 1.0
+        return (1 - student_t_probability(excess / self.error, self.freedom)) / 2 if self.error else 0.0
+
+    def detectable(self, *, tolerance: float, error: float) -> float:
+        """Returns the slowdown, as a share, that would be found in 95 of 100 cases with this noise."""
+        miss = student_t(self.freedom, 2 * POWER - 1)
+        beyond_chance = student_t(self.freedom, 1 - 2 * error) + miss
+        return math.expm1(self.drift + max(beyond_chance * self.error, math.log1p(tolerance) + miss * self.error))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a verdict is asked of: the whole, or a stage."""
+
+    name: str
+    baseline_s: float | None
+    candidate_s: float | None
+    evidence: tuple[Evidence, ...]
+    """By clock; first the one that users feel."""
+    obstacle: str = ""
+    """Why there is no evidence."""
+
+
+def trimmed_mean(values: Sequence[float]) -> float:
+    """Returns the mean without the lowest and highest fifth."""
+    cut = math.floor(TRIMMED * len(values))
+    return fmean(sorted(values)[cut : len(values) - cut])
+
+
+def paired(channel: str, logs: Sequence[float]) -> Evidence | None:
+    """Returns the evidence of pairs, one logarithm of candidate / baseline each; `None` with fewer than three.
+
+    Source: Yuen 1974, for one sample.
+    """
+    if len(logs) < LEAST_UNITS:
+        return None
+    squared, freedom = _squared_error(logs)
+    return Evidence(channel, trimmed_mean(logs), math.sqrt(squared), freedom, len(logs))
+
+
+def unpaired(
+    channel: str, baseline: Sequence[float], candidate: Sequence[float], *, drift: float = 0.0
+) -> Evidence | None:
+    """Returns the evidence of two groups of processes, given the logarithms of their times.
+
+    Source: Yuen 1974, for two samples of unequal variance.
+    """
+    if min(len(baseline), len(candidate)) < LEAST_UNITS:
+        return None
+    (before, before_freedom), (after, after_freedom) = _squared_error(baseline), _squared_error(candidate)
+    total = before + after
+    freedom = total**2 / (before**2 / before_freedom + after**2 / after_freedom) if total else 1.0
+    estimate = trimmed_mean(candidate) - trimmed_mean(baseline)
+    units = min(len(baseline), len(candidate))
+    return Evidence(channel, estimate, math.sqrt(total), max(1, math.floor(freedom)), units, drift)
+
+
+def _squared_error(values: Sequence[float]) -> tuple[float, int]:
+    """Returns the squared standard error of the trimmed mean, and its degrees of freedom."""
+    ordered = sorted(values)
+    cut = math.floor(TRIMMED * len(ordered))
+    kept = len(ordered) - 2 * cut
+    winsorised = [ordered[cut]] * cut + ordered[cut : cut + kept] + [ordered[-1 - cut]] * cut
+    centre = fmean(winsorised)
+    return math.fsum((value - centre) ** 2 for value in winsorised) / (kept * (kept - 1)), kept - 1
+
+
+def holm(probabilities: Sequence[float]) -> list[float]:
+    """Returns the probabilities adjusted so that all of them together keep the error of one (Holm 1979)."""
+    adjusted = [1.0] * len(probabilities)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(probabilities)), key=probabilities.__getitem__)):
+        highest = max(highest, min(1.0, (len(probabilities) - rank) * probabilities[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def judge(
+    subjects: Sequence[Subject], *, tolerance: float, error: float, whole_s: float | None = None
+) -> list[StageVerdict]:
+    """Returns a verdict for each subject; the error is that of a false alarm among them all.
+
+    Regressed: a clock's one-sided test says slower, and its estimate exceeds the tolerance. Improved likewise.
+    Unchanged: the 95% interval lies below the tolerance. Inconclusive: it does not.
+
+    Args:
+        subjects: the stages, or the whole alone.
+        tolerance: accepted slowdown, as a share.
+        error: probability of a false alarm.
+        whole_s: latency of the whole; stages that can't have changed it notably count as unchanged.
+    """
+    slower = holm([_probability(subject, tolerance, slower=True) for subject in subjects])
+    faster = holm([_probability(subject, tolerance, slower=False) for subject in subjects])
+    return [
+        _verdict(subject, up, down, tolerance=tolerance, error=error, whole_s=whole_s)
+        for subject, up, down in zip(subjects, slower, faster, strict=True)
+    ]
+
+
+def _probability(subject: Subject, tolerance: float, *, slower: bool) -> float:
+    """Returns the probability over all clocks; 1 where no estimate is beyond the tolerance."""
+    found = _beyond(subject, tolerance, slower=slower)
+    return min(1.0, len(subject.evidence) * found.p_beyond(slower=slower)) if found is not None else 1.0
+
+
+def _beyond(subject: Subject, tolerance: float, *, slower: bool) -> Evidence | None:
+    """Returns the clock that speaks most clearly of a change beyond the tolerance."""
+    sign = 1 if slower else -1
+    beyond = [each for each in subject.evidence if sign * each.estimate > math.log1p(tolerance)]
+    return min(beyond, key=lambda each: each.p_beyond(slower=slower), default=None)
+
+
+def _verdict(
+    subject: Subject, slower: float, faster: float, *, tolerance: float, error: float, whole_s: float | None
+) -> StageVerdict:
+    if (subject.baseline_s is None) != (subject.candidate_s is None):
+        lacking = "baseline" if subject.baseline_s is None else "candidate"
+        verdict = StageVerdict(subject.name, "missing", subject.baseline_s, subject.candidate_s, None, "", "")
+        return replace(verdict, reason=f"the {lacking} has no such stage")
+    nothing = StageVerdict(subject.name, "inconclusive", subject.baseline_s, subject.candidate_s, None, "", "")
+    if not subject.evidence:
+        return replace(nothing, reason=subject.obstacle or "too few processes to tell their spread")
+    first, limit = subject.evidence[0], math.log1p(tolerance)
+    allowed = f"the tolerance of {100 * tolerance:.3g}%"
+
+    def say(verdict: Verdict, evidence: Evidence, reason: str) -> StageVerdict:
+        ratio = Ratio(math.exp(evidence.estimate), math.exp(evidence.low), math.exp(evidence.high), evidence.units)
+        return replace(nothing, verdict=verdict, ratio=ratio, channel=evidence.channel, reason=reason)
+
+    up, down = _beyond(subject, tolerance, slower=True), _beyond(subject, tolerance, slower=False)
+    if up is not None and slower <= error and (up is first or first.high >= limit):
+        return say("regressed", up, f"slower by {_percent(up.estimate)} (p {slower:.2g}), beyond {allowed}")
+    if down is not None and faster <= error and first.estimate < 0:
+        return say("improved", down, f"faster by {_percent(-math.expm1(down.estimate), plain=True)} (p {faster:.2g})")
+    if first.high < limit:
+        aside = f"; {_word(up.channel)} is up by {_percent(up.estimate)}" if up is not None and slower <= error else ""
+        return say("unchanged", first, f"at most {_signed(first.high)}, within {allowed}{aside}")
+    steady = next((each for each in subject.evidence[1:] if each.high < limit), None)
+    if steady is not None and first.estimate <= limit and first.high <= math.log1p(ALONE * tolerance):
+        return say(
+            "unchanged",
+            steady,
+            f"at most {_signed(steady.high)} by {_word(steady.channel)}, within {allowed}; "
+            f"{_word(first.channel)} is noisier, at most {_signed(first.high)}",
+        )
+    if (
+        whole_s
+        and subject.baseline_s
+        and subject.baseline_s * math.expm1(first.high) < NEGLIGIBLE * tolerance * whole_s
+    ):
+        return say("unchanged", first, "too small to matter to the whole")
+    clearest = min(subject.evidence, key=lambda each: each.half_width)
+    because = "drift of the machine" if clearest.drift > clearest.half_width / 2 else "noise"
+    return say(
+        "inconclusive",
+        clearest,
+        f"{because}: {_signed(clearest.low)} to {_signed(clearest.high)} straddles {allowed}",
+    )
+
+
+def _percent(log: float, *, plain: bool = False) -> str:
+    return f"{100 * (log if plain else math.expm1(log)):.1f}%"
+
+
+def _signed(log: float) -> str:
+    return f"{100 * math.expm1(log):+.1f}%"
+
+
+def _word(channel: str) -> str:
+    return {"cpu_time": "CPU time", "wall_time": "wall time"}.get(channel, channel.replace("_", " "))

@@ -1,0 +1,657 @@
+"""Measures baseline and candidate together, and judges while pairs of processes come in.
+
+A baseline and a candidate process live side by side, idle but for their turn, and pass the turn on after each pass,
+A B B A: load that comes and goes hits both alike and cancels. A pair of processes gives one number; the pairs are
+the units of the tests in `inference`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from statistics import median
+from typing import Protocol, TypeVar
+
+from vilt_bench import errors, protocol
+from vilt_bench.comparison import Comparison, Gate, Side, StageVerdict
+from vilt_bench.config import Case, Option, Sampling
+from vilt_bench.errors import ConfigError, MeasurementError
+from vilt_bench.inference import Evidence, Subject, judge, paired, trimmed_mean
+from vilt_bench.photographs import check_images
+from vilt_bench.records import Run, Series, Times, Trial
+from vilt_bench.statistics import WHOLE
+from vilt_bench.stored import TOLERANCE, check_tolerance, count_changes, software_differences
+from vilt_bench.sweep import Clock, Draft, Worker, WorkerFailedError, join_times
+
+ERROR = 0.005
+"""Of a false alarm, over all clocks and looks."""
+LOOKS = {6: 0.2, 12: 0.65, 18: 0.85, 24: 1.0}
+"""By number of pairs: the share of the error that is spent by then."""
+PLANNED_PAIRS = 12
+WARMUP_TURNS = 2
+"""Four passes a process, after the first call."""
+SAMPLE_TURNS = 15
+"""Thirty passes a process: fewer find less, more find hardly more."""
+LEAST_SAMPLING_S = 1.0
+"""Where thirty passes take less, there are more of them: starting the processes takes longer anyway."""
+LEAST_TURNS = 5
+"""A pair that was cut off earlier is not judged."""
+LONGEST_S = 86_400.0
+ENDING_S, ENDING_SHARE = 3.0, 0.05
+"""Kept for ending the processes, at most; and at most this share of the time."""
+CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Environment of both sides, unless the user's says otherwise: threads that spin at barriers make passes of a loaded
+machine several times as long, and as noisy."""
+
+ReplyT = TypeVar("ReplyT", bound=protocol.Reply)
+SideName = str
+Verdicts = tuple[StageVerdict, tuple[StageVerdict, ...]]
+"""Of the whole, and of the stages."""
+BASELINE, CANDIDATE = "baseline", "candidate"
+
+
+class Player(Protocol):
+    """A worker that takes turns."""
+
+    def ask(self, request: protocol.Request, expected: type[ReplyT]) -> ReplyT:
+        """Returns the reply to a request."""
+
+    def send(self, request: protocol.Request) -> None:
+        """Hand a request over and go on."""
+
+    def receive(self, expected: type[ReplyT]) -> ReplyT:
+        """Returns the reply to what was sent."""
+
+    def close(self) -> None:
+        """Let it end."""
+
+    def kill(self) -> None:
+        """End it now."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the two installations that are measured."""
+
+    name: str
+    """As a reader knows it."""
+    python: str = sys.executable
+    flags: tuple[str, ...] = ()
+    """Of the interpreter."""
+    folder: str | None = None
+    """Where its processes run and look for modules first; `None`: here."""
+    versions: tuple[str, ...] = ()
+    """What tells it from the other, such as a commit."""
+
+    def start(self) -> Worker:
+        """Returns a fresh process of this installation.
+
+        Raises:
+            ConfigError: there is no such interpreter.
+        """
+        try:
+            return Worker(self.python, self.flags, self.folder, {**CALM, **os.environ})
+        except OSError as error:
+            raise ConfigError(
+                f"{self.python} can't be started ({(error.strerror or str(error)).lower()}); "
+                "expected an interpreter such as .venv/bin/python"
+            ) from None
+
+
+@dataclass(frozen=True)
+class GateProgress:
+    """Where the measuring stands."""
+
+    pair: int
+    """From 0."""
+    phase: str
+    """`starting`, `counting`, `warming up`, `sampling`"""
+    interval: tuple[float, float] | None
+    """Of candidate / baseline, from the pairs so far."""
+    spent_s: float
+    budget_s: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    comparison: Comparison
+    runs: tuple[Run, ...]
+    """Baseline and candidate, every raw sample in them; a side of which nothing was measured is left out."""
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The samples of two processes that took turns: in both series, two passes a turn."""
+
+    baseline: Series
+    candidate: Series
+
+    @property
+    def turns(self) -> int:
+        """How many turns A B B A both have taken."""
+        sides = (self.baseline, self.candidate)
+        whole = min(len(side.whole.latency_s) for side in sides)
+        return whole // 2 + min(len(side.instrumented.latency_s) for side in sides) // 2
+
+    def logarithm(self, stage: str, channel: str) -> float | None:
+        """Returns the logarithm of candidate / baseline: the trimmed mean over the turns.
+
+        `None` where that clock has no times, or times that no clock should give.
+        """
+        logs = [log for before, after in self._times(stage) for log in _turn_logs(before, after, channel)]
+        return trimmed_mean(logs) if logs else None
+
+    def _times(self, stage: str) -> list[tuple[Times, Times]]:
+        if stage == WHOLE:
+            return [
+                (self.baseline.whole, self.candidate.whole),
+                (self.baseline.instrumented, self.candidate.instrumented),
+            ]
+        before, after = self.baseline.stages.get(stage), self.candidate.stages.get(stage)
+        return [] if before is None or after is None else [(before, after)]
+
+
+@dataclass
+class Book:
+    """One side's run in the making."""
+
+    contender: Contender
+    draft: Draft
+    package: str = ""
+    location: str = ""
+
+
+class _OverError(Exception):
+    """The time is over."""
+
+
+@dataclass
+class _Match:
+    """The measuring of both sides, as far as it has come."""
+
+    case: Case
+    books: Mapping[SideName, Book]
+    start: Mapping[SideName, Callable[[], Player]]
+    budget_s: float
+    clock: Clock
+    report: Callable[[GateProgress], None]
+    roles: random.Random
+    pairs: list[Pair] = field(default_factory=list)
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self.begin_s = self.clock()
+        self.start_s = 0.0
+        self.turn_s = 0.0
+
+    @property
+    def spent_s(self) -> float:
+        """Time since it all began."""
+        return self.clock() - self.begin_s
+
+    @property
+    def left_s(self) -> float:
+        """Time that is left for measuring: ending the processes takes some as well."""
+        return self.budget_s - self.spent_s - min(ENDING_S, ENDING_SHARE * self.budget_s)
+
+    def turns(self) -> int:
+        """Returns how many turns the next pair takes, so that the planned pairs fit into what is left."""
+        if not self.turn_s:
+            return SAMPLE_TURNS
+        most = max(SAMPLE_TURNS, math.floor(LEAST_SAMPLING_S / self.turn_s))
+        planned = PLANNED_PAIRS - len(self.pairs)
+        if planned <= 0:
+            return most
+        fits = math.floor((self.left_s / planned - self.start_s) / self.turn_s) - WARMUP_TURNS
+        return min(most, max(2 * LEAST_TURNS, fits))
+
+    def play(self) -> Iterator[Pair]:
+        """Returns pairs as they are measured, while there is time for another."""
+        over = False
+        while not over and (not self.pairs or self.left_s > self.start_s + (WARMUP_TURNS + LEAST_TURNS) * self.turn_s):
+            known = len(self.pairs)
+            try:
+                self._round()
+            except KeyboardInterrupt:
+                self.interrupted = over = True
+            except _OverError:
+                over = True
+            if len(self.pairs) == known:  # cut off
+                return
+            yield self.pairs[-1]
+
+    def _round(self) -> None:
+        """Measure one pair; what was measured of it is kept, whatever happens."""
+        order = [BASELINE, CANDIDATE]
+        self.roles.shuffle(order)
+        trials: dict[SideName, Trial] = {}
+        warmup: dict[SideName, list[Series]] = {side: [] for side in order}
+        samples: dict[SideName, list[Series]] = {side: [] for side in order}
+        try:
+            with ExitStack() as stack:
+                self._tell("starting")
+                begin_s = self.clock()
+                players = {side: stack.enter_context(self._process(side)) for side in order}
+                stack.enter_context(self._watchdog(list(players.values())))
+                trials = self._prepare(players)
+                self.start_s = self.clock() - begin_s
+                if not self.books[BASELINE].draft.stages:
+                    self._count(players)
+                self._turns(players, order, WARMUP_TURNS, "warming up", warmup)
+                self._turns(players, order, self.turns(), "sampling", samples)
+                for side, player in players.items():
+                    conditions = player.ask(protocol.Finish(), protocol.Finished).conditions
+                    trials[side] = replace(trials[side], conditions=conditions)
+        finally:
+            for side, trial in trials.items():
+                self.books[side].draft.trials.append(
+                    replace(trial, warmup=_joined(warmup[side]), samples=_joined(samples[side]))
+                )
+            pair = Pair(_joined(samples[BASELINE]), _joined(samples[CANDIDATE]))
+            if pair.turns >= LEAST_TURNS:
+                self.pairs.append(pair)
+
+    def _prepare(self, players: Mapping[SideName, Player]) -> dict[SideName, Trial]:
+        """Build both sides at once: nothing is timed yet."""
+        for side, player in players.items():
+            with self._named(side):
+                self._greet(side, player)
+        for player in players.values():
+            player.send(protocol.Prepare(self.case))
+        ready: dict[SideName, protocol.Prepared] = {}
+        problems: dict[SideName, errors.ViltBenchError] = {}
+        for side, player in players.items():
+            try:
+                with self._named(side):
+                    ready[side] = player.receive(protocol.Prepared)
+            except errors.ViltBenchError as error:
+                problems[side] = error
+        if isinstance(lacking := problems.get(BASELINE), errors.EmbedderError) and CANDIDATE in ready:
+            raise errors.NoBaselineError(str(lacking))
+        for problem in problems.values():
+            raise problem
+        trials = {}
+        for side, prepared in ready.items():
+            draft = self.books[side].draft
+            # Built beside the other side: how long it took says nothing.
+            trials[side] = Trial(len(draft.trials), prepared.started_at)
+            draft.environment = draft.environment or prepared.environment
+            draft.model = draft.model or prepared.model
+        return trials
+
+    def _greet(self, side: SideName, player: Player) -> None:
+        book = self.books[side]
+        try:
+            welcome = player.ask(protocol.Hello(), protocol.Welcome)
+        except WorkerFailedError as error:
+            if "No module named" in error.failure.message:
+                raise ConfigError(
+                    f"{book.contender.python} has no vilt-bench ({error.failure.message}); install it there"
+                ) from None
+            if error.failure.kind == "crashed":
+                raise
+            raise _other_version(book.contender) from None
+        if welcome.protocol != protocol.VERSION:
+            raise _other_version(book.contender, welcome.package)
+        book.package, book.location = welcome.package, welcome.location
+
+    def _count(self, players: Mapping[SideName, Player]) -> None:
+        self._tell("counting")
+        for player in players.values():
+            player.send(protocol.Count())
+        for side, player in players.items():
+            with self._named(side):
+                counted = player.receive(protocol.Counted)
+            draft = self.books[side].draft
+            draft.stages, draft.warnings = counted.stages, counted.warnings
+            if draft.model is not None:
+                draft.model = replace(draft.model, memory_method=counted.memory_method)
+
+    def _turns(
+        self,
+        players: Mapping[SideName, Player],
+        order: Sequence[SideName],
+        count: int,
+        phase: str,
+        into: Mapping[SideName, list[Series]],
+    ) -> None:
+        """Take so many turns, or as many as there is time for; one with stages, one without, and so on."""
+        first, second = order
+        for turn in range(count):
+            if self.left_s < self.turn_s:
+                return
+            if turn % LEAST_TURNS == 0:
+                self._tell(phase)
+            begin_s = self.clock()
+            for side in (first, second, second, first):
+                with self._named(side):
+                    measured = players[side].ask(protocol.Sample(instrumented=turn % 2 == 1), protocol.Measured)
+                into[side].append(measured.series)
+            self.turn_s = self.clock() - begin_s
+
+    @contextmanager
+    def _process(self, side: SideName) -> Iterator[Player]:
+        player = self.start[side]()
+        try:
+            yield player
+        except BaseException:
+            player.kill()
+            raise
+        finally:
+            player.close()
+
+    @contextmanager
+    def _watchdog(self, players: Sequence[Player]) -> Iterator[None]:
+        """Ends the processes when the time is over, whatever they are at."""
+
+        def end() -> None:
+            for player in players:
+                player.kill()
+
+        timer = threading.Timer(max(0.0, self.left_s), end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except WorkerFailedError:
+            if self.left_s <= 0:
+                raise _OverError from None
+            raise
+        finally:
+            timer.cancel()
+
+    @contextmanager
+    def _named(self, side: SideName) -> Iterator[None]:
+        """Says whose error it is."""
+        try:
+            yield
+        except errors.ViltBenchError as error:
+            raise type(error)(f"{side} ({self.books[side].contender.name}): {error}") from None
+        except WorkerFailedError as error:
+            if self.left_s > 0:
+                self.books[side].draft.failure = error.failure
+            raise
+
+    def _tell(self, phase: str) -> None:
+        found = evidence(self.pairs)
+        interval = (math.exp(found[0].low), math.exp(found[0].high)) if found else None
+        self.report(GateProgress(len(self.pairs), phase, interval, self.spent_s, self.budget_s))
+
+
+def gate(
+    case: Case,
+    baseline: Contender,
+    candidate: Contender | None = None,
+    *,
+    max_time_s: float = 300.0,
+    tolerance: float = TOLERANCE,
+    gated: Gate = "total",
+    error: float = ERROR,
+    report: Callable[[GateProgress], None] = lambda _: None,
+    start: Mapping[SideName, Callable[[], Player]] | None = None,
+    clock: Clock = time.monotonic,
+) -> Outcome:
+    """Returns how the candidate compares with the baseline, both measured now, in turns.
+
+    Ends when the verdict is clear, at the latest when the time is over, starting of processes included. Ctrl-C ends
+    it as well: the verdict is then that of the pairs so far.
+
+    Args:
+        case: what both measure.
+        baseline: the reference installation.
+        candidate: the one in question; this process's own if `None`.
+        max_time_s: of everything.
+        tolerance: accepted slowdown, as a share.
+        gated: what the verdict is of, `total` or the `stages` as well.
+        error: probability of a false alarm; where several cases are gated, a share of it each.
+        report: told where the measuring stands, between passes.
+        start: starts a process of a side.
+        clock: seconds.
+
+    Raises:
+        NoBaselineError: the candidate has this embedder, the baseline does not.
+        ViltBenchError: a side can't measure the case, or is of a version that can't be talked to.
+    """
+    check_tolerance(tolerance)
+    if not (math.isfinite(max_time_s) and 0 < max_time_s <= LONGEST_S):
+        raise ConfigError(f"--max-time must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}")
+    check_images(case.images)
+    if baseline.folder is not None:
+        case = _anchored(case)
+    contenders = {BASELINE: baseline, CANDIDATE: candidate or Contender("this installation")}
+    match = _Match(
+        case=case,
+        books={side: Book(contender, Draft(case)) for side, contender in contenders.items()},
+        start=start or {side: contender.start for side, contender in contenders.items()},
+        budget_s=max_time_s,
+        clock=clock,
+        report=report,
+        roles=random.Random(case.seed),
+    )
+    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    try:
+        verdicts, _ = decide(match.play(), tolerance=tolerance, gated=gated, error=error)
+    except WorkerFailedError as problem:
+        if match.books[CANDIDATE].draft.failure is None:
+            raise MeasurementError(f"baseline ({baseline.name}) failed: {problem.failure.message}") from None
+        verdicts, _ = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)
+    except KeyboardInterrupt:  # while judging
+        match.interrupted = True
+        verdicts, _ = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)
+    return _outcome(match, verdicts, tolerance, gated, error, started_at=started_at)
+
+
+def decide(
+    pairs: Iterable[Pair], *, tolerance: float = TOLERANCE, gated: Gate = "total", error: float = ERROR
+) -> tuple[Verdicts, int]:
+    """Returns the verdicts and the number of pairs behind them: of the first look that is clear, or of all pairs.
+
+    The probability of a false alarm is spent over the looks; what earlier ones have not spent is left for the last.
+    """
+    seen: list[Pair] = []
+    spent = 0.0
+    for pair in pairs:
+        seen.append(pair)
+        if len(seen) in LOOKS:
+            verdicts = judge_pairs(seen, tolerance=tolerance, error=error * (LOOKS[len(seen)] - spent))
+            spent = LOOKS[len(seen)]
+            if _is_clear(verdicts, gated) or len(seen) == max(LOOKS):
+                return verdicts, len(seen)
+    looked = len(seen) in LOOKS  # the same pairs, with what is left of the error
+    share = 1.0 - max((at for count, at in LOOKS.items() if count < len(seen)), default=0.0) if looked else 1.0 - spent
+    return judge_pairs(seen, tolerance=tolerance, error=error * share), len(seen)
+
+
+def judge_pairs(pairs: Sequence[Pair], *, tolerance: float, error: float) -> Verdicts:
+    """Returns the verdicts of the whole and of the stages, each family with that probability of a false alarm."""
+    whole = _subject(pairs, WHOLE)
+    names = dict.fromkeys(name for pair in pairs for side in (pair.baseline, pair.candidate) for name in side.stages)
+    (total,) = judge([whole], tolerance=tolerance, error=error)
+    subjects = [_subject(pairs, name) for name in names]
+    return total, tuple(judge(subjects, tolerance=tolerance, error=error, whole_s=whole.baseline_s))
+
+
+def pairs_of(baseline: Run, candidate: Run) -> list[Pair]:
+    """Returns the pairs that the records of a gate hold, those that were cut off left out."""
+    both = zip(baseline.trials, candidate.trials, strict=False)
+    pairs = [Pair(before.samples, after.samples) for before, after in both]
+    return [pair for pair in pairs if pair.turns >= LEAST_TURNS]
+
+
+def evidence(pairs: Sequence[Pair], stage: str = WHOLE) -> tuple[Evidence, ...]:
+    """Returns what the clocks that count say of a stage, the one that users feel first."""
+    found = []
+    for channel in _channels(pairs, stage):
+        logs = [log for pair in pairs if (log := pair.logarithm(stage, channel)) is not None]
+        if len(logs) == len(pairs) and (each := paired(channel, logs)) is not None:
+            found.append(each)
+    return tuple(found)
+
+
+def _channels(pairs: Sequence[Pair], stage: str) -> tuple[str, ...]:
+    times = [each for pair in pairs for both in pair._times(stage) for each in both]
+    if any(each.device_time_s for each in times):
+        return ("device_time",)
+    return ("wall_time", "cpu_time")
+
+
+def _subject(pairs: Sequence[Pair], stage: str) -> Subject:
+    return Subject(
+        name=stage,
+        baseline_s=_latency_s([pair.baseline for pair in pairs], stage),
+        candidate_s=_latency_s([pair.candidate for pair in pairs], stage),
+        evidence=evidence(pairs, stage),
+        obstacle=f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} of processes are too few; allow more --max-time",
+    )
+
+
+def _latency_s(series: Sequence[Series], stage: str) -> float | None:
+    """Returns the median over processes of their median latency."""
+    times = [each.whole if stage == WHOLE else each.stages.get(stage, Times()) for each in series]
+    medians = [median(each.latency_s) for each in times if each.latency_s]
+    return median(medians) if medians else None
+
+
+def _turn_logs(baseline: Times, candidate: Times, channel: str) -> list[float]:
+    """Returns the logarithm of candidate / baseline of each turn: two passes of each, in mirrored places."""
+    before, after = (getattr(times, f"{channel}_s") or () for times in (baseline, candidate))
+    count = min(len(before), len(after)) // 2 * 2
+    if any(value <= 0 for value in (*before[:count], *after[:count])):
+        return []  # a clock too coarse for this stage, or one that was set back
+    logs = [math.log(later / earlier) for earlier, later in zip(before[:count], after[:count], strict=True)]
+    return [(first + second) / 2 for first, second in zip(logs[::2], logs[1::2], strict=True)]
+
+
+def _joined(parts: Sequence[Series]) -> Series:
+    """Returns single passes of a process as one series."""
+    wholes = [part.whole for part in parts if part.whole.latency_s]
+    staged = [part for part in parts if part.instrumented.latency_s]
+    names = list(staged[0].stages) if staged else []
+    return Series(
+        whole=join_times(wholes),
+        stages={name: join_times([part.stages[name] for part in staged]) for name in names},
+        instrumented=join_times([part.instrumented for part in staged]),
+        blocks=(len(wholes),) if wholes else (),
+    )
+
+
+def _is_clear(verdicts: Verdicts, gated: Gate) -> bool:
+    total, stages = verdicts
+    seen = [total, *(stages if gated == "stages" else ())]
+    return any(each.verdict in ("regressed", "missing") for each in seen) or all(
+        each.verdict != "inconclusive" for each in seen
+    )
+
+
+def _outcome(
+    match: _Match, verdicts: Verdicts, tolerance: float, gated: Gate, error: float, *, started_at: str
+) -> Outcome:
+    pairs = match.pairs
+    total, stages = verdicts
+    failure = match.books[CANDIDATE].draft.failure
+    if failure is not None:
+        where = f" in {failure.stage}" if failure.stage else ""
+        total = replace(
+            total, verdict="missing", candidate_s=None, reason=f"the candidate failed{where}: {failure.message}"
+        )
+    group = uuid.uuid4().hex
+    sampling = Sampling(max_time_s=match.budget_s, trials=max(1, len(match.books[BASELINE].draft.trials)))
+    runs = {
+        side: _marked(
+            book.draft.finished(sampling, group=group, started_at=started_at, interrupted=match.interrupted),
+            side,
+            book.contender,
+        )
+        for side, book in match.books.items()
+        if book.draft.trials or book.draft.failure is not None
+    }
+    known = [each.detectable(tolerance=tolerance, error=error / 2) for each in evidence(pairs)]
+    comparison = Comparison(
+        case=match.case,
+        method="lockstep",
+        baseline=_side(match.books[BASELINE], runs.get(BASELINE), len(pairs)),
+        candidate=_side(match.books[CANDIDATE], runs.get(CANDIDATE), len(pairs)),
+        environment=match.books[CANDIDATE].draft.environment,
+        total=total,
+        stages=stages,
+        counts=count_changes(match.books[BASELINE].draft.stages, match.books[CANDIDATE].draft.stages),
+        tolerance=tolerance,
+        error=error,
+        gate=gated,
+        detectable=min(known, default=None),
+        spent_s=match.spent_s,
+        different=_different(match),
+        notes=tuple(_notes(match, total)),
+    )
+    return Outcome(comparison, tuple(runs.values()), match.interrupted)
+
+
+def _marked(run: Run, side: SideName, contender: Contender) -> Run:
+    """Returns the run, saying which side of a gate it was."""
+    which = " ".join([contender.name, *contender.versions])
+    return replace(
+        run, warnings=(f"Measured in turns with another run of its group, as {side}: {which}.", *run.warnings)
+    )
+
+
+def _side(book: Book, run: Run | None, processes: int) -> Side:
+    return Side(
+        name=book.contender.name,
+        runs=() if run is None else (run.run_id,),
+        processes=processes,
+        versions=(*book.contender.versions, *([f"vilt-bench {book.package}"] if book.package else [])),
+    )
+
+
+def _different(match: _Match) -> tuple[str, ...]:
+    before, after = (match.books[side].draft.environment for side in (BASELINE, CANDIDATE))
+    return () if before is None or after is None else software_differences(before, after)
+
+
+def _notes(match: _Match, total: StageVerdict) -> Iterator[str]:
+    before, after = match.books[BASELINE], match.books[CANDIDATE]
+    if match.interrupted:
+        yield f"Interrupted: the verdict is that of the {len(match.pairs)} pairs of processes until then."
+    if before.location and before.location == after.location and before.contender.python == after.contender.python:
+        yield "Both sides are the same installation: what differs is noise."
+    if total.verdict == "inconclusive" and not match.interrupted:
+        needed_s = match.start_s + (WARMUP_TURNS + SAMPLE_TURNS) * match.turn_s
+        yield (
+            f"{len(match.pairs)} pairs of processes in {match.spent_s:.0f} s were not enough for this noise; "
+            f"{PLANNED_PAIRS} pairs take about {PLANNED_PAIRS * needed_s:.0f} s here, or use a quieter machine."
+        )
+
+
+def _anchored(case: Case) -> Case:
+    """Returns the case with paths that hold in any folder."""
+
+    def anchor(value: Option) -> Option:
+        return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
+
+    return replace(
+        case,
+        images=tuple(str(anchor(image)) for image in case.images),
+        options={key: anchor(value) for key, value in case.options.items()},
+        checkpoint=None if case.checkpoint is None else str(anchor(case.checkpoint)),
+    )
+
+
+def _other_version(contender: Contender, package: str = "") -> ConfigError:
+    which = f"vilt-bench {package}" if package else "a vilt-bench"
+    return ConfigError(
+        f"{contender.name} has {which} that this one can't direct (another protocol than version "
+        f"{protocol.VERSION}); install versions that are closer to each other"
+    )

@@ -1,0 +1,353 @@
+"""Baseline and candidate records in, a comparison out.
+
+Records of different times differ by what the machine drifts in between: the interval is widened by it, so that
+drift is not taken for a change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean, median, stdev
+
+from vilt_bench.comparison import Comparison, CountChange, Gate, Side
+from vilt_bench.config import label
+from vilt_bench.errors import ConfigError, RecordError
+from vilt_bench.inference import Evidence, Subject, judge, unpaired
+from vilt_bench.records import Environment, Run, Stage, Times, Trial
+from vilt_bench.statistics import WHOLE, student_t
+
+TOLERANCE = 0.025
+"""Accepted slowdown; a true 5% is then found where both sides are measured together."""
+ERROR = 0.01
+"""Of a false alarm: half for chance, half for drift beyond what is allowed for."""
+LEAST_SESSIONS = 5
+"""Fewer earlier runs of the machine tell nothing of its drift."""
+DRIFT = {"cpu_time": 0.15, "wall_time": 3.0, "device_time": 0.15}
+"""Between sessions, where none tell. On shared machines, CPU times moved by up to 15%; load of others made wall times
+up to four times as long."""
+ENOUGH_PROCESSES = 10
+"""A side should have so many."""
+LOWEST = 3
+"""Of a process's CPU times: their mean moves least with the load of others."""
+OWN = "vilt-bench"
+"""What may differ in any case: it is what is compared."""
+
+
+def compare(
+    baseline: Sequence[Run],
+    candidate: Sequence[Run],
+    *,
+    history: Sequence[Run] = (),
+    tolerance: float = TOLERANCE,
+    gated: Gate = "total",
+    allow_different: Sequence[str] = (),
+    names: tuple[str, str] = ("baseline", "candidate"),
+) -> Comparison:
+    """Returns how the candidate's records compare with the baseline's, by stage and in total.
+
+    Args:
+        baseline: runs of one case.
+        candidate: runs of the same case.
+        history: earlier runs; those of this case and machine tell how far the machine drifts.
+        tolerance: accepted slowdown, as a share.
+        gated: what the verdict is of, `total` or the `stages` as well.
+        allow_different: names of what may differ, such as `torch`.
+        names: of the sides, as a reader knows them.
+
+    Raises:
+        RecordError: a side has no run, or one that failed or can't be true.
+        ConfigError: the sides differ in more than may differ, or an option is impossible.
+    """
+    check_tolerance(tolerance)
+    for side, runs in zip(("baseline", "candidate"), (baseline, candidate), strict=True):
+        _check_runs(side, runs)
+    different = _check_comparable(baseline, candidate, allow_different)
+    together = {run.group for run in baseline} == {run.group for run in candidate}
+    sessions = [run for run in [*history, *baseline] if _same_session_kind(run, candidate[0])]
+    stages = dict.fromkeys(name for run in (*baseline, *candidate) for name in _stage_names(run))
+
+    def subject(stage: str) -> Subject:
+        return Subject(
+            name=stage,
+            baseline_s=_latency_s(baseline, stage),
+            candidate_s=_latency_s(candidate, stage),
+            evidence=tuple(_evidence(baseline, candidate, stage, [] if together else sessions, together=together)),
+            obstacle="fewer than three processes a side tell nothing of their spread; measure with --trials 10",
+        )
+
+    whole = subject(WHOLE)
+    (total,) = judge([whole], tolerance=tolerance, error=ERROR / 2)
+    known = [each.detectable(tolerance=tolerance, error=ERROR / 4) for each in whole.evidence]
+    return Comparison(
+        case=candidate[-1].case,
+        method="stored",
+        baseline=_side(names[0], baseline),
+        candidate=_side(names[1], candidate),
+        environment=candidate[-1].environment,
+        total=total,
+        stages=tuple(
+            judge([subject(name) for name in stages], tolerance=tolerance, error=ERROR / 2, whole_s=whole.baseline_s)
+        ),
+        counts=count_changes(baseline[-1].stages, candidate[-1].stages),
+        tolerance=tolerance,
+        error=ERROR,
+        gate=gated,
+        detectable=min(known, default=None),
+        spent_s=None,
+        different=different,
+        notes=tuple(_notes(baseline, candidate, whole, sessions, together=together)),
+    )
+
+
+def compare_all(
+    baseline: Sequence[Run],
+    candidate: Sequence[Run],
+    *,
+    history: Sequence[Run] = (),
+    tolerance: float = TOLERANCE,
+    gated: Gate = "total",
+    allow_different: Sequence[str] = (),
+    names: tuple[str, str] = ("baseline", "candidate"),
+) -> list[Comparison]:
+    """Returns a comparison for each case of the candidate; see `compare`.
+
+    A case that the baseline lacks is compared with the only other there is, which says what differs.
+
+    Raises:
+        ViltBenchError: as `compare`; or the baseline lacks a case of several.
+    """
+    before, after = _by_case(baseline), _by_case(candidate)
+    found = []
+    for case, runs in after.items():
+        same: Sequence[Run] = before.get(case, [])
+        if not same:
+            if len(before) > 1:
+                raise ConfigError(
+                    f"the baseline has no run of {label(runs[0].case)} as the candidate has it; it has "
+                    f"{', '.join(dict.fromkeys(label(each[0].case) for each in before.values()))}"
+                )
+            same = baseline
+        found.append(
+            compare(
+                same,
+                runs,
+                history=history,
+                tolerance=tolerance,
+                gated=gated,
+                allow_different=allow_different,
+                names=names,
+            )
+        )
+    return found
+
+
+def newest(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
+    """Returns of each case the runs of the newest measurement, and all others: what came before."""
+    chosen: list[Run] = []
+    earlier: list[Run] = []
+    for each in _by_case(runs).values():
+        last = max(each, key=lambda run: run.started_at)
+        for run in each:
+            (chosen if run.group == last.group and run.case == last.case else earlier).append(run)
+    return chosen, earlier
+
+
+def _by_case(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    cases: dict[str, list[Run]] = {}
+    for run in runs:
+        cases.setdefault(repr(run.case), []).append(run)
+    return cases
+
+
+def _check_runs(side: str, runs: Sequence[Run]) -> None:
+    if not runs:
+        raise RecordError(f"the {side} has no run; expected records that 'vilt-bench run' saved")
+    for run in runs:
+        if run.failure is not None:
+            raise RecordError(
+                f"run {run.run_id} of the {side} failed ({run.failure.kind}: {run.failure.message}); measure it again"
+            )
+        if not any(_times(trial, WHOLE).latency_s for trial in run.trials):
+            raise RecordError(f"run {run.run_id} of the {side} has no timed pass; measure it again")
+        for trial in run.trials:
+            for stage in (WHOLE, *trial.samples.stages):
+                times = _times(trial, stage)
+                values = [value for clock in dataclasses.fields(times) for value in getattr(times, clock.name) or ()]
+                if any(not math.isfinite(value) or value < 0 for value in values):
+                    raise RecordError(
+                        f"run {run.run_id} of the {side}, trial {trial.index + 1}, {stage}: a time is negative or "
+                        "not finite, so a clock was set or the record was edited; measure it again"
+                    )
+                if not all(times.latency_s):
+                    raise RecordError(
+                        f"run {run.run_id} of the {side}, trial {trial.index + 1}, {stage}: a time is zero, which no "
+                        "pass takes; measure it again"
+                    )
+
+
+def _check_comparable(
+    baseline: Sequence[Run], candidate: Sequence[Run], allow_different: Sequence[str]
+) -> tuple[str, ...]:
+    """Returns what differs and may."""
+    facts = [_facts(run) for run in (*baseline, *candidate)]
+    names = list(dict.fromkeys(name for each in facts for name in each))
+    if unknown := [name for name in allow_different if name not in names]:
+        raise ConfigError(f"--allow-different {unknown[0]!r} is nothing that is checked; known: {', '.join(names)}")
+    differing = {}
+    for name in names:
+        values = list(dict.fromkeys(each.get(name, "–") for each in facts))
+        if len(values) > 1:
+            differing[name] = " / ".join(values)
+    if refused := [name for name in differing if name not in (*allow_different, OWN)]:
+        told = "; ".join(f"{name} {differing[name]}" for name in refused)
+        raise ConfigError(
+            f"baseline and candidate differ in {told}; measure both alike, "
+            f"or give --allow-different {','.join(refused)}"
+        )
+    return tuple(f"{name} {values}" for name, values in differing.items())
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """Returns what must agree, by the name under which it may be allowed to differ."""
+    case = {field.name.replace("_", "-"): str(getattr(run.case, field.name)) for field in dataclasses.fields(run.case)}
+    case["options"] = label(run.case).partition(",")[2] or "none"
+    sampling = f"precision {run.sampling.precision:g}, {run.sampling.max_time_s:g} s"
+    where = run.environment
+    if where is None:
+        return {**case, "sampling": sampling}
+    machine = {
+        "machine": f"{where.machine} {where.fingerprint}",
+        "device": where.device,
+        "threads": str(where.threads),
+        "omp-wait-policy": str(where.omp_wait_policy),
+    }
+    return {**case, **where.versions, **where.settings, **machine, "sampling": sampling}
+
+
+def _same_session_kind(run: Run, other: Run) -> bool:
+    return (
+        repr(run.case) == repr(other.case)
+        and run.failure is None
+        and run.environment is not None
+        and other.environment is not None
+        and run.environment.fingerprint == other.environment.fingerprint
+    )
+
+
+def _stage_names(run: Run) -> list[str]:
+    return [name for trial in run.trials for name in trial.samples.stages]
+
+
+def _times(trial: Trial, stage: str) -> Times:
+    return trial.samples.whole if stage == WHOLE else trial.samples.stages.get(stage, Times())
+
+
+def _latency_s(runs: Sequence[Run], stage: str) -> float | None:
+    medians = [median(times) for run in runs for trial in run.trials if (times := _times(trial, stage).latency_s)]
+    return median(medians) if medians else None
+
+
+def _evidence(
+    baseline: Sequence[Run], candidate: Sequence[Run], stage: str, sessions: Sequence[Run], *, together: bool
+) -> Iterator[Evidence]:
+    timed = [_times(trial, stage) for run in (*baseline, *candidate) for trial in run.trials]
+    on_device = any(times.device_time_s for times in timed)
+    for channel in ("device_time",) if on_device else ("wall_time", "cpu_time"):
+        before, after = (_logs(runs, stage, channel) for runs in (baseline, candidate))
+        drift = 0.0 if together else _drift(sessions, stage, channel)
+        if (found := unpaired(channel, before, after, drift=drift)) is not None:
+            yield found
+
+
+def _logs(runs: Sequence[Run], stage: str, channel: str) -> list[float]:
+    """Returns a number a process; none where the clock has none, or is too coarse for the stage."""
+    columns = [getattr(_times(trial, stage), f"{channel}_s") for run in runs for trial in run.trials]
+    columns = [column for column in columns if column]
+    if any(value <= 0 for column in columns for value in column):
+        return []
+    return [math.log(fmean(sorted(each)[:LOWEST]) if channel == "cpu_time" else median(each)) for each in columns]
+
+
+def _drift(sessions: Sequence[Run], stage: str, channel: str) -> float:
+    """Returns how far two sessions of the machine may lie apart, as a logarithm."""
+    levels = [fmean(logs) for run in sessions if (logs := _logs([run], stage, channel))]
+    if len(levels) < LEAST_SESSIONS:
+        return math.log1p(DRIFT[channel])
+    # One session to another, of as many as it takes to know the spread; one-sided, for half the error.
+    return student_t(len(levels) - 1, 1 - ERROR) * stdev(levels) * math.sqrt(2)
+
+
+def _side(name: str, runs: Sequence[Run]) -> Side:
+    versions = dict.fromkeys(
+        f"{OWN} {run.environment.versions[OWN]}"
+        for run in runs
+        if run.environment is not None and OWN in run.environment.versions
+    )
+    return Side(name, tuple(run.run_id for run in runs), sum(len(run.trials) for run in runs), tuple(versions))
+
+
+def _notes(
+    baseline: Sequence[Run], candidate: Sequence[Run], whole: Subject, sessions: Sequence[Run], *, together: bool
+) -> Iterator[str]:
+    if together:
+        yield "Both sides were measured together: no drift between sessions is allowed for."
+    elif whole.evidence:
+        known = len(sessions)
+        allowed = ", ".join(f"{100 * math.expm1(each.drift):.0f}% of {each.channel}" for each in whole.evidence)
+        source = f"{known} sessions" if known >= LEAST_SESSIONS else f"no {LEAST_SESSIONS} sessions of it are known"
+        yield (
+            f"Measured at different times: the machine's drift is allowed for, up to {allowed.replace('_', ' ')} "
+            f"({source}). 'vilt-bench gate' measures both together and finds far less."
+        )
+    for name, runs in (("baseline", baseline), ("candidate", candidate)):
+        processes = sum(len(run.trials) for run in runs)
+        if processes < ENOUGH_PROCESSES:
+            counted = "1 process" if processes == 1 else f"{processes} processes"
+            yield f"The {name} has {counted}; {ENOUGH_PROCESSES} or more (--trials) narrow the interval."
+        if any(run.interrupted for run in runs):
+            yield f"The {name} was interrupted before it was complete."
+
+
+def count_changes(baseline: Sequence[Stage], candidate: Sequence[Stage]) -> tuple[CountChange, ...]:
+    """Returns what differs in parameters, FLOPs and peak memory, stage by stage."""
+    return tuple(_count_changes(baseline, candidate)) if baseline and candidate else ()
+
+
+def _count_changes(baseline: Sequence[Stage], candidate: Sequence[Stage]) -> Iterator[CountChange]:
+    before, after = ({stage.name: stage for stage in stages} for stages in (baseline, candidate))
+    for name in dict.fromkeys([*before, *after]):
+        counts = [_counts(stages.get(name)) for stages in (before, after)]
+        for quantity in ("parameters", "flops", "peak_bytes"):
+            old, new = (each[quantity] for each in counts)
+            if old != new:
+                yield CountChange(name, quantity, old, new)
+
+
+def _counts(stage: Stage | None) -> Mapping[str, int | None]:
+    if stage is None:
+        return {"parameters": None, "flops": None, "peak_bytes": None}
+    peak = None if stage.memory is None else stage.memory.peak_bytes
+    return {"parameters": stage.parameters, "flops": stage.flops, "peak_bytes": peak}
+
+
+def software_differences(baseline: Environment, candidate: Environment) -> tuple[str, ...]:
+    """Returns the versions and settings that differ, such as `torch 2.9.0 / 2.10.0`."""
+    fields = ((baseline.versions, candidate.versions), (baseline.settings, candidate.settings))
+    return tuple(
+        f"{name} {before.get(name, '–')} / {after.get(name, '–')}"
+        for before, after in fields
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    )
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Refuse a tolerance that makes no sense.
+
+    Raises:
+        ConfigError: it is not between 0 and 1.
+    """
+    if not (math.isfinite(tolerance) and 0 < tolerance < 1):
+        raise ConfigError(f"--tolerance must be between 0 and 100%, as in --tolerance 2.5%, got {100 * tolerance:g}%")
