@@ -25,8 +25,6 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
 DOCUMENTS = [yaml.safe_load(text) for language, text in BLOCKS if language == "yaml"]
 WORKFLOWS = [document for document in DOCUMENTS if "jobs" in document]
 GITLAB = [document for document in DOCUMENTS if "jobs" not in document]
-COMING = {"compare", "gate", "history", "doctor"}
-"""Commands that may be told of before they are there; once they are, they are held to their parsers."""
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -88,10 +86,7 @@ def test_commands_are_what_vilt_bench_takes(capsys: pytest.CaptureFixture[str]) 
         try:
             parser.parse_args(arguments)
         except SystemExit:
-            complaint = capsys.readouterr().err
-            assert arguments[0] in COMING, complaint
-            assert "invalid choice" in complaint, complaint
-            assert f"'{arguments[0]}'" in complaint, complaint
+            pytest.fail(capsys.readouterr().err)
 
 
 def test_every_flag_of_a_file_and_every_verdict_is_told() -> None:
