@@ -321,6 +321,7 @@ def join_trials(runs: Sequence[Run]) -> Run:
     return dataclasses.replace(
         first,
         sampling=sampling,
+        environment=max(runs, key=lambda run: run.started_at).environment,  # the newest tells the most
         model=counted.model or first.model,
         stages=counted.stages,
         energy=counted.energy,

@@ -226,4 +226,4 @@ def _ratio(found: Estimate | None, reference: Estimate | None) -> str:
     if found is reference or found.half_width is None or reference.half_width is None:
         return f"{ratio:.3g}"
     factor = math.exp(math.hypot(found.half_width, reference.half_width))
-    return f"{ratio:.2g} [{ratio / factor:.2g}, {ratio * factor:.2g}]"
+    return f"{digits(ratio)} [{digits(ratio / factor)}, {digits(ratio * factor)}]"
