@@ -333,14 +333,19 @@ def join_trials(runs: Sequence[Run]) -> Run:
 
 
 def join_cases(runs: Sequence[Run]) -> list[Run]:
-    """Returns a run for each case, sampling, machine and software, with the trials of all, in the order given.
+    """Returns a run for each case, sampling, machine, software and commit, with the trials of all, in the order given.
 
     Runs that failed are joined with nothing.
     """
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         where = run.environment
-        same = (run.case, where.fingerprint, where.device, where.threads, where.versions) if where is not None else ()
+        commit = None if run.source is None else (run.source.commit, run.source.dirty)
+        same = (
+            (run.case, where.fingerprint, where.device, where.threads, where.omp_wait_policy, where.versions, commit)
+            if where is not None
+            else ()
+        )
         key = msgspec.json.encode((same, run.sampling)) if same and run.failure is None else run.run_id
         groups.setdefault(key, []).append(run)
     return [join_trials(group) if len(group) > 1 else group[0] for group in groups.values()]

@@ -33,6 +33,8 @@ LOWEST = 3
 """Of a process's CPU times: their mean moves least with the load of others."""
 OWN = "vilt-bench"
 """What may differ in any case: it is what is compared."""
+ELSEWHERE = ("driver", "cuda", "cudnn", "hip", "governor", "turbo")
+"""What may be allowed to differ though this machine does not tell it."""
 
 
 def compare(
@@ -65,7 +67,8 @@ def compare(
         _check_runs(side, runs)
     different = _check_comparable(baseline, candidate, allow_different)
     together = {run.group for run in baseline} == {run.group for run in candidate}
-    sessions = [run for run in [*history, *baseline] if _same_session_kind(run, candidate[0])]
+    known_runs = {run.run_id: run for run in (*history, *baseline)}  # folders may overlap
+    sessions = [run for run in known_runs.values() if _same_session_kind(run, candidate[0])]
     stages = dict.fromkeys(name for run in (*baseline, *candidate) for name in _stage_names(run))
 
     def subject(stage: str) -> Subject:
@@ -193,7 +196,7 @@ def _check_comparable(
     """Returns what differs and may."""
     facts = [_facts(run) for run in (*baseline, *candidate)]
     names = list(dict.fromkeys(name for each in facts for name in each))
-    if unknown := [name for name in allow_different if name not in names]:
+    if unknown := [name for name in allow_different if name not in (*names, *ELSEWHERE)]:
         raise ConfigError(f"--allow-different {unknown[0]!r} is nothing that is checked; known: {', '.join(names)}")
     differing = {}
     for name in names:
@@ -272,7 +275,10 @@ def _logs(runs: Sequence[Run], stage: str, channel: str) -> list[float]:
 
 def _drift(sessions: Sequence[Run], stage: str, channel: str) -> float:
     """Returns how far two sessions of the machine may lie apart, as a logarithm."""
-    levels = [fmean(logs) for run in sessions if (logs := _logs([run], stage, channel))]
+    groups: dict[str, list[float]] = {}  # what was measured together is one session
+    for run in sessions:
+        groups.setdefault(run.group, []).extend(_logs([run], stage, channel))
+    levels = [fmean(logs) for logs in groups.values() if logs]
     if len(levels) < LEAST_SESSIONS:
         return math.log1p(DRIFT[channel])
     # One session to another, of as many as it takes to know the spread; one-sided, for half the error.
@@ -294,7 +300,7 @@ def _notes(
     if together:
         yield "Both sides were measured together: no drift between sessions is allowed for."
     elif whole.evidence:
-        known = len(sessions)
+        known = len({run.group for run in sessions})
         allowed = ", ".join(f"{100 * math.expm1(each.drift):.0f}% of {each.channel}" for each in whole.evidence)
         source = f"{known} sessions" if known >= LEAST_SESSIONS else f"no {LEAST_SESSIONS} sessions of it are known"
         yield (

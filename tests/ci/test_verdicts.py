@@ -68,7 +68,7 @@ def cells(markdown: str) -> list[list[list[str]]]:
         (["inconclusive"], 3),
         (["without_baseline"], 4),
         (["unchanged", "inconclusive"], 3),
-        (["inconclusive", "without_baseline"], 4),
+        (["inconclusive", "without_baseline"], 3),
         (["inconclusive", "without_baseline", "regressed", "unchanged"], 1),
         ([], 4),
     ],

@@ -29,7 +29,9 @@ def register(add: Add) -> None:
     parser.add_argument("--format", choices=[*TEXTS, *PICTURES], default="table")
     parser.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
     parser.add_argument(
-        "--join", action="store_true", help="show runs of the same case, machine and software as one, with all trials"
+        "--join",
+        action="store_true",
+        help="show runs of the same case, machine, software and commit as one, with all trials",
     )
     group = parser.add_argument_group("pictures")
     group.add_argument(

@@ -122,7 +122,7 @@ def gate(asked: argparse.Namespace) -> int:
     code = outcome.finish(comparisons, asked) if comparisons else NO_BASELINE
     if interrupted:
         return screen.INTERRUPTED
-    return NO_BASELINE if lacking and code != FAILED else code
+    return NO_BASELINE if lacking and code == 0 else code
 
 
 def compare(asked: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ Undecided = Literal["pass", "fail"]
 """What becomes of an inconclusive verdict."""
 
 PASSED, FAILED, UNDECIDED, NO_BASELINE = 0, 1, 3, 4
-_WORST_FIRST = (FAILED, NO_BASELINE, UNDECIDED, PASSED)
+_WORST_FIRST = (FAILED, UNDECIDED, NO_BASELINE, PASSED)
 SEVERITY: tuple[Verdict, ...] = ("regressed", "missing", "inconclusive", "improved", "unchanged")
 """The verdicts, worst first."""
 
@@ -35,7 +35,8 @@ def stage_code(stage: StageVerdict, inconclusive: Undecided = "fail") -> int:
         case "missing":
             return NO_BASELINE if stage.baseline_s is None and stage.candidate_s is not None else FAILED
         case "inconclusive":
-            return UNDECIDED if inconclusive == "fail" else PASSED
+            # What was never measured passes by no option.
+            return PASSED if inconclusive == "pass" and stage.ratio is not None else UNDECIDED
         case _:
             return PASSED
 

@@ -152,7 +152,7 @@ def method(comparison: Comparison) -> str:
         spent = "" if comparison.spent_s is None else f", {duration(comparison.spent_s)}"
         pairs = min(before, after)
         return f"measured together, sample by sample, in {pairs} pair{'' if pairs == 1 else 's'} of processes{spent}"
-    return f"stored records of {before} and {after} process{'' if after == 1 else 'es'}, measured apart"
+    return f"stored records of {before} and {after} process{'' if after == 1 else 'es'}"
 
 
 def clocks(comparison: Comparison) -> str:
