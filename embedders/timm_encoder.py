@@ -71,7 +71,7 @@ def timm_encoder(
         raise EmbedderError(f"timm/{model}: tome={tome} is no number of tokens; expected 0 or more")
     plan = _plan(model, resolution, dynamic)
     on_meta = torch.empty(0).is_meta  # only shapes are wanted there
-    tower = _create(model, plan.options, pretrained=pretrained and not on_meta)
+    tower = _create(model, plan.options, pretrained=pretrained and not weights and not on_meta)
     if weights:
         _load(tower, weights)
     plan.prune(tower)
@@ -124,6 +124,8 @@ class TimmBackbone(nn.Module):
         if not self.keep_prefix:
             features = features[:, prefix:]
         if self.merging:
+            if images.mask is not None:
+                raise EmbedderError("tome=N would merge padding with the image; give --fit crop, or images of one size")
             return VisualFeatures(features)
         mask = cells_with_image(images.mask, cells)
         if self.keep_prefix and prefix:

@@ -13,14 +13,15 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.models import get_model, get_model_weights
 
-from embedders.grid import GridProjection
-from embedders.resnet import FeatureMaps
+from embedders.patch import cells_with_image
 from embedders.torchvision_weights import fill, settle, three
-from vilt_bench.embedding import ImageBatch, VisualEmbedder
+from vilt_bench.embedding import ImageBatch, Projection, VisualEmbedder, VisualFeatures
 from vilt_bench.errors import EmbedderError
 
 CELL = 32
 """Stride of most models' last feature map, in pixels."""
+ATTENDING = ("vit_", "swin", "maxvit")
+"""How the names of models with attention begin: encoders, which know where a cell is."""
 MAXVIT_PARTITION = 7
 """Cells along an edge of MaxViT's windows, on its coarsest feature map."""
 
@@ -63,12 +64,13 @@ def grid(
     settle(model)
     origin = fill(model, name, pretrained=pretrained, weights=weights)
     trunk = _trunk(name, model)
+    attends = name.startswith(ATTENDING)
     return VisualEmbedder(
         {
-            "backbone": TorchvisionTrunk(trunk.layers, name=name),
-            "projection": GridProjection(channels=trunk.channels, hidden_size=hidden_size),
+            "backbone": TorchvisionTrunk(trunk.layers, name=name, attends=attends),
+            "projection": Projection(channels=trunk.channels, hidden_size=hidden_size),
         },
-        kind="encoder" if name.startswith("vit_") else "grid",
+        kind="encoder" if attends else "grid",
         hidden_size=hidden_size,
         resolution=size,
         size_divisor=math.gcd(CELL, edge) if not fixed else 1,
@@ -101,16 +103,23 @@ def _arguments(name: str, size: tuple[int, int]) -> dict[str, Any]:
 
 
 class TorchvisionTrunk(nn.Module):
-    """Runs a classifier up to its last feature map: [B, 3, H, W] to [B, C, h, w]."""
+    """Runs a classifier up to its last feature map, whose cells are the features: [B, 3, H, W] to [B, h·w, C]."""
 
-    def __init__(self, layers: nn.Module, *, name: str) -> None:
-        """Take the layers, and torchvision's name for messages."""
+    def __init__(self, layers: nn.Module, *, name: str, attends: bool) -> None:
+        """Take the layers.
+
+        Args:
+            layers: [B, 3, H, W] to [B, C, h, w].
+            name: torchvision's, for messages.
+            attends: whether they know where a cell is; else the shared model adds positions.
+        """
         super().__init__()
         self.layers = layers
         self.name = name
+        self.attends = attends
 
-    def forward(self, images: ImageBatch) -> FeatureMaps:
-        """Returns the last feature map.
+    def forward(self, images: ImageBatch) -> VisualFeatures:
+        """Returns a feature a cell, in row-major order.
 
         Raises:
             EmbedderError: the image is too small for the layers.
@@ -124,7 +133,13 @@ class TorchvisionTrunk(nn.Module):
             raise EmbedderError(
                 f"an image of {height}x{width} pixels is too small for torchvision/{self.name}; raise --resolution"
             ) from None
-        return FeatureMaps((cells,), (height, width), images.mask)
+        grid = (cells.shape[2], cells.shape[3])
+        return VisualFeatures(
+            embeddings=cells.flatten(2).transpose(1, 2),  # (B, C, h, w) → (B, N, C)
+            mask=cells_with_image(images.mask, grid),
+            grid=None if self.attends else grid,
+            cells=grid,
+        )
 
 
 class PatchTokens(nn.Module):

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from vilt_bench import catalog
+from vilt_bench.cli import main
 from vilt_bench.errors import EmbedderError
 
 MakePlugin = Callable[..., None]
@@ -126,3 +127,8 @@ def test_an_entry_is_computed_with_resolution_and_reduction() -> None:
     entry = catalog.compute("patch,patch_size=16,resolution=64x96,reduce=avg-pool:2")
     assert (entry.resolution, entry.visual_tokens) == ((64, 96), 2 * 3)
     assert entry.stages == ("projection", "reduction")
+
+
+def test_a_kind_finds_the_families_that_have_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "encoder"]) == 0
+    assert "timm/NAME" in capsys.readouterr().out

@@ -91,7 +91,7 @@ def find(query: str = "") -> Listing:
         rows = [
             ListRow(name, found.distribution, entry)
             for name, entry in read_family(found.package, family).items()
-            if part in name.partition("/")[2].lower()
+            if part in name.partition("/")[2].lower() or part == entry.kind
         ]
         if not rows:
             known = [name.partition("/")[2] for name in read_family(found.package, family)]
@@ -111,7 +111,12 @@ def find(query: str = "") -> Listing:
     more = {
         name: count
         for name, found in families.items()
-        if (count := sum(wanted in each for each in read_family(found.package, name))) or not wanted
+        if (
+            count := sum(
+                wanted in each or wanted == entry.kind for each, entry in read_family(found.package, name).items()
+            )
+        )
+        or not wanted
     }
     if not hits and not more:
         raise EmbedderError(f"no embedder fits {query!r}{nearest(wanted, list(offered))} 'vilt-bench list' shows all")
@@ -227,6 +232,7 @@ def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None
 
     from vilt_bench.embedding import ImageBatch, Mark, VisualTokens
     from vilt_bench.meters.flops import count_flops
+    from vilt_bench.meters.meta import META_ERRORS
     from vilt_bench.photographs import crop_size
 
     height, width = crop_size(resolution or embedder.resolution, size_divisor=embedder.size_divisor)
@@ -238,7 +244,7 @@ def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None
 
     try:
         flops = count_flops(forward, embedder.eval())
-    except (RuntimeError, NotImplementedError) as error:
+    except META_ERRORS as error:
         raise EmbedderError(
             f"embedder {name!r} can't run on the meta device: {' '.join(str(error).split())}"
         ) from error

@@ -19,11 +19,11 @@ from vilt_bench import registry
 from vilt_bench.config import SYNTHETIC, Case, label
 from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_counts
 from vilt_bench.environment import prepare_threads, resolve_device
-from vilt_bench.errors import EmbedderError
+from vilt_bench.errors import EmbedderError, ViltBenchError
 from vilt_bench.inputs import Inputs, make_inputs
 from vilt_bench.meters.flops import count_flops
 from vilt_bench.meters.memory import measure_memory
-from vilt_bench.meters.meta import building, without_compiler
+from vilt_bench.meters.meta import META_ERRORS, building, without_compiler
 from vilt_bench.meters.parameters import count_parameters
 from vilt_bench.meters.peak import Peak, measure_peak
 from vilt_bench.meters.time import Forward, Interval, StagedPass, Timer
@@ -124,13 +124,13 @@ class Runner:
         """Returns the seconds of the first pass, which also shows shapes and counts.
 
         Raises:
-            EmbedderError: the embedder breaks the contract, or refuses the input.
+            ViltBenchError: the embedder breaks the contract, or a stage refuses its input.
             StageError: a stage failed otherwise.
         """
         with quiet():
             try:
                 call = self.timer.whole(lambda _: self._forward(0)(self.observer))
-            except EmbedderError:
+            except ViltBenchError:
                 raise
             except Exception as error:
                 raise StageError(self.observer.unreached()) from error
@@ -166,7 +166,7 @@ class Runner:
         try:
             flops, _, counted = count_on_meta(self.case, self.inputs)
             self.observer.moved = counted.moved
-        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        except META_ERRORS as error:
             flops = {}
             warnings.append(
                 f"FLOPs were not counted: {label(self.case)} can't run on the meta device "
@@ -315,7 +315,7 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
     )
     try:
         flops, model, observer = count_on_meta(case, inputs)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+    except META_ERRORS as error:
         raise EmbedderError(
             f"{label(case)} can't run on the meta device ({type(error).__name__}: {first_line(error)}); "
             f"'vilt-bench run --embedder {label(case)}' measures it for real"

@@ -16,6 +16,8 @@ from embedders.torchvision_models import torchvision_model
 from vilt_bench.config import Case
 from vilt_bench.embedding import ImageBatch, VisualEmbedder
 from vilt_bench.errors import CheckpointError, EmbedderError
+from vilt_bench.meters.meta import building
+from vilt_bench.reduction import reduced
 from vilt_bench.registry import build
 from vilt_bench.testing import check_embedder
 
@@ -243,3 +245,21 @@ def test_a_detector_runs_in_bfloat16_with_exact_boxes(name: str) -> None:
     assert tokens.embeddings.dtype == torch.bfloat16
     assert tokens.boxes is not None
     assert tokens.boxes.dtype == torch.float32
+
+
+def test_a_classifier_is_reduced_before_its_projection_as_timms_is() -> None:
+    ours, timms = (
+        build(name, {}, hidden_size=64, resolution=(64, 64)) for name in ("torchvision/resnet18", "timm/resnet18")
+    )
+    counts = []
+    for embedder in (ours, timms):
+        stages = reduced(embedder, "pixel-shuffle:2").stages
+        assert list(stages) == ["backbone", "reduction", "projection"]
+        counts.append({name: sum(p.numel() for p in stages[name].parameters()) for name in ("reduction", "projection")})
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("swin_t", "encoder"), ("resnet18", "grid")])
+def test_what_attends_is_an_encoder(name: str, kind: str) -> None:
+    with building():
+        assert build(f"torchvision/{name}", {}, hidden_size=64).kind == kind

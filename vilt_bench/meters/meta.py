@@ -16,6 +16,10 @@ from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T")
 
+META_ERRORS = (
+    RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError, AttributeError, IndexError,
+)  # fmt: skip
+"""What models raise that can't run on the meta device."""
 COMPILER = "torch._dynamo"
 _INITIALISERS = frozenset({"normal_", "uniform_", "erfinv_", "trunc_normal_", "exponential_"})
 
