@@ -5,6 +5,7 @@
 # BASELINE_COMMIT  of ref; empty if there is none
 # EMBEDDERS        one a line
 # DEVICE, GATE, TOLERANCE, MAX_TIME, INCONCLUSIVE  options; empty for the default
+# ALLOW_DIFFERENT  of records: what may differ
 # ARGUMENTS        more options, split at blanks
 #
 # Outputs: report (a folder), exit-code, verdict (empty if nothing was compared).
@@ -42,15 +43,17 @@ case "$BASELINE" in
     code=$?
     stored=.vilt-bench/baseline
     if ((code == 0)); then
+      [[ -z $ALLOW_DIFFERENT ]] || judging+=(--allow-different "$ALLOW_DIFFERENT")
       if [[ -d $stored ]]; then
         vilt-bench compare "$stored" "$report/records" "${judging[@]}"
         code=$?
       else
         code=$no_baseline
       fi
-      rm -rf "$stored"
+      # The newest is the baseline, older ones tell how far the machine drifts; their names sort by time.
       mkdir -p "$stored"
       cp -R "$report/records/." "$stored/"
+      find "$stored" -name '*.json' | sort -r | tail -n +201 | xargs rm -f
     fi
     ;;
   *)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import subprocess
@@ -22,16 +23,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 from vilt_bench import Case, Contender, ViltConfig, gate, store
-from vilt_bench.lockstep import LOOKS, PLANNED_PAIRS, WHOLE, Pair, decide, evidence, pairs_of
+from vilt_bench.inference import LEAST_UNITS
+from vilt_bench.lockstep import LOOKS, WHOLE, Pair, decide, evidence, pairs_of
 from vilt_bench.protocol import Measured, Prepare, Prepared, Sample
 
 SLOWDOWNS = (0.0, 0.05, 0.1)
 SOURCE = Path(__file__).with_name("slow_patch.py")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "gate.md"
 BEGIN, END = "<!-- benchmarks/gate.py writes what follows -->", "<!-- until here -->"
-BURST_S = 3.0
+BURST_S, DUTY = 3.0, 0.5
+"""Processes of the load are busy so long at most, and so much of the time."""
 CALIBRATION_ROWS, CALIBRATION_PASSES = 1024, 15
 
 
@@ -40,7 +44,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=120.0, help="measuring time, about (0: what is there)")
     parser.add_argument("--output", type=Path, default=Path("results/gate"), help="folder of the pairs")
     parser.add_argument(
-        "--load", type=int, nargs="+", default=[0, 2], help="busy processes, as a multiple of the cores"
+        "--load", type=int, nargs="+", default=[0, 1, 2], help="busy processes of others for each core, on average"
     )
     parser.add_argument("--layers", type=int, default=12, help="of the transformer")
     parser.add_argument("--max-time", type=float, default=300.0, help="of one gate, in seconds")
@@ -71,7 +75,7 @@ def collect(case: Case, options: argparse.Namespace) -> None:
         left_s = end_s - time.monotonic()
         if left_s < options.max_time / 4:
             return
-        with loaded(load * len(os.sched_getaffinity(0))):
+        with loaded(load / DUTY * len(os.sched_getaffinity(0))):
             found = gate(
                 case,
                 contender(folder, "baseline", 0),
@@ -86,7 +90,7 @@ def collect(case: Case, options: argparse.Namespace) -> None:
             "load": load,
             "slowdown": slowdown,
             "verdict": seen.verdict,
-            "spent_s": seen.spent_s,
+            "spent_s": round(seen.spent_s, 1),
             "pairs": seen.baseline.processes,
         }
         with (options.output / "gates.jsonl").open("a") as file:
@@ -131,7 +135,7 @@ def calibrate(case: Case, folder: Path) -> float:
 
 
 @contextlib.contextmanager
-def loaded(processes: int) -> Iterator[None]:
+def loaded(processes: float) -> Iterator[None]:
     """Returns a context in which so many processes come and go."""
     burst = f"""
 import random, time
@@ -140,7 +144,7 @@ while True:
     while time.monotonic() < end: sum(range(10_000))
     time.sleep(random.uniform(0, {BURST_S}))
 """
-    busy = [subprocess.Popen([sys.executable, "-c", burst]) for _ in range(processes)]
+    busy = [subprocess.Popen([sys.executable, "-c", burst]) for _ in range(round(processes))]
     try:
         yield
     finally:
@@ -158,41 +162,51 @@ def pool(folder: Path, load: int, slowdown: float) -> list[Pair]:
 
 def table(options: argparse.Namespace) -> str:
     """Returns what the gate reaches, as Markdown."""
+    gates = run_gates(options.output)
     lines = [
-        "| load | extra work | pairs | slower by | regressed | inconclusive | unchanged | pairs a gate |",
+        "| load | extra work | gates, pairs | slower by | regressed | inconclusive | unchanged | pairs a gate |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for load in options.load:
         for slowdown in SLOWDOWNS:
+            cell = [each for each in gates if (each["load"], each["slowdown"]) == (load, slowdown)]
             pairs = pool(options.output, load, slowdown)
-            if len(pairs) < PLANNED_PAIRS:
+            if len(pairs) < LEAST_UNITS:
                 continue
-            lines.append(_row(load, slowdown, pairs, options.draws))
-    lines += ["", *_gates(options.output / "gates.jsonl")]
+            fit = math.floor(options.max_time * len(pairs) / sum(each["spent_s"] for each in cell))
+            count = min(fit, max(LOOKS), len(pairs))
+            lines.append(_row(load, slowdown, pairs, count, gates=len(cell), draws=options.draws))
+    lines += ["", *_gates(gates)]
     return "\n".join(lines) + "\n"
 
 
-def _row(load: int, slowdown: float, pairs: Sequence[Pair], draws: int) -> str:
+def _row(load: int, slowdown: float, pairs: Sequence[Pair], most: int, *, gates: int, draws: int) -> str:
+    """Returns a cell's row: what gates say that are drawn from its pairs, as many as fit into a gate's time."""
     rng = random.Random(0)
     verdicts: Counter[str] = Counter()
     used = []
-    most = min(len(pairs), max(LOOKS))
     for _ in range(draws):
-        (total, _), count = decide(rng.sample(pairs, min(most, PLANNED_PAIRS)))
+        (total, _), count = decide(rng.sample(pairs, most))
         verdicts[total.verdict] += 1
         used.append(count)
     wall = evidence(pairs, WHOLE)[0]
     share = {name: f"{100 * verdicts[name] / draws:.1f}%" for name in ("regressed", "inconclusive", "unchanged")}
     return (
-        f"| {load}× | {slowdown:.0%} | {len(pairs)} | {100 * wall.estimate:+.1f}% ± {100 * wall.half_width:.1f}% | "
-        f"{share['regressed']} | {share['inconclusive']} | {share['unchanged']} | {fmean(used):.1f} |"
+        f"| {load}× | {slowdown:.0%} | {gates}, {len(pairs)} | "
+        f"{100 * wall.estimate:+.1f}% ± {100 * wall.half_width:.1f}% | {share['regressed']} | "
+        f"{share['inconclusive']} | {share['unchanged']} | {fmean(used):.1f} of {most} |"
     )
 
 
-def _gates(path: Path) -> Iterator[str]:
-    if not path.exists():
+def run_gates(folder: Path) -> list[dict[str, Any]]:
+    """Returns what the gates said that were run in full."""
+    path = folder / "gates.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _gates(gates: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if not gates:
         return
-    gates = [json.loads(line) for line in path.read_text().splitlines()]
     times = [each["spent_s"] for each in gates]
     yield (
         f"{len(gates)} gates were run in full: {median(times):.0f} s each in the median, {max(times):.0f} s at most. "

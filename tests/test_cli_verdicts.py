@@ -10,6 +10,7 @@ import pytest
 
 from vilt_bench import store
 from vilt_bench.cli import main
+from vilt_bench.config import Case
 from vilt_bench.records import Series, Times, Trial
 
 TINY = ["--hidden-size=32", "--layers=1", "--heads=2", "--mlp-size=64"]
@@ -74,6 +75,30 @@ def test_several_records_are_one_side(make_record, capsys):
     old = [make_record("old"), make_record("older")]
     assert main(["compare", "--baseline", *old, "--", make_record("new")]) == 3
     assert "20" in capsys.readouterr().out
+
+
+def test_a_case_that_a_folder_lacks_fails_and_one_that_a_file_lacks_was_not_asked_for(make_record, tmp_path, capsys):
+    make_record("old-32", folder="old")
+    make_record("old-16", folder="old", case=Case("patch16"))
+    candidate = make_record("new-32", folder="new")
+    folders = [str(tmp_path / "old"), str(tmp_path / "new")]
+    assert main(["compare", *folders, "--inconclusive", "pass"]) == 1
+    assert "the candidate has no run of it" in capsys.readouterr().out
+    assert main(["compare", folders[0], candidate, "--inconclusive", "pass"]) == 0
+
+
+def test_a_case_that_the_baseline_lacks_has_no_baseline_and_the_others_are_compared(make_record, tmp_path, capsys):
+    make_record("old-32", folder="old")
+    make_record("new-32", folder="new")
+    make_record("new-16", folder="new", case=Case("patch16"))
+    folders = [str(tmp_path / "old"), str(tmp_path / "new")]
+    assert main(["compare", *folders, "--inconclusive", "pass", "--format", "json"]) == 4
+    told = json.loads(capsys.readouterr().out)
+    assert told["exit_code"] == 4
+    assert {each["name"]: each["verdict"] for each in told["comparisons"]} == {
+        "patch32": "inconclusive",
+        "patch16": "missing",
+    }
 
 
 def test_an_empty_baseline_has_its_own_exit_code(make_record, tmp_path, capsys):

@@ -9,8 +9,8 @@ import pytest
 
 from vilt_bench import protocol
 from vilt_bench.config import Case, ViltConfig
-from vilt_bench.errors import ConfigError, EmbedderError, MeasurementError, NoBaselineError
-from vilt_bench.lockstep import LOOKS, SAMPLE_TURNS, Contender, Pair, decide, gate, pairs_of
+from vilt_bench.errors import ConfigError, EmbedderError, MeasurementError, UnknownEmbedderError
+from vilt_bench.lockstep import LOOKS, SAMPLE_TURNS, Contender, Pair, decide, gate, judge_pairs, pairs_of
 from vilt_bench.records import Conditions, Environment, Failure, Model, Series, Stage, Times
 from vilt_bench.sweep import WorkerFailedError
 
@@ -36,6 +36,7 @@ class Script:
     )
     parameters: dict[str, int] = field(default_factory=lambda: {"baseline": 1, "candidate": 1})
     speaks: int = protocol.VERSION
+    throttled: str | None = None
     rng: random.Random = field(default_factory=lambda: random.Random(3))
 
     def play(self, **options):
@@ -90,7 +91,8 @@ class ScriptedPlayer:
                 stages = dict.fromkeys(script.stages[self.side], times)
                 return protocol.Measured(Series(stages=stages, instrumented=times, blocks=(1,)))
             case protocol.Finish():
-                return protocol.Finished(Conditions())
+                reasons = None if script.throttled is None else (script.throttled,)
+                return protocol.Finished(Conditions(throttle_reasons=reasons))
 
     def close(self):
         pass
@@ -171,11 +173,21 @@ def test_a_candidate_that_fails_is_missing_and_never_a_pass():
     assert outcome.runs[1].failure == failure
 
 
-def test_a_baseline_that_fails_is_an_error():
+def test_a_baseline_that_fails_at_once_is_an_error():
     script = Script()
-    script.break_at["baseline", "Sample", 3] = WorkerFailedError(Failure("crashed", "gone"))
+    script.break_at["baseline", "Prepare", 1] = WorkerFailedError(Failure("crashed", "gone"))
     with pytest.raises(MeasurementError, match=r"baseline \(main\) failed: gone"):
         script.play()
+
+
+@pytest.mark.parametrize("request_name", ["Sample", "Finish"])
+def test_a_baseline_that_fails_later_is_missing_and_what_was_measured_is_kept(request_name):
+    script = Script()
+    script.break_at["baseline", request_name, 1] = WorkerFailedError(Failure("crashed", "gone"))
+    outcome = script.play()
+    assert (outcome.comparison.verdict, outcome.comparison.total.missing_from) == ("missing", "baseline")
+    assert outcome.comparison.total.reason == "the baseline failed: gone"
+    assert outcome.runs[0].failure == Failure("crashed", "gone")
 
 
 def test_an_error_says_whose_it_is():
@@ -187,9 +199,33 @@ def test_an_error_says_whose_it_is():
 
 def test_an_embedder_that_only_the_candidate_has_lacks_a_baseline():
     script = Script()
-    script.break_at["baseline", "Prepare", 1] = EmbedderError("no embedder named 'new'")
-    with pytest.raises(NoBaselineError, match=r"baseline \(main\): no embedder named 'new'"):
+    script.break_at["baseline", "Prepare", 1] = UnknownEmbedderError("no embedder named 'new'")
+    total = script.play().comparison.total
+    assert (total.verdict, total.missing_from) == ("missing", "baseline")
+    assert total.reason == "baseline (main): no embedder named 'new'"
+
+
+def test_an_embedder_that_is_broken_in_the_baseline_is_an_error():
+    script = Script()
+    script.break_at["baseline", "Prepare", 1] = EmbedderError("embedder 'new' can't be built")
+    with pytest.raises(EmbedderError, match=r"baseline \(main\): embedder 'new' can't be built"):
         script.play()
+
+
+def test_the_records_tell_their_sides_apart():
+    assert [run.side for run in Script().play().runs] == ["baseline", "candidate"]
+
+
+def test_a_gpu_that_slowed_down_is_told():
+    script = Script(throttled="hw_thermal_slowdown")
+    assert any("The GPU slowed down meanwhile (hw_thermal" in note for note in script.play().comparison.notes)
+
+
+def test_gated_stages_share_the_error_with_the_whole():
+    rng = random.Random(1)
+    pairs = [simulate_pair(rng, QUIET, slowdown=0.035) for _ in range(8)]
+    whole_alone = judge_pairs(pairs, tolerance=0.025, gated="total", error=0.01)[0]
+    assert judge_pairs(pairs, tolerance=0.025, gated="stages", error=0.02)[0] == whole_alone
 
 
 def test_ctrl_c_late_in_a_pair_counts_that_pair():

@@ -9,6 +9,7 @@ import pytest
 from vilt_bench.config import Case, Sampling
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.records import Failure, Series, Times, Trial
+from vilt_bench.report.verdicts import exit_code
 from vilt_bench.stored import compare, compare_all, newest
 
 
@@ -219,6 +220,49 @@ def test_a_case_that_the_baseline_lacks_is_refused(session):
     baseline = [session(rng, case=Case(name)) for name in ("patch32", "patch16")]
     with pytest.raises(ConfigError, match="no run of grid-r50"):
         compare_all(baseline, [session(rng, case=Case("grid-r50"))])
+
+
+def test_a_case_that_the_candidate_lacks_is_missing_and_never_a_pass(session):
+    rng = random.Random(22)
+    baseline = [session(rng, case=Case(name)) for name in ("patch32", "patch16")]
+    seen = compare_all(baseline, [session(rng, case=Case("patch32"))])
+    assert [each.case.embedder for each in seen] == ["patch32", "patch16"]
+    assert (seen[1].verdict, seen[1].total.missing_from) == ("missing", "candidate")
+    assert exit_code(seen, "pass") == 1
+    assert len(compare_all(baseline, [session(rng, case=Case("patch32"))], complete=False)) == 1
+
+
+def test_a_case_that_only_the_candidate_has_lacks_a_baseline(session):
+    rng = random.Random(23)
+    both = [session(rng, case=Case(name)) for name in ("patch32", "patch16")]
+    seen = compare_all([session(rng, case=Case("patch32"))], both)
+    assert (seen[1].verdict, seen[1].total.missing_from) == ("missing", "baseline")
+    assert exit_code(seen, "pass") == 4
+
+
+def test_options_in_another_order_are_the_same_case(session):
+    rng = random.Random(24)
+    one, other = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
+    seen = compare_all(
+        [session(rng, case=Case("x:y", options=one)), session(rng)],
+        [session(rng, case=Case("x:y", options=other)), session(rng)],
+    )
+    assert all(each.total.ratio is not None for each in seen)
+
+
+def test_the_newest_on_the_same_machine_counts_where_there_is_one(session):
+    rng = random.Random(25)
+    here = [session(rng, started_at=f"2026-11-{day}T03:55:00+00:00") for day in (20, 22)]
+    elsewhere = dataclasses.replace(here[0].environment, fingerprint="beef")
+    there = session(rng, started_at="2026-11-24T03:55:00+00:00", environment=elsewhere)
+    assert newest([*here, there], like=[session(rng)])[0] == [here[1]]
+    assert newest([*here, there])[0] == [there]
+
+
+def test_the_baseline_of_a_gate_is_no_newest_measurement(session):
+    rng = random.Random(26)
+    sides = [dataclasses.replace(session(rng), side=side, group="one gate") for side in ("baseline", "candidate")]
+    assert newest(sides) == ([sides[1]], [])
 
 
 def test_of_a_folder_the_newest_measurement_counts(session):

@@ -94,6 +94,19 @@ def test_machines_cases_and_threads_are_kept_apart(make_run, tmp_path) -> None:
     assert sorted(len(case.points) for case in history(tmp_path).cases) == [1, 1, 1, 2]
 
 
+def test_candidates_of_gates_and_runs_with_calm_threads_have_histories_of_their_own(make_run, tmp_path) -> None:
+    where = make_run().environment
+    calm, spinning = (records.dataclasses.replace(where, omp_wait_policy=policy) for policy in ("PASSIVE", None))
+    runs = [(spinning, None), (calm, None), (calm, "baseline"), (calm, "candidate")]
+    for index, (environment, side) in enumerate(runs):
+        store.save(make_run(run_id=str(index), environment=environment, side=side), tmp_path)
+    lines = {case.points[0].run_id: report.machine_line(case) for case in history(tmp_path).cases}
+    assert sorted(lines) == ["0", "1", "3"]
+    assert "OMP_WAIT_POLICY" not in lines["0"]
+    assert lines["1"].endswith("OMP_WAIT_POLICY=PASSIVE")
+    assert lines["3"].endswith("OMP_WAIT_POLICY=PASSIVE · candidates of gates")
+
+
 def test_runs_stand_in_order_of_their_commits_or_as_they_were_made(make_run, tmp_path) -> None:
     backfilled = Source(commit(0), None, False, "2026-01-01T00:00:00+00:00")
     store.save(make_run(run_id="second", started_at="2026-05-01T00:00:00+00:00"), tmp_path)

@@ -17,6 +17,7 @@ Verdict = Literal["regressed", "improved", "unchanged", "inconclusive", "missing
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Method = Literal["lockstep", "stored"]
 """`lockstep`: both sides measured together, sample by sample; `stored`: against records of another time."""
+SideName = Literal["baseline", "candidate"]
 Gate = Literal["total", "stages"]
 """What decides the exit code: the whole alone, or every stage as well."""
 
@@ -47,6 +48,8 @@ class StageVerdict:
     """The clock that the ratio is of: `wall_time`, `cpu_time` or `device_time`."""
     reason: str
     """Why, in a short phrase: `slower by 6.1%, beyond the tolerance of 2.5%`."""
+    missing_from: SideName | None = None
+    """Which side lacks it, where the verdict is `missing`."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 ViltBenchError
 ├── ConfigError        an option or its value
-├── EmbedderError      an embedder: unknown, broken, or against the contract
+├── EmbedderError      an embedder: broken, or against the contract
+│   └── UnknownEmbedderError   there is none of that name, or it has no such option
 ├── InputError         an image or a text
 ├── CheckpointError    weights: unreadable, incomplete, or of another model
 ├── DeviceError        a device that is not there or can't do what was asked
 ├── RecordError        a record: unreadable, corrupt, or too new
-├── MeasurementError   a measurement that could not be made
-└── NoBaselineError    nothing to compare with
+└── MeasurementError   a measurement that could not be made
 """
 
 
@@ -22,6 +22,10 @@ class ConfigError(ViltBenchError):
 
 class EmbedderError(ViltBenchError):
     """An embedder is unknown, fails to import, or breaks the contract."""
+
+
+class UnknownEmbedderError(EmbedderError):
+    """There is no embedder of that name, or it has no such option."""
 
 
 class InputError(ViltBenchError):
@@ -42,7 +46,3 @@ class RecordError(ViltBenchError):
 
 class MeasurementError(ViltBenchError):
     """A measurement could not be made."""
-
-
-class NoBaselineError(ViltBenchError):
-    """There is nothing to compare with; exit code 4."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import NormalDist, fmean
 
-from vilt_bench.comparison import Ratio, StageVerdict, Verdict
+from vilt_bench.comparison import Ratio, SideName, StageVerdict, Verdict
 from vilt_bench.statistics import student_t, student_t_probability
 
 TRIMMED = 0.2
@@ -64,9 +64,7 @@ class Evidence:
 
     def detectable(self, *, tolerance: float, error: float) -> float:
         """Returns the slowdown, as a share, that would be found in 95 of 100 cases with this noise."""
-        miss = student_t(self.freedom, 2 * POWER - 1)
-        beyond_chance = student_t(self.freedom, 1 - 2 * error) + miss
-        return math.expm1(self.drift + max(beyond_chance * self.error, math.log1p(tolerance) + miss * self.error))
+        return smallest_found(self.error, self.freedom, tolerance=tolerance, error=error, drift=self.drift)
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,42 @@ class Subject:
     """By clock; first the one that users feel."""
     obstacle: str = ""
     """Why there is no evidence."""
+
+
+def smallest_found(
+    spread: float, freedom: int, *, tolerance: float, error: float, drift: float = 0.0, power: float = POWER
+) -> float:
+    """Returns the smallest slowdown that is found with that power, as a share.
+
+    A slowdown is found where the estimate exceeds the tolerance, and Student's t of it (one-sided) exceeds chance.
+    Either may be what is hard.
+
+    Args:
+        spread: standard error of the estimate, a logarithm.
+        freedom: degrees of freedom of the spread.
+        tolerance: accepted slowdown, as a share.
+        error: of a false alarm, of this clock.
+        drift: how far the machine alone may have moved the estimate.
+        power: share of true slowdowns of that size to be found.
+    """
+    reach = NormalDist().inv_cdf(power)
+    critical = student_t(freedom, 1 - 2 * error)
+    # The estimated spread varies too: to first order by 1 / (2 degrees of freedom) of its square.
+    by_chance = drift + spread * (critical + reach * math.sqrt(1 + critical**2 / (2 * freedom)))
+    by_tolerance = math.log1p(tolerance) + reach * spread
+    return math.expm1(max(by_chance, by_tolerance))
+
+
+def turn_logs(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """Returns the logarithm of after / before of each turn A B B A: two passes of each, in mirrored places.
+
+    Empty where a clock is too coarse for what it times, or was set back.
+    """
+    count = min(len(before), len(after)) // 2 * 2
+    if any(value <= 0 for value in (*before[:count], *after[:count])):
+        return []
+    logs = [math.log(later / earlier) for earlier, later in zip(before[:count], after[:count], strict=True)]
+    return [(first + second) / 2 for first, second in zip(logs[::2], logs[1::2], strict=True)]
 
 
 def trimmed_mean(values: Sequence[float]) -> float:
@@ -175,9 +209,9 @@ def _verdict(
     subject: Subject, slower: float, faster: float, *, tolerance: float, error: float, whole_s: float | None
 ) -> StageVerdict:
     if (subject.baseline_s is None) != (subject.candidate_s is None):
-        lacking = "baseline" if subject.baseline_s is None else "candidate"
-        verdict = StageVerdict(subject.name, "missing", subject.baseline_s, subject.candidate_s, None, "", "")
-        return replace(verdict, reason=f"the {lacking} has no such stage")
+        lacking: SideName = "baseline" if subject.baseline_s is None else "candidate"
+        reason = f"the {lacking} has no such stage"
+        return StageVerdict(subject.name, "missing", subject.baseline_s, subject.candidate_s, None, "", reason, lacking)
     nothing = StageVerdict(subject.name, "inconclusive", subject.baseline_s, subject.candidate_s, None, "", "")
     if not subject.evidence:
         return replace(nothing, reason=subject.obstacle or "too few processes to tell their spread")

@@ -22,14 +22,15 @@ from statistics import median
 from typing import Protocol, TypeVar
 
 from vilt_bench import errors, protocol
-from vilt_bench.comparison import Comparison, Gate, Side, StageVerdict
+from vilt_bench.comparison import Comparison, Gate, Side, SideName, StageVerdict
 from vilt_bench.config import Case, Option, Sampling
 from vilt_bench.errors import ConfigError, MeasurementError
-from vilt_bench.inference import Evidence, Subject, judge, paired, trimmed_mean
+from vilt_bench.inference import Evidence, Subject, judge, paired, trimmed_mean, turn_logs
 from vilt_bench.photographs import check_images
-from vilt_bench.records import Run, Series, Times, Trial
+from vilt_bench.records import SLOWDOWNS, Run, Series, Times, Trial
+from vilt_bench.source import read_source
 from vilt_bench.statistics import WHOLE
-from vilt_bench.stored import TOLERANCE, check_tolerance, count_changes, software_differences
+from vilt_bench.stored import TOLERANCE, check_tolerance, count_changes, share_of_error, software_differences
 from vilt_bench.sweep import Clock, Draft, Worker, WorkerFailedError, join_times
 
 ERROR = 0.005
@@ -53,10 +54,10 @@ CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
 machine several times as long, and as noisy."""
 
 ReplyT = TypeVar("ReplyT", bound=protocol.Reply)
-SideName = str
 Verdicts = tuple[StageVerdict, tuple[StageVerdict, ...]]
 """Of the whole, and of the stages."""
-BASELINE, CANDIDATE = "baseline", "candidate"
+BASELINE: SideName = "baseline"
+CANDIDATE: SideName = "candidate"
 
 
 class Player(Protocol):
@@ -150,7 +151,12 @@ class Pair:
 
         `None` where that clock has no times, or times that no clock should give.
         """
-        logs = [log for before, after in self._times(stage) for log in _turn_logs(before, after, channel)]
+        clock = f"{channel}_s"
+        logs = [
+            log
+            for before, after in self._times(stage)
+            for log in turn_logs(getattr(before, clock) or (), getattr(after, clock) or ())
+        ]
         return trimmed_mean(logs) if logs else None
 
     def _times(self, stage: str) -> list[tuple[Times, Times]]:
@@ -177,11 +183,16 @@ class _OverError(Exception):
     """The time is over."""
 
 
+class _NoBaselineError(Exception):
+    """The candidate has this embedder, the baseline does not."""
+
+
 @dataclass
 class _Match:
     """The measuring of both sides, as far as it has come."""
 
     case: Case
+    """As the processes get it: with paths that hold in any folder."""
     books: Mapping[SideName, Book]
     start: Mapping[SideName, Callable[[], Player]]
     budget_s: float
@@ -253,7 +264,8 @@ class _Match:
                 self._turns(players, order, WARMUP_TURNS, "warming up", warmup)
                 self._turns(players, order, self.turns(), "sampling", samples)
                 for side, player in players.items():
-                    conditions = player.ask(protocol.Finish(), protocol.Finished).conditions
+                    with self._named(side):
+                        conditions = player.ask(protocol.Finish(), protocol.Finished).conditions
                     trials[side] = replace(trials[side], conditions=conditions)
         finally:
             for side, trial in trials.items():
@@ -279,8 +291,8 @@ class _Match:
                     ready[side] = player.receive(protocol.Prepared)
             except errors.ViltBenchError as error:
                 problems[side] = error
-        if isinstance(lacking := problems.get(BASELINE), errors.EmbedderError) and CANDIDATE in ready:
-            raise errors.NoBaselineError(str(lacking))
+        if isinstance(lacking := problems.get(BASELINE), errors.UnknownEmbedderError) and CANDIDATE in ready:
+            raise _NoBaselineError(str(lacking))
         for problem in problems.values():
             raise problem
         trials = {}
@@ -422,18 +434,16 @@ def gate(
         clock: seconds.
 
     Raises:
-        NoBaselineError: the candidate has this embedder, the baseline does not.
-        ViltBenchError: a side can't measure the case, or is of a version that can't be talked to.
+        ViltBenchError: a side can't measure the case, or is of a version that can't be talked to. A candidate that
+            fails later, or a baseline that has no such embedder or fails later, is missing.
     """
     check_tolerance(tolerance)
     if not (math.isfinite(max_time_s) and 0 < max_time_s <= LONGEST_S):
         raise ConfigError(f"--max-time must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}")
     check_images(case.images)
-    if baseline.folder is not None:
-        case = _anchored(case)
     contenders = {BASELINE: baseline, CANDIDATE: candidate or Contender("this installation")}
     match = _Match(
-        case=case,
+        case=case if baseline.folder is None else _anchored(case),
         books={side: Book(contender, Draft(case)) for side, contender in contenders.items()},
         start=start or {side: contender.start for side, contender in contenders.items()},
         budget_s=max_time_s,
@@ -443,15 +453,24 @@ def gate(
     )
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     try:
-        verdicts, _ = decide(match.play(), tolerance=tolerance, gated=gated, error=error)
+        total, stages = decide(match.play(), tolerance=tolerance, gated=gated, error=error)[0]
+    except _NoBaselineError as lacking:
+        total, stages = _missing(str(lacking), BASELINE), ()
     except WorkerFailedError as problem:
-        if match.books[CANDIDATE].draft.failure is None:
+        failed = next(side for side, book in match.books.items() if book.draft.failure is not None)
+        if failed == BASELINE and not match.books[BASELINE].draft.trials:
             raise MeasurementError(f"baseline ({baseline.name}) failed: {problem.failure.message}") from None
-        verdicts, _ = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)
+        where = f" in {problem.failure.stage}" if problem.failure.stage else ""
+        total = _missing(f"the {failed} failed{where}: {problem.failure.message}", failed)
+        stages = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)[0][1]
     except KeyboardInterrupt:  # while judging
         match.interrupted = True
-        verdicts, _ = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)
-    return _outcome(match, verdicts, tolerance, gated, error, started_at=started_at)
+        total, stages = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)[0]
+    return _outcome(match, case, (total, stages), tolerance, gated, error, started_at=started_at)
+
+
+def _missing(reason: str, lacking: SideName) -> StageVerdict:
+    return StageVerdict(WHOLE, "missing", None, None, None, "", reason, lacking)
 
 
 def decide(
@@ -466,17 +485,19 @@ def decide(
     for pair in pairs:
         seen.append(pair)
         if len(seen) in LOOKS:
-            verdicts = judge_pairs(seen, tolerance=tolerance, error=error * (LOOKS[len(seen)] - spent))
+            share = LOOKS[len(seen)] - spent
+            verdicts = judge_pairs(seen, tolerance=tolerance, gated=gated, error=error * share)
             spent = LOOKS[len(seen)]
             if _is_clear(verdicts, gated) or len(seen) == max(LOOKS):
                 return verdicts, len(seen)
     looked = len(seen) in LOOKS  # the same pairs, with what is left of the error
     share = 1.0 - max((at for count, at in LOOKS.items() if count < len(seen)), default=0.0) if looked else 1.0 - spent
-    return judge_pairs(seen, tolerance=tolerance, error=error * share), len(seen)
+    return judge_pairs(seen, tolerance=tolerance, gated=gated, error=error * share), len(seen)
 
 
-def judge_pairs(pairs: Sequence[Pair], *, tolerance: float, error: float) -> Verdicts:
-    """Returns the verdicts of the whole and of the stages, each family with that probability of a false alarm."""
+def judge_pairs(pairs: Sequence[Pair], *, tolerance: float, gated: Gate, error: float) -> Verdicts:
+    """Returns the verdicts of the whole and of the stages, what decides with that probability of a false alarm."""
+    error = share_of_error(error, gated)
     whole = _subject(pairs, WHOLE)
     names = dict.fromkeys(name for pair in pairs for side in (pair.baseline, pair.candidate) for name in side.stages)
     (total,) = judge([whole], tolerance=tolerance, error=error)
@@ -525,16 +546,6 @@ def _latency_s(series: Sequence[Series], stage: str) -> float | None:
     return median(medians) if medians else None
 
 
-def _turn_logs(baseline: Times, candidate: Times, channel: str) -> list[float]:
-    """Returns the logarithm of candidate / baseline of each turn: two passes of each, in mirrored places."""
-    before, after = (getattr(times, f"{channel}_s") or () for times in (baseline, candidate))
-    count = min(len(before), len(after)) // 2 * 2
-    if any(value <= 0 for value in (*before[:count], *after[:count])):
-        return []  # a clock too coarse for this stage, or one that was set back
-    logs = [math.log(later / earlier) for earlier, later in zip(before[:count], after[:count], strict=True)]
-    return [(first + second) / 2 for first, second in zip(logs[::2], logs[1::2], strict=True)]
-
-
 def _joined(parts: Sequence[Series]) -> Series:
     """Returns single passes of a process as one series."""
     wholes = [part.whole for part in parts if part.whole.latency_s]
@@ -557,30 +568,33 @@ def _is_clear(verdicts: Verdicts, gated: Gate) -> bool:
 
 
 def _outcome(
-    match: _Match, verdicts: Verdicts, tolerance: float, gated: Gate, error: float, *, started_at: str
+    match: _Match, case: Case, verdicts: Verdicts, tolerance: float, gated: Gate, error: float, *, started_at: str
 ) -> Outcome:
     pairs = match.pairs
     total, stages = verdicts
-    failure = match.books[CANDIDATE].draft.failure
-    if failure is not None:
-        where = f" in {failure.stage}" if failure.stage else ""
-        total = replace(
-            total, verdict="missing", candidate_s=None, reason=f"the candidate failed{where}: {failure.message}"
-        )
     group = uuid.uuid4().hex
     sampling = Sampling(max_time_s=match.budget_s, trials=max(1, len(match.books[BASELINE].draft.trials)))
+    own = read_source() if match.books[CANDIDATE].contender.python == sys.executable else None
     runs = {
         side: _marked(
-            book.draft.finished(sampling, group=group, started_at=started_at, interrupted=match.interrupted),
+            book.draft.finished(
+                sampling,
+                group=group,
+                started_at=started_at,
+                interrupted=match.interrupted,
+                source=own if side == CANDIDATE else None,
+            ),
             side,
             book.contender,
         )
         for side, book in match.books.items()
         if book.draft.trials or book.draft.failure is not None
     }
-    known = [each.detectable(tolerance=tolerance, error=error / 2) for each in evidence(pairs)]
+    found = evidence(pairs)
+    chance = share_of_error(error, gated)
+    known = [each.detectable(tolerance=tolerance, error=chance / len(found)) for each in found]
     comparison = Comparison(
-        case=match.case,
+        case=case,
         method="lockstep",
         baseline=_side(match.books[BASELINE], runs.get(BASELINE), len(pairs)),
         candidate=_side(match.books[CANDIDATE], runs.get(CANDIDATE), len(pairs)),
@@ -602,9 +616,8 @@ def _outcome(
 def _marked(run: Run, side: SideName, contender: Contender) -> Run:
     """Returns the run, saying which side of a gate it was."""
     which = " ".join([contender.name, *contender.versions])
-    return replace(
-        run, warnings=(f"Measured in turns with another run of its group, as {side}: {which}.", *run.warnings)
-    )
+    said = f"Measured in turns with another run of its group, as {side}: {which}."
+    return replace(run, side=side, warnings=(said, *run.warnings))
 
 
 def _side(book: Book, run: Run | None, processes: int) -> Side:
@@ -627,12 +640,19 @@ def _notes(match: _Match, total: StageVerdict) -> Iterator[str]:
         yield f"Interrupted: the verdict is that of the {len(match.pairs)} pairs of processes until then."
     if before.location and before.location == after.location and before.contender.python == after.contender.python:
         yield "Both sides are the same installation: what differs is noise."
+    reasons = {reason for trial in (*before.draft.trials, *after.draft.trials) for reason in _slowed_down(trial)}
+    if reasons:
+        yield f"The GPU slowed down meanwhile ({', '.join(sorted(reasons))}): cool it, or look at its power supply."
     if total.verdict == "inconclusive" and not match.interrupted:
         needed_s = match.start_s + (WARMUP_TURNS + SAMPLE_TURNS) * match.turn_s
         yield (
             f"{len(match.pairs)} pairs of processes in {match.spent_s:.0f} s were not enough for this noise; "
             f"{PLANNED_PAIRS} pairs take about {PLANNED_PAIRS * needed_s:.0f} s here, or use a quieter machine."
         )
+
+
+def _slowed_down(trial: Trial) -> Iterable[str]:
+    return SLOWDOWNS.intersection(trial.conditions.throttle_reasons or ())
 
 
 def _anchored(case: Case) -> Case:

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean, median, stdev
+from statistics import fmean, median, stdev
 
-from vilt_bench.statistics import student_t
+from vilt_bench.inference import LEAST_UNITS, POWER, TRIMMED, smallest_found, trimmed_mean, turn_logs
+from vilt_bench.lockstep import ERROR, PLANNED_PAIRS
+from vilt_bench.stored import TOLERANCE
 
-TOLERANCE = 0.025
-ERROR = 0.01
-POWER = 0.95
-PAIRS = 12
 MOST_PAIRS = 60
-TRIMMED = 0.2
-"""Share of the pairs that the trimmed mean leaves out at either end."""
 _TRIMMING_COST = 1.15
 """Variance of a trimmed mean over that of the plain mean, for normal noise: 1.14 with many pairs."""
 
 
-def pair_noise(ratios: Sequence[float]) -> float | None:
-    """Returns the standard deviation of log ratios of identical pairs, as a share; `None` below three."""
-    return stdev([math.log(ratio) for ratio in ratios]) if len(ratios) >= 3 else None
+def pair_noise(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float | None:
+    """Returns how far identical processes that take turns differ: the standard deviation over pairs, as a share.
+
+    Args:
+        pairs: the samples of both, in turns A B B A; each pair gives the trimmed mean over its turns.
+    """
+    logs = [trimmed_mean(found) for first, second in pairs if (found := turn_logs(first, second))]
+    return stdev(logs) if len(logs) >= LEAST_UNITS else None
 
 
 def process_noise(samples: Sequence[Sequence[float]]) -> float | None:
     """Returns how much the medians of processes differ: their coefficient of variation; `None` below three."""
     medians = [median(each) for each in samples]
-    return stdev(medians) / fmean(medians) if len(medians) >= 3 else None
+    return stdev(medians) / fmean(medians) if len(medians) >= LEAST_UNITS else None
 
 
 def sample_noise(samples: Sequence[Sequence[float]]) -> float:
@@ -36,28 +37,25 @@ def sample_noise(samples: Sequence[Sequence[float]]) -> float:
 
 
 def detectable(
-    noise: float, pairs: int = PAIRS, *, tolerance: float = TOLERANCE, error: float = ERROR, power: float = POWER
+    noise: float,
+    pairs: int = PLANNED_PAIRS,
+    *,
+    tolerance: float = TOLERANCE,
+    error: float = ERROR / 2,
+    power: float = POWER,
 ) -> float:
     """Returns the smallest slowdown that lockstep finds with that power, as a share.
-
-    A slowdown is found where the trimmed mean of the pairs' log ratios exceeds the tolerance, and Student's t of it
-    (one-sided) exceeds chance. Either may be what is hard.
 
     Args:
         noise: standard deviation of the log ratio of an identical pair.
         pairs: of processes; five at least.
         tolerance: accepted slowdown.
-        error: of a false alarm.
+        error: of a false alarm, of this clock; the gate looks at two.
         power: share of true slowdowns of that size to be found.
     """
     freedom = pairs - 2 * int(TRIMMED * pairs) - 1
     spread = noise * math.sqrt(_TRIMMING_COST / pairs)
-    reach = NormalDist().inv_cdf(power)
-    critical = student_t(freedom, 1 - 2 * error)
-    # The estimated spread varies too: to first order by 1 / (2 degrees of freedom) of its square.
-    by_chance = spread * (critical + reach * math.sqrt(1 + critical**2 / (2 * freedom)))
-    by_tolerance = math.log1p(tolerance) + reach * spread
-    return math.expm1(max(by_chance, by_tolerance))
+    return smallest_found(spread, freedom, tolerance=tolerance, error=error, power=power)
 
 
 def pairs_needed(noise: float, slowdown: float) -> int | None:

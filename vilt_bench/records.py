@@ -288,6 +288,8 @@ class Run:
     warnings: tuple[str, ...] = ()
     source: Source | None = None
     """`None` outside a git repository."""
+    side: Literal["baseline", "candidate"] | None = None
+    """Of the comparison that it was measured for, in turns with the other run of its group; `None`: of none."""
     schema_version: int = SCHEMA_VERSION
 
     def to_frame(self) -> Any:
@@ -333,7 +335,7 @@ def join_trials(runs: Sequence[Run]) -> Run:
 
 
 def join_cases(runs: Sequence[Run]) -> list[Run]:
-    """Returns a run for each case, sampling, machine, software and commit, with the trials of all, in the order given.
+    """Returns a run for each case, sampling, machine, software, commit and side, with all trials, in the order given.
 
     Runs that failed are joined with nothing.
     """
@@ -341,12 +343,12 @@ def join_cases(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         where = run.environment
         commit = None if run.source is None else (run.source.commit, run.source.dirty)
-        same = (
-            (run.case, where.fingerprint, where.device, where.threads, where.omp_wait_policy, where.versions, commit)
-            if where is not None
-            else ()
-        )
-        key = msgspec.json.encode((same, run.sampling)) if same and run.failure is None else run.run_id
+        if where is None or run.failure is not None:
+            key: object = run.run_id
+        else:
+            used = (where.fingerprint, where.device, where.threads, where.omp_wait_policy)
+            same = (run.case, *used, where.versions, where.settings, commit, run.side, run.sampling)
+            key = msgspec.json.encode(same, order="sorted")
         groups.setdefault(key, []).append(run)
     return [join_trials(group) if len(group) > 1 else group[0] for group in groups.values()]
 

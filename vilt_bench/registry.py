@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from vilt_bench.config import Option
-from vilt_bench.errors import EmbedderError, ViltBenchError
+from vilt_bench.errors import EmbedderError, UnknownEmbedderError, ViltBenchError
 
 if TYPE_CHECKING:
     from vilt_bench.embedding import VisualEmbedder
@@ -85,7 +85,9 @@ def check_name(name: str) -> None:
         raise EmbedderError(f"embedder {name!r} is not module.path:factory, as in my_package.embedder:build")
     top = module.partition(".")[0]
     if top not in sys.modules and find_spec(top) is None and PathFinder.find_spec(top, [os.getcwd()]) is None:
-        raise EmbedderError(f"embedder {name!r}: no module {top!r} here or installed; run where it lies or install it")
+        raise UnknownEmbedderError(
+            f"embedder {name!r}: no module {top!r} here or installed; run where it lies or install it"
+        )
 
 
 def load_factory(name: str) -> Callable[..., VisualEmbedder]:
@@ -199,7 +201,9 @@ def _find(name: str) -> Installed:
     family, _, model = name.partition("/")
     entry = offered.get(f"{family}{FAMILY}" if model else name)
     if entry is None or model == "*":
-        raise EmbedderError(f"no embedder named {name!r}{nearest(name, list(offered))} 'vilt-bench list' shows all")
+        raise UnknownEmbedderError(
+            f"no embedder named {name!r}{nearest(name, list(offered))} 'vilt-bench list' shows all"
+        )
     if entry.rivals:
         raise EmbedderError(
             f"embedder {name!r} is offered by distributions {', '.join([entry.distribution, *entry.rivals])}; "
@@ -227,7 +231,7 @@ def _checked(name: str, factory: Callable[..., Any], options: Mapping[str, Optio
             raise EmbedderError(f"embedder {name!r}: {key} is no option of its own; give {GIVEN[key]}")
         if key not in known and not takes_all:
             offered = ", ".join(_shown(parameter) for parameter in known.values()) or "none"
-            raise EmbedderError(f"embedder {name!r} has no option {key!r}; its options: {offered}")
+            raise UnknownEmbedderError(f"embedder {name!r} has no option {key!r}; its options: {offered}")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
             raise EmbedderError(f"embedder {name!r} needs option {key!r}, as in --embedder '{name},{key}=VALUE'")

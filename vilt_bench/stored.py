@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, median, stdev
 
-from vilt_bench.comparison import Comparison, CountChange, Gate, Side
+import msgspec
+
+from vilt_bench.comparison import Comparison, CountChange, Gate, Side, SideName, StageVerdict
 from vilt_bench.config import label
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.inference import Evidence, Subject, judge, unpaired
@@ -81,8 +83,9 @@ def compare(
         )
 
     whole = subject(WHOLE)
-    (total,) = judge([whole], tolerance=tolerance, error=ERROR / 2)
-    known = [each.detectable(tolerance=tolerance, error=ERROR / 4) for each in whole.evidence]
+    chance = share_of_error(ERROR / 2, gated)
+    (total,) = judge([whole], tolerance=tolerance, error=chance)
+    known = [each.detectable(tolerance=tolerance, error=chance / len(whole.evidence)) for each in whole.evidence]
     return Comparison(
         case=candidate[-1].case,
         method="stored",
@@ -91,7 +94,7 @@ def compare(
         environment=candidate[-1].environment,
         total=total,
         stages=tuple(
-            judge([subject(name) for name in stages], tolerance=tolerance, error=ERROR / 2, whole_s=whole.baseline_s)
+            judge([subject(name) for name in stages], tolerance=tolerance, error=chance, whole_s=whole.baseline_s)
         ),
         counts=count_changes(baseline[-1].stages, candidate[-1].stages),
         tolerance=tolerance,
@@ -113,25 +116,43 @@ def compare_all(
     gated: Gate = "total",
     allow_different: Sequence[str] = (),
     names: tuple[str, str] = ("baseline", "candidate"),
+    complete: bool = True,
 ) -> list[Comparison]:
-    """Returns a comparison for each case of the candidate; see `compare`.
+    """Returns a comparison for each case; see `compare`. A case that one side lacks is missing.
 
-    A case that the baseline lacks is compared with the only other there is, which says what differs.
+    Where each side has one case only, they are compared even if they differ in more than may differ, which then says
+    what differs.
+
+    Args:
+        baseline: runs.
+        candidate: runs.
+        history: as `compare`.
+        tolerance: as `compare`.
+        gated: as `compare`.
+        allow_different: as `compare`.
+        names: as `compare`.
+        complete: whether the candidate should have all cases of the baseline; else what it lacks is left out.
 
     Raises:
-        ViltBenchError: as `compare`; or the baseline lacks a case of several.
+        ViltBenchError: as `compare`; or both sides have no case in common.
     """
     before, after = _by_case(baseline), _by_case(candidate)
+    if len(before) == len(after) == 1:
+        after = dict.fromkeys(before, next(iter(after.values())))
+    if before and not before.keys() & after.keys():
+        asked, has = (
+            ", ".join(dict.fromkeys(label(runs[0].case) for runs in side.values())) for side in (after, before)
+        )
+        raise ConfigError(
+            f"the baseline has no run of {asked} as the candidate has it; it has {has}, "
+            "perhaps with other options, resolution or precision"
+        )
     found = []
     for case, runs in after.items():
-        same: Sequence[Run] = before.get(case, [])
-        if not same:
-            if len(before) > 1:
-                raise ConfigError(
-                    f"the baseline has no run of {label(runs[0].case)} as the candidate has it; it has "
-                    f"{', '.join(dict.fromkeys(label(each[0].case) for each in before.values()))}"
-                )
-            same = baseline
+        same = before.get(case)
+        if same is None:
+            found.append(_missing(runs, "baseline", tolerance=tolerance, gated=gated, names=names))
+            continue
         found.append(
             compare(
                 same,
@@ -143,24 +164,70 @@ def compare_all(
                 names=names,
             )
         )
+    if complete:
+        gone = [runs for case, runs in before.items() if case not in after]
+        found += [_missing(runs, "candidate", tolerance=tolerance, gated=gated, names=names) for runs in gone]
     return found
 
 
-def newest(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
-    """Returns of each case the runs of the newest measurement, and all others: what came before."""
+def share_of_error(error: float, gated: Gate) -> float:
+    """Returns the probability of a false alarm for the whole; the stages together have as much.
+
+    Where the whole alone decides, the stages' own false alarms fail nothing.
+    """
+    return error if gated == "total" else error / 2
+
+
+def _missing(
+    runs: Sequence[Run], lacking: SideName, *, tolerance: float, gated: Gate, names: tuple[str, str]
+) -> Comparison:
+    """Returns the comparison of a case that only one side has."""
+    there = _latency_s(runs, WHOLE)
+    before_s, after_s = (None, there) if lacking == "baseline" else (there, None)
+    reason = f"the {lacking} has no run of it"
+    sides = [Side(names[0]), Side(names[1])]
+    other = 1 if lacking == "baseline" else 0
+    sides[other] = _side(names[other], runs)
+    return Comparison(
+        case=runs[-1].case,
+        method="stored",
+        baseline=sides[0],
+        candidate=sides[1],
+        environment=runs[-1].environment,
+        total=StageVerdict(WHOLE, "missing", before_s, after_s, None, "", reason, lacking),
+        stages=(),
+        counts=(),
+        tolerance=tolerance,
+        error=ERROR,
+        gate=gated,
+        detectable=None,
+        spent_s=None,
+    )
+
+
+def newest(runs: Iterable[Run], *, like: Iterable[Run] = ()) -> tuple[list[Run], list[Run]]:
+    """Returns of each case the runs of the newest measurement, and all others: what came before.
+
+    Args:
+        runs: of a folder. The baselines of gates are left out: they are of what was installed elsewhere then.
+        like: where there are runs of the case on the machine of one of these, the newest of them counts.
+    """
+    machines = {run.environment.fingerprint for run in like if run.environment is not None}
     chosen: list[Run] = []
     earlier: list[Run] = []
-    for each in _by_case(runs).values():
-        last = max(each, key=lambda run: run.started_at)
+    for each in _by_case(run for run in runs if run.side != "baseline").values():
+        there = [run for run in each if run.environment is not None and run.environment.fingerprint in machines]
+        last = max(there or each, key=lambda run: run.started_at)
         for run in each:
-            (chosen if run.group == last.group and run.case == last.case else earlier).append(run)
+            (chosen if run.group == last.group else earlier).append(run)
     return chosen, earlier
 
 
-def _by_case(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    cases: dict[str, list[Run]] = {}
+def _by_case(runs: Iterable[Run]) -> dict[bytes, list[Run]]:
+    """Returns the runs of each case; options in another order make no other case."""
+    cases: dict[bytes, list[Run]] = {}
     for run in runs:
-        cases.setdefault(repr(run.case), []).append(run)
+        cases.setdefault(msgspec.json.encode(run.case, order="sorted"), []).append(run)
     return cases
 
 
@@ -215,7 +282,8 @@ def _check_comparable(
 def _facts(run: Run) -> dict[str, str]:
     """Returns what must agree, by the name under which it may be allowed to differ."""
     case = {field.name.replace("_", "-"): str(getattr(run.case, field.name)) for field in dataclasses.fields(run.case)}
-    case["options"] = label(run.case).partition(",")[2] or "none"
+    ordered = dataclasses.replace(run.case, options=dict(sorted(run.case.options.items())))
+    case["options"] = label(ordered).partition(",")[2] or "none"
     sampling = f"precision {run.sampling.precision:g}, {run.sampling.max_time_s:g} s"
     where = run.environment
     if where is None:
@@ -231,7 +299,8 @@ def _facts(run: Run) -> dict[str, str]:
 
 def _same_session_kind(run: Run, other: Run) -> bool:
     return (
-        repr(run.case) == repr(other.case)
+        run.case == other.case
+        and run.side == other.side
         and run.failure is None
         and run.environment is not None
         and other.environment is not None

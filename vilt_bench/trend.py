@@ -100,6 +100,9 @@ class CaseHistory:
     device: str
     threads: int
     points: tuple[Point, ...]
+    omp_wait_policy: str | None = None
+    in_turns: bool = False
+    """Whether these are candidates of gates: measured in turns with a baseline, which is no plain run."""
     changes: tuple[Change, ...] = ()
     """In order of their runs; those of the whole first where they begin together."""
     failed: int = 0
@@ -253,6 +256,8 @@ def _gather(
                 unreadable.append(str(error))
                 continue
             seen.add(run.run_id)
+            if run.side == "baseline":  # of a commit that its candidates tell of
+                continue
             each = gathered.setdefault(_key(run), _Gathered(run))
             if point.medians_s.get(WHOLE):
                 each.points.append(point)
@@ -267,8 +272,8 @@ def _gather(
 def _key(run: Run) -> bytes:
     """Returns what sets a history apart: the case, the machine, and what of it was used."""
     where = run.environment
-    used = None if where is None else (where.fingerprint, where.device, where.threads)
-    return msgspec.json.encode((replace(run.case, device="auto", threads=None), used), order="sorted")
+    used = None if where is None else (where.fingerprint, where.device, where.threads, where.omp_wait_policy)
+    return msgspec.json.encode((replace(run.case, device="auto", threads=None), used, run.side), order="sorted")
 
 
 def _point(run: Run, name: str) -> Point:
@@ -312,6 +317,8 @@ def _history(each: _Gathered, points: Sequence[Point]) -> CaseHistory:
         device=each.run.case.device if where is None else where.device,
         threads=0 if where is None else where.threads,
         points=tuple(points),
+        omp_wait_policy=None if where is None else where.omp_wait_policy,
+        in_turns=each.run.side is not None,
         failed=each.failed,
     )
 

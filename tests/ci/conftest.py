@@ -149,7 +149,7 @@ def inconclusive(make_comparison: MakeComparison) -> Comparison:
 @pytest.fixture
 def without_baseline(make_comparison: MakeComparison) -> Comparison:
     lacking = StageVerdict(
-        "whole", "missing", None, 0.0123, None, "wall_time", "no baseline: main has no such embedder"
+        "whole", "missing", None, 0.0123, None, "wall_time", "no baseline: main has no such embedder", "baseline"
     )
     return make_comparison("patch64", total=lacking, stages=(), detectable=None)
 

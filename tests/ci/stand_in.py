@@ -28,7 +28,7 @@ def main() -> int:
         outcome.add_outputs(parser)
     asked, _ = parser.parse_known_args()
     if asked.output is not None:
-        (Path(asked.output) / "2026-11-24T035500Z-patch32-0123abcd.json").write_text("{}")
+        (Path(asked.output) / f"2026-11-24T035500Z-patch32-{os.getpid():08x}.json").write_text("{}")
     if asked.command == "run":
         return 0
     return outcome.finish(

@@ -428,6 +428,20 @@ def test_records_of_the_default_branch_are_the_baseline_of_later_runs(
     assert len(list((hub.folder / "cache").iterdir())) == 1
 
 
+def test_older_records_of_the_default_branch_are_kept_to_tell_the_drift(hub: Hub, unchanged: Comparison) -> None:
+    push = {"repository": {"default_branch": "main"}}
+    for _ in range(3):
+        hub.run([unchanged], event=push, event_name="push", baseline="records", no_baseline="pass")
+    newest = max((hub.folder / "cache").iterdir(), key=lambda entry: entry.stat().st_mtime_ns)
+    assert len(list(newest.rglob("*.json"))) == 3
+
+
+def test_what_may_differ_is_handed_on(hub: Hub, pull_request: dict[str, Any], unchanged: Comparison) -> None:
+    for _ in range(2):
+        hub.run([unchanged], event=pull_request, baseline="records", allow_different="torch,system")
+    assert hub.calls[-1][-2:] == ["--allow-different", "torch,system"]
+
+
 @pytest.mark.slow
 def test_records_of_the_real_program_are_kept_and_compared(hub: Hub, pull_request: dict[str, Any]) -> None:
     program = shutil.which("vilt-bench", path=str(Path(sys.executable).parent))

@@ -1,13 +1,19 @@
 import argparse
+import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from vilt_bench.cli import outcome
+from tests.ci.conftest import MakeComparison
+from vilt_bench import lockstep
+from vilt_bench.cli import main, outcome
 from vilt_bench.comparison import Comparison
-from vilt_bench.errors import ConfigError
+from vilt_bench.config import Case
+from vilt_bench.errors import ConfigError, DeviceError
+from vilt_bench.lockstep import Outcome
 from vilt_bench.report import verdicts
 
 Finish = Callable[..., int]
@@ -127,3 +133,22 @@ def test_what_no_dashboard_can_show_does_not_keep_back_the_rest(
 def test_nothing_to_compare_is_not_a_pass(finish: Finish, tmp_path: Path) -> None:
     assert finish([], "--json", tmp_path / "x.json") == 4
     assert json.loads((tmp_path / "x.json").read_text())["verdict"] == "missing"
+
+
+def test_an_embedder_that_can_not_be_measured_does_not_take_the_others_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+    make_comparison: MakeComparison,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def gate(case: Case, *_: object, **__: object) -> Outcome:
+        if case.embedder == "patch16":
+            raise DeviceError("no such device")
+        return Outcome(dataclasses.replace(make_comparison(), case=case), (), interrupted=False)
+
+    monkeypatch.setattr(lockstep, "gate", gate)
+    arguments = ["--embedder=patch16", "--embedder=patch32", "--format=json", f"--output={tmp_path}"]
+    assert main(["gate", "--baseline-python", sys.executable, *arguments]) == 2
+    seen = capsys.readouterr()
+    assert "patch16: no such device" in seen.err
+    assert [each["name"] for each in json.loads(seen.out)["comparisons"]] == ["patch32"]

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from vilt_bench import store
 from vilt_bench.cli import main
-from vilt_bench.comparison import Comparison, CountChange, Ratio, StageVerdict
+from vilt_bench.comparison import Comparison, CountChange, Ratio, SideName, StageVerdict
 from vilt_bench.config import Case
 from vilt_bench.errors import ConfigError
 from vilt_bench.records import Run
@@ -32,7 +32,8 @@ CHARTS = ("github-action-benchmark", "bencher")
 
 
 def missing(name: str, *, baseline_s: float | None = None, candidate_s: float | None = None) -> StageVerdict:
-    return StageVerdict(name, "missing", baseline_s, candidate_s, None, "wall_time", "one side lacks it")
+    lacking: SideName = "candidate" if candidate_s is None else "baseline"
+    return StageVerdict(name, "missing", baseline_s, candidate_s, None, "wall_time", "one side lacks it", lacking)
 
 
 def shown(comparisons: list[Comparison], *, width: int = 100) -> list[str]:
@@ -96,6 +97,18 @@ def test_what_the_candidate_lacks_fails_and_what_the_baseline_lacks_has_no_basel
     assert exit_code([make_comparison(total=missing("whole", candidate_s=0.1))]) == 4
     lost = make_comparison(stages=[missing("visual_embedder.projection", baseline_s=0.1)], gate="stages")
     assert exit_code([lost]) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "otherwise", "code"),
+    [("unchanged", 2, 2), ("regressed", 2, 1), ("inconclusive", 2, 2), ("regressed", 130, 130), ("unchanged", 0, 0)],
+)
+def test_what_could_not_be_measured_fails_though_all_else_passes(
+    kind: str, otherwise: int, code: int, request: pytest.FixtureRequest
+) -> None:
+    comparisons = [request.getfixturevalue(kind)]
+    assert exit_code(comparisons, "pass", otherwise) == code
+    assert json.loads(render(comparisons, "json", inconclusive="pass", otherwise=otherwise))["exit_code"] == code
 
 
 def test_overall_verdict_is_the_worst(all_kinds: list[Comparison], improved: Comparison, unchanged: Comparison) -> None:

@@ -47,12 +47,13 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace) -> int:
+def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace, *, otherwise: int = 0) -> int:
     """Print the verdicts, write the files asked for, add to a GitHub job's summary; returns the exit code.
 
     Args:
         comparisons: in the order in which they are shown.
         asked: has what `add_outputs` added.
+        otherwise: exit code of what is no comparison.
 
     Raises:
         ConfigError: something can't be shown or written; all else has been by then.
@@ -61,7 +62,7 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace) -> int:
     from vilt_bench.report import verdicts
 
     def text(format: str) -> str:
-        return verdicts.render(comparisons, format, inconclusive=asked.inconclusive)
+        return verdicts.render(comparisons, format, inconclusive=asked.inconclusive, otherwise=otherwise)
 
     problems = []
     try:
@@ -85,7 +86,7 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace) -> int:
                 problems.append(str(error).replace("--output", f"--{format}", 1))
     if problems:
         raise ConfigError("; ".join(problems))
-    return verdicts.exit_code(comparisons, asked.inconclusive)
+    return verdicts.exit_code(comparisons, asked.inconclusive, otherwise)
 
 
 def _append(summary: str, text: str) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vilt_bench.cli import options, outcome, screen
-from vilt_bench.errors import ConfigError, NoBaselineError
+from vilt_bench.config import label
+from vilt_bench.errors import ConfigError, ViltBenchError
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
     from vilt_bench.lockstep import Contender, GateProgress
     from vilt_bench.records import Run
 
-FAILED, NO_BASELINE = 1, 4
+PASSED, NO_BASELINE = 0, 4
 
 
 def register(add: Add) -> None:
@@ -96,7 +97,7 @@ def gate(asked: argparse.Namespace) -> int:
     baseline, candidate = _contenders(asked)
     store.check_writable(asked.output)
     screen.keep_on_termination()
-    comparisons, interrupted, lacking = [], False, False
+    comparisons, otherwise = [], PASSED
     for case in cases:
         try:
             found = measure_both(
@@ -109,20 +110,21 @@ def gate(asked: argparse.Namespace) -> int:
                 error=ERROR / len(cases),
                 report=_narrator(quiet=asked.quiet),
             )
-        except NoBaselineError as error:
-            screen.complain(f"no baseline: {error}")
-            lacking = True
+        except ViltBenchError as error:
+            if len(cases) == 1:
+                raise
+            screen.complain(f"{label(case)}: {error}")
+            otherwise = screen.USER_ERROR
             continue
         for run in found.runs:
             store.save(run, asked.output)
         comparisons.append(found.comparison)
         if found.interrupted:
-            interrupted = True
+            otherwise = screen.INTERRUPTED
             break
-    code = outcome.finish(comparisons, asked) if comparisons else NO_BASELINE
-    if interrupted:
-        return screen.INTERRUPTED
-    return NO_BASELINE if lacking and code == 0 else code
+    if not comparisons:
+        return otherwise
+    return outcome.finish(comparisons, asked, otherwise=otherwise)
 
 
 def compare(asked: argparse.Namespace) -> int:
@@ -132,24 +134,24 @@ def compare(asked: argparse.Namespace) -> int:
     if asked.baseline is not None and asked.baseline_ref is not None:
         raise ConfigError("--baseline and --baseline-ref both name the baseline; give one of them")
     paths = list(asked.runs)
+    given = [] if asked.baseline_ref is not None else asked.baseline or [paths.pop(0)]
+    if not paths:
+        raise ConfigError("expected BASELINE and CANDIDATE, two records or folders; got one")
+    candidate, earlier = _load(paths)
     if asked.baseline_ref is not None:
         name = asked.baseline_ref
         from vilt_bench.checkout import records_at
 
-        stored = records_at(asked.baseline_ref, asked.results)
-        baseline, history = newest(stored)
+        baseline, history = newest(records_at(asked.baseline_ref, asked.results), like=candidate)
     else:
-        given = asked.baseline or [paths.pop(0)]
         name = " ".join(given)
-        if not paths:
-            raise ConfigError("expected BASELINE and CANDIDATE, two records or folders; got one")
-        baseline, history = _load(given)
+        baseline, history = _load(given, like=candidate)
     if not baseline:
         screen.complain(f"no baseline: {name} has no record; 'vilt-bench run --output FOLDER' saves one")
         return NO_BASELINE
-    candidate, earlier = _load(paths)
     if not candidate:
         raise ConfigError(f"no record in {' '.join(paths)}; 'vilt-bench run --output FOLDER' saves one")
+    # Who names files has chosen among the cases; a folder should have them all.
     comparisons = compare_all(
         baseline,
         candidate,
@@ -158,12 +160,13 @@ def compare(asked: argparse.Namespace) -> int:
         gated=asked.gate,
         allow_different=asked.allow_different,
         names=(name, " ".join(paths)),
+        complete=any(Path(path).is_dir() for path in paths),
     )
     return outcome.finish(comparisons, asked)
 
 
-def _load(paths: list[str]) -> tuple[list[Run], list[Run]]:
-    """Returns the records given, of a folder the newest; and the older ones of folders."""
+def _load(paths: list[str], *, like: Sequence[Run] = ()) -> tuple[list[Run], list[Run]]:
+    """Returns the records given, of a folder the newest (on the machine of `like`, if any); and folders' older ones."""
     from vilt_bench import store
     from vilt_bench.stored import newest
 
@@ -173,7 +176,7 @@ def _load(paths: list[str]) -> tuple[list[Run], list[Run]]:
         if not Path(path).is_dir():
             chosen.append(store.load(path))
             continue
-        new, old = newest(store.load_folder(path))
+        new, old = newest(store.load_folder(path), like=like)
         chosen += new
         earlier += old
     return chosen, earlier

@@ -12,15 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from vilt_bench.doctor import LEAST_PAIRS, TURNS, WARMUP_TURNS, Examination, samples_of
-from vilt_bench.power import (
-    MOST_PAIRS,
-    PAIRS,
-    detectable,
-    pair_noise,
-    pairs_needed,
-    process_noise,
-    sample_noise,
-)
+from vilt_bench.lockstep import PLANNED_PAIRS
+from vilt_bench.power import MOST_PAIRS, detectable, pair_noise, pairs_needed, process_noise, sample_noise
 from vilt_bench.quality import LEAST_CPU_SHARE, NOTABLE_STEAL
 from vilt_bench.records import SLOWDOWNS
 
@@ -28,7 +21,7 @@ Mark = Literal["ok", "warn", "unknown"]
 MARKS: dict[Mark, tuple[str, str]] = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "unknown": ("?", "dim")}
 
 FIT = 0.05
-"""A machine is fit to measure on where a slowdown of this share can be found with `PAIRS` pairs."""
+"""A machine is fit to measure on where a slowdown of this share can be found with `PLANNED_PAIRS` pairs."""
 EXAMPLE_PASS_S = 0.1
 """A pass of the model in the example of how long a comparison takes."""
 COARSE_CLOCK_S = 1e-6
@@ -56,7 +49,7 @@ class Diagnosis:
     """`None`: too few processes were measured to tell."""
     verdict: str
     detectable: float | None
-    """The smallest slowdown found in 95 of 100 cases with `PAIRS` process pairs, as a share."""
+    """The smallest slowdown found in 95 of 100 cases with `PLANNED_PAIRS` process pairs, as a share."""
     pair_noise: float | None
     process_noise: float | None
     sample_noise: float
@@ -69,7 +62,7 @@ class Diagnosis:
 
 def diagnose(found: Examination) -> Diagnosis:
     """Returns what was found, judged; computed from the examination alone."""
-    noise = pair_noise([median(pair.second_s) / median(pair.first_s) for pair in found.pairs])
+    noise = pair_noise([(pair.first_s, pair.second_s) for pair in found.pairs])
     smallest = None if noise is None else detectable(noise)
     needed = None if noise is None else pairs_needed(noise, FIT)
     passes = 4 * (WARMUP_TURNS + TURNS)
@@ -117,8 +110,9 @@ def _verdict(found: Examination, smallest: float | None, needed: int | None, pai
         )
     example = f"a model of {1000 * EXAMPLE_PASS_S:g} ms a pass"
     sentence = (
-        f"The smallest slowdown that is found here in 95 of 100 cases is about {_percent(smallest)}, with {PAIRS} "
-        f"process pairs: about {_minutes(PAIRS * pair_s)} for {example} (judged from {len(found.pairs)} pairs)."
+        f"The smallest slowdown that is found here in 95 of 100 cases is about {_percent(smallest)}, with "
+        f"{PLANNED_PAIRS} process pairs: about {_minutes(PLANNED_PAIRS * pair_s)} for {example} "
+        f"(judged from {len(found.pairs)} pairs)."
     )
     if smallest <= FIT:
         return f"Fit to measure on. {sentence}"
@@ -154,7 +148,7 @@ def _noise(found: Examination) -> Iterator[Finding]:
         )
     else:
         yield Finding("noise", "ok", said)
-    noise = pair_noise([median(pair.second_s) / median(pair.first_s) for pair in found.pairs])
+    noise = pair_noise([(pair.first_s, pair.second_s) for pair in found.pairs])
     if noise is not None:
         good = detectable(noise) <= FIT
         yield Finding(

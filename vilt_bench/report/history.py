@@ -131,7 +131,9 @@ def machine_line(case: CaseHistory) -> str:
     """Returns where it was run, in one line."""
     threads = f"{case.threads} thread{'s' if case.threads != 1 else ''}" if case.threads else ""
     machine = f"{case.machine} ({case.fingerprint})" if case.fingerprint else case.machine
-    return " · ".join(part for part in (machine, case.device, threads) if part)
+    policy = f"OMP_WAIT_POLICY={case.omp_wait_policy}" if case.omp_wait_policy else ""
+    in_turns = "candidates of gates" if case.in_turns else ""
+    return " · ".join(part for part in (machine, case.device, threads, policy, in_turns) if part)
 
 
 def shown_stages(case: CaseHistory, history: History) -> list[str]:
@@ -281,6 +283,8 @@ def _summary(case: CaseHistory, history: History) -> dict[str, Any]:
         "fingerprint": case.fingerprint,
         "device": case.device,
         "threads": case.threads,
+        "omp_wait_policy": case.omp_wait_policy,
+        "in_turns": case.in_turns,
         "order": history.order,
         "enough_runs": case.enough,
         "failed": case.failed,

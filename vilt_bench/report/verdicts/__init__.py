@@ -26,13 +26,16 @@ def show(comparisons: Sequence[Comparison], console: Console) -> None:
     table.show(comparisons, console)
 
 
-def render(comparisons: Sequence[Comparison], format: str, *, inconclusive: Undecided = "fail") -> str:
+def render(
+    comparisons: Sequence[Comparison], format: str, *, inconclusive: Undecided = "fail", otherwise: int = 0
+) -> str:
     """Returns the comparisons as text that ends in a newline, or is empty where there is nothing to say.
 
     Args:
         comparisons: in order.
         format: one of `FORMATS`.
         inconclusive: what becomes of what could not be decided; for formats that tell passed from failed.
+        otherwise: exit code of what is no comparison; for JSON, which tells it.
 
     Raises:
         ConfigError: there is no such format, or two comparisons would have one name on a chart.
@@ -40,5 +43,6 @@ def render(comparisons: Sequence[Comparison], format: str, *, inconclusive: Unde
     if format not in FORMATS:
         raise ConfigError(f"--format must be one of {', '.join(FORMATS)}; got {format!r}")
     module = import_module(f"{__name__}.{format.replace('-', '_')}")
-    text: str = module.render(comparisons, inconclusive)
+    told = {"otherwise": otherwise} if format == "json" else {}
+    text: str = module.render(comparisons, inconclusive, **told)
     return text

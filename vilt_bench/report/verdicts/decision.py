@@ -10,21 +10,22 @@ from vilt_bench.comparison import Comparison, StageVerdict, Verdict
 Undecided = Literal["pass", "fail"]
 """What becomes of an inconclusive verdict."""
 
-PASSED, FAILED, UNDECIDED, NO_BASELINE = 0, 1, 3, 4
-_WORST_FIRST = (FAILED, UNDECIDED, NO_BASELINE, PASSED)
+PASSED, FAILED, ERROR, UNDECIDED, NO_BASELINE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+_WORST_FIRST = (INTERRUPTED, FAILED, ERROR, UNDECIDED, NO_BASELINE, PASSED)
 SEVERITY: tuple[Verdict, ...] = ("regressed", "missing", "inconclusive", "improved", "unchanged")
 """The verdicts, worst first."""
 
 
-def exit_code(comparisons: Iterable[Comparison], inconclusive: Undecided = "fail") -> int:
+def exit_code(comparisons: Iterable[Comparison], inconclusive: Undecided = "fail", otherwise: int = PASSED) -> int:
     """Returns 0 passed, 1 regressed or lost by the candidate, 3 inconclusive, 4 nothing to compare with; the worst.
 
     Args:
         comparisons: if there is none, there is no baseline.
         inconclusive: `pass` makes 0 of 3.
+        otherwise: code of what is no comparison: 2 for a case that could not be measured, 130 for an interruption.
     """
-    found = {stage_code(stage, inconclusive) for each in comparisons for stage in gated(each)}
-    return next((code for code in _WORST_FIRST if code in found), NO_BASELINE)
+    found = {stage_code(stage, inconclusive) for each in comparisons for stage in gated(each)} or {NO_BASELINE}
+    return next(code for code in _WORST_FIRST if code in {*found, otherwise})
 
 
 def stage_code(stage: StageVerdict, inconclusive: Undecided = "fail") -> int:
@@ -33,7 +34,7 @@ def stage_code(stage: StageVerdict, inconclusive: Undecided = "fail") -> int:
         case "regressed":
             return FAILED
         case "missing":
-            return NO_BASELINE if stage.baseline_s is None and stage.candidate_s is not None else FAILED
+            return NO_BASELINE if stage.missing_from == "baseline" else FAILED
         case "inconclusive":
             # What was never measured passes by no option.
             return PASSED if inconclusive == "pass" and stage.ratio is not None else UNDECIDED

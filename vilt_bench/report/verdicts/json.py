@@ -15,12 +15,12 @@ SCHEMA_VERSION = 1
 """History: 1 (0.1.0) the first. Fields may be added within a version; none is renamed or removed."""
 
 
-def render(comparisons: Sequence[Comparison], inconclusive: Undecided = "fail") -> str:
+def render(comparisons: Sequence[Comparison], inconclusive: Undecided = "fail", otherwise: int = 0) -> str:
     """Returns an object with the verdict, the exit code, and the comparisons in order."""
     found = {
         "schema_version": SCHEMA_VERSION,
         "verdict": overall(comparisons),
-        "exit_code": exit_code(comparisons, inconclusive),
+        "exit_code": exit_code(comparisons, inconclusive, otherwise),
         "comparisons": [summary(comparison) for comparison in comparisons],
     }
     return msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n"

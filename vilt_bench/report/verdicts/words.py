@@ -77,12 +77,12 @@ def stage_rows(comparison: Comparison) -> Iterator[tuple[str, int, StageVerdict 
 
 
 def notable(comparison: Comparison) -> list[StageVerdict]:
-    """Returns the stages that a reader should see at once: those that decide with the whole, and all that regressed."""
+    """Returns the stages that a reader should see at once: those that decide, those that regressed or are missing."""
     return [
         stage
         for stage in comparison.stages
-        if stage.verdict == "regressed"
-        or (comparison.gate == "stages" and stage.verdict in ("missing", "inconclusive"))
+        if stage.verdict in ("regressed", "missing")
+        or (comparison.gate == "stages" and stage.verdict == "inconclusive")
     ]
 
 
