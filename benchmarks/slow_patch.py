@@ -23,7 +23,7 @@ class BusyProjection(PatchProjection):
         """Make the projection and the extra work; weights that no other pass has in the caches."""
         super().__init__(patch_size=32, hidden_size=hidden_size)
         self.extra = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, WIDTH))
-        self.register_buffer("rows", torch.randn(rows, WIDTH))
+        self.register_buffer("rows", torch.empty(rows, WIDTH).normal_())
 
     def forward(self, images: ImageBatch) -> VisualTokens:
         """Returns the tokens, after the extra work."""

@@ -1,9 +1,10 @@
 import io
+import math
 from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from embedders.patch import patch
@@ -12,6 +13,7 @@ from vilt_bench.embedding import ImageBatch, TextBatch, VisualTokens
 from vilt_bench.errors import EmbedderError, InputError
 from vilt_bench.model import Vilt, VisionLanguageModel, load_checkpoint, stages, use_onednn
 from vilt_bench.model.positions import interpolate_positions, interpolate_positions_padded
+from vilt_bench.model.shared import build_shared
 
 SMALL = ViltConfig(hidden_size=32, layers=2, heads=4, mlp_size=64, vocabulary=200)
 STAGES = [
@@ -228,6 +230,20 @@ def test_the_seed_decides_the_weights():
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["vilt.textual_embedder.words.weight"], other["vilt.textual_embedder.words.weight"])
     assert 0.015 < float(first["vilt.textual_embedder.words.weight"].std()) < 0.025
+
+
+@pytest.mark.parametrize("interaction", ["vilt", "bert", "lxmert", "vilbert"])
+def test_all_weights_of_shared_models_are_drawn_once_and_alike(interaction):
+    config = ViltConfig(hidden_size=96, layers=6, heads=2, mlp_size=192, vocabulary=200)
+    drawn = 0
+    for module in build_shared(interaction, config).modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            tolerance = 0.02 * 4 / math.sqrt(2 * module.weight.numel())
+            assert float(module.weight.std()) == pytest.approx(0.02, abs=tolerance)
+            drawn += 1
+        if isinstance(module, nn.Linear):
+            assert not module.bias.any()
+    assert drawn > 20
 
 
 def test_the_model_runs_on_meta_where_no_value_can_be_read():

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
 from vilt_bench.config import LANGUAGE_MODEL, ViltConfig
 from vilt_bench.errors import ConfigError
 from vilt_bench.model.bert import Bert
@@ -9,6 +14,16 @@ from vilt_bench.model.language import LanguageModel, language_sizes
 from vilt_bench.model.lxmert import Lxmert, LxmertConfig
 from vilt_bench.model.vilbert import Vilbert, VilbertConfig
 from vilt_bench.model.vilt import SharedModel, Sizes, Vilt, config_sizes
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the values that torch draws for new linear layers and embeddings: `SharedModel` draws its own."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, unless it is what `nn.Linear` and `nn.Embedding` call for their weights."""
+        if func in (nn.init.kaiming_uniform_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def build_shared(interaction: str, config: ViltConfig) -> SharedModel:
@@ -24,6 +39,11 @@ def build_shared(interaction: str, config: ViltConfig) -> SharedModel:
     """
     if interaction.startswith(LANGUAGE_MODEL):
         return LanguageModel(interaction.removeprefix(LANGUAGE_MODEL))
+    with _Undrawn():
+        return _build(interaction, config)
+
+
+def _build(interaction: str, config: ViltConfig) -> SharedModel:
     match interaction:
         case "vilt":
             return Vilt(config)

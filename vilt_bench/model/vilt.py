@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import torch
 from torch import nn
 
 from vilt_bench.config import ViltConfig
@@ -147,16 +148,18 @@ def _within(component: str, mark: Mark | None) -> Mark | None:
     return mark_stage
 
 
+@torch.no_grad()
 def _initialise(model: nn.Module) -> None:
-    """Draws weights from a normal distribution of 0.02, cut off at ±2; biases are 0.
+    """Draws weights from a normal distribution of 0.02; biases are 0.
 
-    Source: ViT's and BERT's released code; ViLT starts from ViT's weights.
+    Source: ViT's and BERT's released code; ViLT starts from ViT's weights. Theirs is cut off at ±2, 100 standard
+    deviations away, which takes three times as long and changes nothing.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            module.weight.normal_(std=0.02)
         if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
+            module.bias.zero_()
         if isinstance(module, Concatenation):
-            nn.init.trunc_normal_(module.class_token, std=0.02)
-            nn.init.trunc_normal_(module.positions, std=0.02)
+            module.class_token.normal_(std=0.02)
+            module.positions.normal_(std=0.02)
