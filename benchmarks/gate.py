@@ -21,19 +21,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from vilt_bench import Case, Contender, ViltConfig, gate, store
+from vilt_bench import Case, Contender, Sampling, ViltConfig, compare, gate, store
 from vilt_bench.inference import LEAST_UNITS
 from vilt_bench.lockstep import LOOKS, WHOLE, Pair, decide, evidence, pairs_of
 from vilt_bench.protocol import Measured, Prepare, Prepared, Sample
+from vilt_bench.records import Run
+from vilt_bench.stored import LEAST_SESSIONS
 
 SLOWDOWNS = (0.0, 0.05, 0.1)
 SOURCE = Path(__file__).with_name("slow_patch.py")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "gate.md"
 BEGIN, END = "<!-- benchmarks/gate.py writes what follows -->", "<!-- until here -->"
+HISTORY = 10
+"""Earlier sessions that `compare` knows."""
 BURST_S, DUTY = 3.0, 0.5
 """Processes of the load are busy so long at most, and so much of the time."""
 CALIBRATION_ROWS, CALIBRATION_PASSES = 1024, 15
@@ -176,7 +181,7 @@ def table(options: argparse.Namespace) -> str:
             fit = math.floor(options.max_time * len(pairs) / sum(each["spent_s"] for each in cell))
             count = min(fit, max(LOOKS), len(pairs))
             lines.append(_row(load, slowdown, pairs, count, gates=len(cell), draws=options.draws))
-    lines += ["", *_gates(gates)]
+    lines += ["", *_gates(gates), "", *_stored(options)]
     return "\n".join(lines) + "\n"
 
 
@@ -196,6 +201,41 @@ def _row(load: int, slowdown: float, pairs: Sequence[Pair], most: int, *, gates:
         f"{100 * wall.estimate:+.1f}% ± {100 * wall.half_width:.1f}% | {share['regressed']} | "
         f"{share['inconclusive']} | {share['unchanged']} | {fmean(used):.1f} of {most} |"
     )
+
+
+def _stored(options: argparse.Namespace) -> Iterator[str]:
+    """Yields what `compare` says of the gates' sides as sessions of their own: other hours, other loads."""
+    sessions: dict[float, list[Run]] = {slowdown: [] for slowdown in SLOWDOWNS}
+    for slowdown in SLOWDOWNS:
+        for load in options.load:
+            where = options.output / f"load-{load}" / f"slower-{slowdown:g}"
+            sessions[slowdown] += [alone(run) for run in store.load_folder(where / "candidate")]
+            sessions[0.0] += [alone(run) for run in store.load_folder(where / "baseline")]
+    same = [run for run in sessions[0.0] if len(run.trials) >= LEAST_UNITS]
+    if len(same) < LEAST_SESSIONS + 2:
+        return
+    yield f"| stored records, {len(same)} sessions | regressed | inconclusive | unchanged | said to be found |"
+    yield "|---|---|---|---|---|"
+    rng = random.Random(0)
+    for slowdown, runs in sessions.items():
+        if not runs:
+            continue
+        verdicts: Counter[str] = Counter()
+        found = []
+        for _ in range(options.draws // 4):
+            candidate = rng.choice(runs)
+            others = [run for run in same if run.started_at != candidate.started_at]  # the other side is no other hour
+            baseline, *history = rng.sample(others, min(len(others), HISTORY + 1))
+            seen = compare([baseline], [candidate], history=history)
+            verdicts[seen.verdict] += 1
+            found.append(seen.detectable or math.inf)
+        share = [f"{400 * verdicts[name] / options.draws:.1f}%" for name in ("regressed", "inconclusive", "unchanged")]
+        yield f"| {slowdown:.0%} | {' | '.join(share)} | {100 * median(found):.0f}% in the median |"
+
+
+def alone(run: Run) -> Run:
+    """Returns a gate's side as if it had been measured by itself."""
+    return replace(run, side=None, group=run.run_id, sampling=Sampling())
 
 
 def run_gates(folder: Path) -> list[dict[str, Any]]:
