@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import sys
 from collections.abc import Callable
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from torchvision import models
 
 from vilt_bench import catalog
 from vilt_bench.cli import main
@@ -132,3 +134,14 @@ def test_an_entry_is_computed_with_resolution_and_reduction() -> None:
 def test_a_kind_finds_the_families_that_have_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "encoder"]) == 0
     assert "timm/NAME" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/ssdlite320_mobilenet_v3_large", "timm/resnet18"])
+def test_a_familys_catalogue_tells_what_its_embedder_has(name: str) -> None:
+    listed = catalog.read_family("embedders", name.partition("/")[0])[name]
+    assert dataclasses.replace(catalog.compute(name), stages=listed.stages) == listed
+
+
+def test_torchvisions_catalogue_has_all_its_detectors_and_classifiers() -> None:
+    names = {f"torchvision/{name}" for module in (models, models.detection) for name in models.list_models(module)}
+    assert set(catalog.read_family("embedders", "torchvision")) == names
