@@ -110,8 +110,13 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: ImageBatch) -> VisualFeatures:
         """Returns a feature a cell, in row-major order."""
-        features = _features(self.tower, images.pixels, whole=self.plan.whole)
         height, width = images.pixels.shape[-2:]
+        if "dynamic_img_size" in self.plan.options and (height % self.plan.divisor or width % self.plan.divisor):
+            raise EmbedderError(
+                f"an image of {height}x{width} pixels can't be cut into squares of {self.plan.divisor} pixels; "
+                "leave --fit exact out, or give --resolution in multiples of them"
+            )
+        features = _features(self.tower, images.pixels, whole=self.plan.whole)
         if self.plan.layout == "NCHW":
             cells = (features.shape[2], features.shape[3])
             features = features.flatten(2).transpose(1, 2)  # (B, C, h, w) → (B, N, C)

@@ -144,8 +144,9 @@ class PackedBackbone(TowerBackbone):
         from transformers import vision_utils
 
         config, count = self.plan.config, pixels.shape[0]
-        grids = torch.tensor([[1, *patches]] * count, device="cpu")
         merge: int = config.spatial_merge_size
+        packed = pack_patches(pixels, patch=self.plan.patch, merge=merge, frames=config.temporal_patch_size)
+        grids = torch.tensor([[1, *patches]] * count, device="cpu")
         arguments: dict[str, Any] = {
             "position_ids": vision_utils.get_vision_position_ids(grids, merge).to(pixels.device),
         }
@@ -166,7 +167,6 @@ class PackedBackbone(TowerBackbone):
                 spatial_merge_size=merge,
             )
             arguments |= {"interp_indices": indices.to(pixels.device), "interp_weights": shares.to(pixels.device)}
-        packed = pack_patches(pixels, patch=self.plan.patch, merge=merge, frames=config.temporal_patch_size)
         output: Tensor = self.tower(packed, grid_thw=grids.to(pixels.device), **arguments).last_hidden_state  # (B·N, C)
         if window is not None:
             squares = output.view(-1, merge**2, output.shape[1])  # (B·N, C) → (B·N/M², M², C)
@@ -256,6 +256,20 @@ class Absent(nn.Module):
         return first
 
 
+def refuse_remainder(pixels: Tensor, unit: int) -> None:
+    """Refuse images that are not cut into whole squares.
+
+    Raises:
+        EmbedderError: height or width is no multiple of the unit, as `--fit exact` may have it.
+    """
+    height, width = pixels.shape[-2:]
+    if height % unit or width % unit:
+        raise EmbedderError(
+            f"an image of {height}x{width} pixels can't be cut into squares of {unit}x{unit}; "
+            "leave --fit exact out, or give --resolution in multiples of them"
+        )
+
+
 def pack_patches(pixels: Tensor, *, patch: int, merge: int, frames: int) -> Tensor:
     """Returns the patches of images as the Qwen-VL towers take them: [B, 3, H, W] to [B·N, 3·frames·P²].
 
@@ -263,8 +277,9 @@ def pack_patches(pixels: Tensor, *, patch: int, merge: int, frames: int) -> Tens
 
     Source: transformers' `Qwen2VLImageProcessor`.
     """
-    count, colours, height, width = pixels.shape
     unit = merge * patch
+    refuse_remainder(pixels, unit)
+    count, colours, height, width = pixels.shape
     cut = pixels.reshape(count, colours, height // unit, merge, patch, width // unit, merge, patch)
     cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)  # (B, h/M, w/M, M, M, 3, P, P)
     return cut.unsqueeze(6).expand(*cut.shape[:6], frames, patch, patch).reshape(-1, 3 * frames * patch**2)
@@ -275,6 +290,7 @@ def flat_patches(pixels: Tensor, *, patch: int) -> Tensor:
 
     Source: transformers' `Siglip2ImageProcessor`.
     """
+    refuse_remainder(pixels, patch)
     count, colours, height, width = pixels.shape
     cut = pixels.reshape(count, colours, height // patch, patch, width // patch, patch)  # (B, 3, h, P, w, P)
     return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (B, h, w, P, P, 3) → (B, N, P²·3)

@@ -11,7 +11,9 @@ from embedders.timm_encoder import timm_encoder
 from vilt_bench.config import Case, parse_reduction
 from vilt_bench.embedding import ImageBatch, Projection, VisualEmbedder, VisualFeatures, VisualTokens
 from vilt_bench.errors import ConfigError, EmbedderError
+from vilt_bench.meters.meta import building
 from vilt_bench.reduction import AveragePool, PixelShuffle, TokenMerging, reduced
+from vilt_bench.registry import build
 from vilt_bench.testing import check_embedder
 
 
@@ -210,3 +212,10 @@ def test_a_reduction_of_known_weights_says_that_it_is_random() -> None:
         {"projection": nn.Identity()}, kind="linear", hidden_size=8, resolution=(32, 32), weights="known.pth"
     )
     assert reduced(embedder, "perceiver:4").weights == "known.pth, reduction random"
+
+
+def test_a_projection_that_is_made_anew_is_told_to_be_random() -> None:
+    with building():
+        embedder = build("torchvision/resnet18", {}, hidden_size=64)
+    embedder.weights = "known.pth"
+    assert reduced(embedder, "pixel-shuffle:2").weights == "known.pth, projection random"

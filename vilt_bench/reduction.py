@@ -51,6 +51,7 @@ def reduced(embedder: VisualEmbedder, reduce: str) -> VisualEmbedder:
     if STAGE in embedder.stages:
         raise EmbedderError(f"the embedder has a stage {STAGE!r} of its own; leave --reduce {reduce} out")
     stages = dict(embedder.stages.items())
+    drawn = []
     name, number = parse_reduction(reduce)
     *_, (last, projection) = stages.items()
     width = projection.channels if isinstance(projection, Projection) else embedder.hidden_size
@@ -60,13 +61,17 @@ def reduced(embedder: VisualEmbedder, reduce: str) -> VisualEmbedder:
         del stages[last]
         if reducer.channels != width:
             projection = Projection(channels=reducer.channels, hidden_size=embedder.hidden_size)
+            drawn.append(last)
         stages |= {STAGE: stage, last: projection}
     else:
         stages[STAGE] = stage
     embedder.stages = nn.ModuleDict(stages)
     embedder.notes[STAGE] = _NOTES[name].format(number=number)
-    if embedder.weights != "random" and any(True for _ in stage.parameters()):
-        embedder.weights += f", {STAGE} random"
+    if any(True for _ in stage.parameters()):
+        drawn.append(STAGE)
+    if embedder.weights != "random":
+        known = embedder.weights
+        embedder.weights += "".join(f", {each} random" for each in drawn if f"{each} random" not in known)
     return embedder
 
 

@@ -235,3 +235,9 @@ def test_pretrained_without_the_network_is_one_line(monkeypatch: pytest.MonkeyPa
 
 def test_nothing_is_fetched_where_only_shapes_are_wanted() -> None:
     assert isinstance(on_meta("test_vit", pretrained=True).stages["backbone"], nn.Module)
+
+
+def test_an_image_that_is_no_whole_number_of_a_dynamic_models_patches_is_refused() -> None:
+    embedder = on_meta("test_vit", dynamic=True)
+    with pytest.raises(EmbedderError, match="162x160 pixels can't be cut into squares of 16"):
+        embedder(ImageBatch(torch.empty(1, 3, 162, 160, device="meta")))

@@ -382,3 +382,12 @@ def test_towers_run_in_half_precision(dtype: torch.dtype, folder: MakeFolder, im
         embedder = transformers_encoder(model=folder(TINY[name]), hidden_size=8).eval().to(dtype)
         pixels = images.pixels[:, :, :32, :32]
         assert embedder(ImageBatch(pixels.to(dtype))).embeddings.dtype == dtype, name
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-7b", "siglip2-base-patch16-naflex"])
+def test_an_image_that_is_no_whole_number_of_squares_is_refused(name: str) -> None:
+    with building():
+        embedder = registry.build(f"transformers/{name}", {}, hidden_size=64)
+        unit = embedder.size_divisor
+        with pytest.raises(EmbedderError, match=rf"{4 * unit + 2}x{4 * unit} pixels can't be cut into squares"):
+            embedder(ImageBatch(torch.empty(1, 3, 4 * unit + 2, 4 * unit, device="meta")))
