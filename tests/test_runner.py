@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vilt_bench.config import Case, ViltConfig
-from vilt_bench.errors import EmbedderError
+from vilt_bench.errors import CheckpointError, EmbedderError
 from vilt_bench.meters.fake import FakeTime, scripted_forward
 from vilt_bench.meters.time import HostTimer
 from vilt_bench.runner import (
@@ -150,6 +150,14 @@ def test_inspecting_counts_what_running_counts():
     assert [(each.name, each.output, each.parameters, each.flops) for each in stages] == [
         (each.name, each.output, each.parameters, each.flops) for each in runner.count()[0]
     ]
+
+
+def test_inspecting_does_not_load_weights_but_tells_whether_they_are_there(tmp_path):
+    case = tiny_case(options={"weights": str(tmp_path / "w.pth")}, images=("synthetic",))
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        inspect(case)
+    (tmp_path / "w.pth").touch()
+    assert inspect(case)[0].visual_weights == f"{tmp_path / 'w.pth'}, not loaded"
 
 
 def test_tokens_of_another_width_are_refused():

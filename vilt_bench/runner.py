@@ -6,6 +6,7 @@ When to stop is decided elsewhere (`sweep`): a `Runner` makes one block whenever
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from vilt_bench import registry
 from vilt_bench.config import SYNTHETIC, Case, label
 from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_counts
 from vilt_bench.environment import prepare_threads, resolve_device
-from vilt_bench.errors import EmbedderError, ViltBenchError
+from vilt_bench.errors import CheckpointError, EmbedderError, ViltBenchError
 from vilt_bench.inputs import Inputs, make_inputs
 from vilt_bench.meters.flops import count_flops
 from vilt_bench.meters.memory import measure_memory
@@ -306,7 +307,11 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
     Raises:
         EmbedderError: the embedder is unknown, broken, can't run on the meta device, or refuses options or input.
         InputError: the resolution does not fit.
+        CheckpointError: there is no such file of weights.
     """
+    weights = case.options.get("weights")
+    if isinstance(weights, str) and weights and not os.path.isfile(weights):
+        raise CheckpointError(f"weights={weights}: there is no such file; give the path of a checkpoint")
     inputs = _inputs(
         # For native sizes those of the photographs; else noise of the resolution.
         replace(case, preprocessing=False, images=case.images if case.fit == "native" else (SYNTHETIC,)),
@@ -320,7 +325,10 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
             f"{label(case)} can't run on the meta device ({type(error).__name__}: {first_line(error)}); "
             f"'vilt-bench run --embedder {label(case)}' measures it for real"
         ) from error
-    return facts(case, model, inputs, observer), list_stages(observer, flops, {})
+    told = facts(case, model, inputs, observer)
+    if weights:
+        told = replace(told, visual_weights=f"{weights}, not loaded")
+    return told, list_stages(observer, flops, {})
 
 
 def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
