@@ -1,4 +1,5 @@
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def test_packages_bring_presets(make_plugin: Callable[..., None], tmp_path: Path
 def test_what_models_use_can_be_read_where_it_is_said() -> None:
     timm, transformers = pytest.importorskip("timm"), pytest.importorskip("transformers")
     entries, tags = used_by_models(), timm.list_pretrained()
+    towers = json.loads((Path(__file__).parents[1] / "embedders" / "towers.json").read_text())
     assert len(entries) > 15
     for used in entries:
         library, _, rest = used.evidence.partition(" ")
@@ -67,6 +69,9 @@ def test_what_models_use_can_be_read_where_it_is_said() -> None:
             assert rest.removeprefix("weights ") in tags, used
         elif library == "transformers":
             assert rest in dir(transformers), used  # known without importing it
+        elif library == "configuration":
+            tower = used.embedder.removeprefix("transformers/").partition(",")[0]
+            assert rest == f"of {towers[tower]['hub']}", used
         else:
             assert used.evidence == "ViLT paper, section 3.1"
 
