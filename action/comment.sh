@@ -2,7 +2,8 @@
 # Keeps one comment on the pull request up to date; where that can't be done, says so and does not fail.
 #
 # NAME             of this gate
-# REPORT           folder that has report.md
+# REPORT           folder that has report.md, if anything was compared
+# EXIT_CODE        of vilt-bench
 # PULL_REQUEST     its number; empty if this is none
 # HEAD_REPOSITORY  where its branch lies
 # GH_TOKEN         for gh
@@ -14,7 +15,6 @@ skip() {
 }
 
 [[ -n $PULL_REQUEST ]] || skip "this is no pull request"
-[[ -s $REPORT/report.md ]] || skip "nothing was compared"
 [[ $NAME =~ ^[A-Za-z0-9._-]+$ ]] || skip "the gate's name may have letters, digits, dots, dashes only"
 [[ $HEAD_REPOSITORY == "$GITHUB_REPOSITORY" ]] || skip "pull requests of forks have a token that may only read"
 command -v gh >/dev/null || skip "there is no gh on this runner"
@@ -23,9 +23,16 @@ export GH_HOST=${GITHUB_SERVER_URL#*://} GH_ENTERPRISE_TOKEN=$GH_TOKEN
 comments=repos/$GITHUB_REPOSITORY/issues/$PULL_REQUEST/comments
 marker="<!-- vilt-bench gate: $NAME -->"
 body=$REPORT/comment.md
+compared=true
 {
   echo "$marker"
-  tail -n +2 "$REPORT/report.md" # without its own marker, which is equal for all gates
+  if [[ -s $REPORT/report.md ]]; then
+    tail -n +2 "$REPORT/report.md" # without its own marker, which is equal for all gates
+  else
+    compared=false
+    printf '\n### 🟣 Nothing was compared\n\nThe run of %s ended with exit code %s: ' "$GITHUB_SHA" "$EXIT_CODE"
+    [[ $EXIT_CODE == 4 ]] && echo "there is no baseline." || echo "it could not be measured; the job's log says why."
+  fi
 } >"$body"
 if (($(wc -c <"$body") > 65000)); then # GitHub takes 65,536 characters
   short=$(sed '/<details>/,$d' "$body")
@@ -36,6 +43,7 @@ if ! found=$(gh api --paginate "$comments?per_page=100" --jq ".[] | select(.body
   skip "the comments can't be read; does the job have the permission pull-requests: write?"
 fi
 mine=${found%%$'\n'*}
+[[ -n $mine || $compared == true ]] || skip "nothing was compared" # but what an earlier run has said must not stay
 if [[ -n $mine ]]; then
   request=(--method PATCH "repos/$GITHUB_REPOSITORY/issues/comments/$mine")
 else

@@ -7,7 +7,7 @@ set -euo pipefail
 
 case "$EXIT_CODE" in
   0) exit 0 ;;
-  1) say="slower than the baseline" ;;
+  1) say="slower than the baseline, or lacking what it has" ;;
   2) say="could not be measured: see the error above" ;;
   3) say="could not be decided: see what the report says of noise" ;;
   4)

@@ -1,5 +1,6 @@
 """The other side out of git: real repositories, real environments."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,9 @@ def test_outside_of_a_repository_there_is_no_reference(tmp_path, monkeypatch):
 
 def answer(contender, code):
     command = [contender.python, *contender.flags, "-c", code]
-    return subprocess.run(command, cwd=contender.folder, check=True, capture_output=True, text=True).stdout.strip()
+    variables = {**os.environ, **contender.variables}
+    done = subprocess.run(command, cwd=contender.folder, env=variables, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def test_the_other_side_has_the_modules_of_its_commit_and_the_packages_of_this_environment(repository):
@@ -106,3 +109,40 @@ def test_what_can_not_be_installed_is_refused_in_one_line_and_not_kept(repositor
 def test_the_interpreter_is_of_the_same_version(repository):
     commit(repository)
     assert answer(contender_at("main"), "import sys; print(sys.version)") == sys.version
+
+
+def test_a_path_of_pythons_into_the_repository_leads_to_what_the_reference_has(repository, monkeypatch):
+    Path("src").mkdir()
+    Path("src/my_embedder.py").write_text("ROWS = 0")
+    commit(repository)
+    Path("src/my_embedder.py").write_text("ROWS = 7")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path("src").resolve()), "/nowhere"]))
+    contender = contender_at("main")
+    assert answer(contender, "import my_embedder; print(my_embedder.ROWS)") == "0"
+    assert answer(contender, "import sys; print('/nowhere' in sys.path)") == "True"
+
+
+def test_a_folder_that_the_reference_lacks_is_told(repository, monkeypatch):
+    commit(repository, my_embedder="ROWS = 0")
+    Path("new").mkdir()
+    monkeypatch.chdir("new")
+    with pytest.raises(ConfigError, match="main has no folder new"):
+        contender_at("main")
+
+
+def test_worktrees_whose_folder_is_away_are_left_alone(repository, tmp_path):
+    commit(repository, my_embedder="ROWS = 0")
+    repository("worktree", "add", "--detach", "--quiet", str(tmp_path / "mine"))
+    (tmp_path / "mine").rename(tmp_path / "away")
+    contender_at("main")
+    assert str(tmp_path / "mine") in repository("worktree", "list")
+
+
+def test_hooks_do_not_run_while_the_other_side_is_built(repository, tmp_path):
+    commit(repository, my_embedder="ROWS = 0")
+    hook = Path(".git/hooks/post-checkout")
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+    hook.chmod(0o755)
+    contender_at("main")
+    assert not (tmp_path / "ran").exists()

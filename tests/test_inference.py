@@ -151,3 +151,16 @@ def test_detectable_grows_with_noise_and_drift():
     quiet, noisy, drifting = wall(0.0), wall(0.0, error=0.02), wall(0.0, drift=0.15)
     quiet_s, noisy_s, drifting_s = (each.detectable(tolerance=0.025, error=0.005) for each in (quiet, noisy, drifting))
     assert 0.025 < quiet_s < noisy_s < 0.15 < drifting_s
+
+
+def test_an_interval_beyond_the_tolerance_that_is_not_sure_enough_says_so():
+    seen = verdict(wall(0.2, 0.05, freedom=4))
+    assert seen.verdict == "inconclusive"
+    assert "probably slower" in seen.reason
+    assert "is asked for" in seen.reason
+    assert "straddles" not in seen.reason
+
+
+def test_less_cpu_time_is_no_improvement_where_wall_time_may_have_grown():
+    seen = verdict(wall(-0.001, 0.15), Evidence("cpu_time", -0.2, 0.001, 9, 12))
+    assert seen.verdict == "inconclusive"

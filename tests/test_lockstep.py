@@ -12,6 +12,7 @@ from vilt_bench.config import Case, ViltConfig
 from vilt_bench.errors import ConfigError, EmbedderError, MeasurementError, UnknownEmbedderError
 from vilt_bench.lockstep import LOOKS, SAMPLE_TURNS, Contender, Pair, decide, gate, judge_pairs, pairs_of
 from vilt_bench.records import Conditions, Environment, Failure, Model, Series, Stage, Times
+from vilt_bench.report.verdicts import exit_code
 from vilt_bench.sweep import WorkerFailedError
 
 TINY = ViltConfig(hidden_size=32, layers=1, heads=2, mlp_size=64)
@@ -37,12 +38,16 @@ class Script:
     parameters: dict[str, int] = field(default_factory=lambda: {"baseline": 1, "candidate": 1})
     speaks: int = protocol.VERSION
     throttled: str | None = None
+    origin: str | None = None
+    options: dict = field(default_factory=dict)
     rng: random.Random = field(default_factory=lambda: random.Random(3))
 
     def play(self, **options):
         start = {side: lambda side=side: self._start(side) for side in self.pass_s}
         return gate(
-            Case("patch32"), Contender("main"), start=start, clock=lambda: self.now_s, **{"max_time_s": 600, **options}
+            **{"case": Case("patch32"), "baseline": Contender("main"), "max_time_s": 600, **options},
+            start=start,
+            clock=lambda: self.now_s,
         )
 
     def _start(self, side):
@@ -74,7 +79,8 @@ class ScriptedPlayer:
                 return protocol.Welcome(script.speaks, "0.1.0", f"/{self.side}")
             case protocol.Prepare():
                 script.now_s += script.start_s / 2
-                return protocol.Prepared("2026-01-01T00:00:00+00:00", 0.5, 0.1, ENVIRONMENT, MODEL)
+                script.options = dict(self.sent.case.options)
+                return protocol.Prepared("2026-01-01T00:00:00+00:00", 0.5, 0.1, ENVIRONMENT, MODEL, script.origin)
             case protocol.Count():
                 stages = tuple(
                     Stage(name, "visual_embedder", "[]", script.parameters[self.side])
@@ -94,7 +100,7 @@ class ScriptedPlayer:
                 reasons = None if script.throttled is None else (script.throttled,)
                 return protocol.Finished(Conditions(throttle_reasons=reasons))
 
-    def close(self):
+    def close(self, within_s=0):
         pass
 
     def kill(self):
@@ -181,12 +187,13 @@ def test_a_baseline_that_fails_at_once_is_an_error():
 
 
 @pytest.mark.parametrize("request_name", ["Sample", "Finish"])
-def test_a_baseline_that_fails_later_is_missing_and_what_was_measured_is_kept(request_name):
+def test_a_baseline_that_fails_later_leaves_it_undecided_and_what_was_measured_is_kept(request_name):
     script = Script()
     script.break_at["baseline", request_name, 1] = WorkerFailedError(Failure("crashed", "gone"))
     outcome = script.play()
-    assert (outcome.comparison.verdict, outcome.comparison.total.missing_from) == ("missing", "baseline")
+    assert outcome.comparison.verdict == "inconclusive"
     assert outcome.comparison.total.reason == "the baseline failed: gone"
+    assert exit_code([outcome.comparison], "pass") == 3
     assert outcome.runs[0].failure == Failure("crashed", "gone")
 
 
@@ -226,6 +233,29 @@ def test_gated_stages_share_the_error_with_the_whole():
     pairs = [simulate_pair(rng, QUIET, slowdown=0.035) for _ in range(8)]
     whole_alone = judge_pairs(pairs, tolerance=0.025, gated="total", error=0.01)[0]
     assert judge_pairs(pairs, tolerance=0.025, gated="stages", error=0.02)[0] == whole_alone
+
+
+def test_a_side_that_imports_what_the_other_side_is_is_refused(tmp_path):
+    script = Script(origin=str(tmp_path / "src" / "my_embedder.py"))
+    own = Contender("main", apart_from=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"baseline \(main\) imported .*my_embedder.py, which is not what"):
+        script.play(baseline=own)
+    installed = Script(origin=str(tmp_path / ".venv" / "site-packages" / "my_embedder.py"))
+    assert installed.play(baseline=own).comparison.verdict == "unchanged"
+
+
+def test_an_embedder_that_both_sides_share_is_told():
+    notes = Script(origin="/here/my_embedder.py").play().comparison.notes
+    assert any("Both sides take the embedder from /here/my_embedder.py" in note for note in notes)
+
+
+def test_an_option_is_no_path_though_there_be_a_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "large").touch()
+    (tmp_path / "w.pth").touch()
+    script = Script()
+    script.play(case=Case("a:b", options={"size": "large", "weights": "w.pth"}), baseline=Contender("main", folder="/"))
+    assert script.options == {"size": "large", "weights": str(tmp_path / "w.pth")}
 
 
 def test_ctrl_c_late_in_a_pair_counts_that_pair():

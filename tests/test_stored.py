@@ -265,6 +265,92 @@ def test_the_baseline_of_a_gate_is_no_newest_measurement(session):
     assert newest(sides) == ([sides[1]], [])
 
 
+def test_nothing_is_its_own_baseline(session):
+    rng = random.Random(27)
+    old, new = (session(rng, started_at=f"2026-11-{day}T03:55:00+00:00") for day in (20, 22))
+    assert newest([old, new], like=[new]) == ([old], [])
+    with pytest.raises(RecordError, match="is on both sides"):
+        compare([old, new], [new])
+
+
+def test_a_run_that_is_named_twice_counts_once(session):
+    rng = random.Random(28)
+    baseline, candidate = session(rng, trials=3), session(rng, trials=3)
+    assert compare([baseline] * 4, [candidate] * 4) == compare([baseline], [candidate])
+
+
+def test_several_cases_share_the_probability_of_a_false_alarm(session):
+    rng = random.Random(29)
+    cases = [Case(f"a:{name}") for name in "bcdefghijk"]
+    baseline, candidate = ([session(rng, case=case) for case in cases] for _ in range(2))
+    assert [each.error for each in compare_all(baseline, candidate)] == pytest.approx([0.001] * 10)
+    alone = compare([baseline[0]], [candidate[0]])
+    assert alone.error == 0.01
+
+
+@pytest.mark.slow
+def test_false_alarms_of_ten_stages_and_ten_cases_stay_below_one_in_a_hundred(session):
+    rng = random.Random(30)
+    wrong = dict.fromkeys(["stages", "cases"], 0)
+    for _ in range(300):
+        history = [session(rng, spread=0.04, trials=3) for _ in range(8)]
+        sides = [[session(rng, spread=0.04, trials=5)] for _ in range(2)]
+        wrong["stages"] += compare(*sides, history=history, gated="stages").verdict == "regressed"
+        cases = [Case(f"a:{name}") for name in "bcdef"]
+        many = [[session(rng, spread=0.04, trials=5, case=case) for case in cases] for _ in range(2)]
+        known = [session(rng, spread=0.04, trials=3, case=case) for _ in range(8) for case in cases]
+        wrong["cases"] += any(each.verdict == "regressed" for each in compare_all(*many, history=known))
+    assert max(wrong.values()) <= 6
+
+
+def test_sessions_of_other_settings_tell_nothing_of_the_drift(session):
+    rng = random.Random(31)
+    where = session(rng).environment
+    history = [session(rng, spread=0.005, load=0.01) for _ in range(8)]
+    other = dataclasses.replace(where, threads=1, versions={**where.versions, "torch": "1.0"})
+    disturbing = [session(rng, spread=0.5, environment=other) for _ in range(8)]
+    sides = [[session(rng, spread=0.005, load=0.01)] for _ in range(2)]
+    found = compare(*sides, history=history)
+    assert compare(*sides, history=[*history, *disturbing]) == found
+
+
+def test_a_record_of_the_future_is_refused(session):
+    rng = random.Random(32)
+    with pytest.raises(RecordError, match="in the future"):
+        newest([session(rng, started_at="2199-01-01T00:00:00+00:00"), session(rng)])
+
+
+def test_a_record_that_does_not_tell_its_machine_is_refused(session):
+    rng = random.Random(33)
+    with pytest.raises(RecordError, match="does not tell its machine"):
+        compare([session(rng, environment=None)], [session(rng, environment=None)])
+
+
+def test_a_stage_without_a_time_has_no_verdict_and_hides_no_other(session):
+    rng = random.Random(34)
+    baseline, candidate = session(rng, load=0.01), session(rng, load=0.01, slowdown=0.9)
+    trials = []
+    for each in candidate.trials:
+        stages = dict(each.samples.stages)
+        first = next(iter(stages))
+        stages[first] = Times(wall_time_s=(0.0,) * 10, cpu_time_s=(0.0,) * 10)
+        trials.append(dataclasses.replace(each, samples=dataclasses.replace(each.samples, stages=stages)))
+    seen = compare([baseline], [dataclasses.replace(candidate, trials=tuple(trials))])
+    assert seen.verdict == "regressed"
+    assert seen.stages[0].verdict == "inconclusive"
+
+
+def test_times_over_hundreds_of_decades_are_no_traceback(session):
+    rng = random.Random(35)
+    values = (1e-300, 1e300, 1.0)
+    trials = tuple(
+        dataclasses.replace(each, samples=Series(Times(wall_time_s=(value,) * 3)))
+        for each, value in zip(session(rng).trials, values, strict=False)
+    )
+    run = session(rng)
+    assert compare([run], [dataclasses.replace(session(rng), trials=trials)]).verdict == "inconclusive"
+
+
 def test_of_a_folder_the_newest_measurement_counts(session):
     rng = random.Random(21)
     runs = [session(rng, started_at=f"2026-11-{day}T03:55:00+00:00") for day in (20, 24, 22)]

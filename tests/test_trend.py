@@ -107,6 +107,29 @@ def test_candidates_of_gates_and_runs_with_calm_threads_have_histories_of_their_
     assert lines["3"].endswith("OMP_WAIT_POLICY=PASSIVE · candidates of gates")
 
 
+def test_a_machine_that_is_measured_no_more_neither_hides_nor_alarms(make_run, tmp_path, capsys) -> None:
+    where = make_run().environment
+    retired = records.dataclasses.replace(where, fingerprint="beef")
+    for day in range(1, 13):
+        store.save(
+            make_run(run_id=f"old-{day}", started_at=f"2026-01-{day:02}T00:00:00+00:00", environment=retired), tmp_path
+        )
+    for day in range(1, 7):
+        store.save(make_run(run_id=f"new-{day}", started_at=f"2026-02-{day:02}T00:00:00+00:00"), tmp_path)
+    assert [case.fingerprint for case in history(tmp_path).current()] == [where.fingerprint]
+    assert main(["history", "check", str(tmp_path)]) == 3
+    assert "beef" in capsys.readouterr().out
+    assert len(history(tmp_path).current(newest=40)) == 1
+
+
+def test_one_folder_may_be_empty_but_not_all(make_run, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    store.save(make_run(), tmp_path / "new")
+    assert history(tmp_path / "empty", tmp_path / "new").records == 1
+    with pytest.raises(RecordError, match="no record in folder"):
+        history(tmp_path / "empty", tmp_path / "empty")
+
+
 def test_runs_stand_in_order_of_their_commits_or_as_they_were_made(make_run, tmp_path) -> None:
     backfilled = Source(commit(0), None, False, "2026-01-01T00:00:00+00:00")
     store.save(make_run(run_id="second", started_at="2026-05-01T00:00:00+00:00"), tmp_path)

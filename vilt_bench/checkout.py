@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 import venv
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
@@ -73,32 +75,63 @@ def contender_at(reference: str, *, report: Callable[[str], None] = lambda _: No
     """
     commit = resolve(reference)
     here = PurePosixPath(_git("rev-parse", "--show-prefix").strip())
-    # Another interpreter, or another place of its packages, is another layer.
-    key = hashlib.sha256("\0".join([sys.executable, sys.version, *_packages()]).encode()).hexdigest()[:12]
+    root = Path(_git("rev-parse", "--show-toplevel").strip())
+    # Another interpreter, another place of its packages, or another version of one, is another layer.
+    installed = sorted(path.name for folder in _packages() for path in Path(folder).glob("*.dist-info"))
+    told = [sys.executable, sys.version, *_packages(), *installed]
+    key = hashlib.sha256("\0".join(told).encode()).hexdigest()[:12]
     home = _cache() / f"{commit[:12]}-{key}"
     if not (home / READY).exists():
         begin = time.monotonic()
         report(f"building {reference} ({commit[:12]}) in {home}")
-        shutil.rmtree(home, ignore_errors=True)
+        half = home.with_name(f".{home.name}-{uuid.uuid4().hex[:8]}")  # others may build the same
         try:
-            _build(commit, home)
-        except BaseException:
+            _build(commit, half)
             shutil.rmtree(home, ignore_errors=True)
-            raise
+            with suppress(OSError):  # another was faster
+                half.rename(home)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
         report(f"built in {time.monotonic() - begin:.0f} s")
+    source = home / "source"
+    folder = source / here
+    if not folder.is_dir():
+        raise ConfigError(f"--baseline-ref {reference} has no folder {here}; run it where both sides have one")
     python = home / "environment" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    return Contender(reference, str(python), folder=str(home / "source" / here), versions=(f"commit {commit[:12]}",))
+    return Contender(
+        reference,
+        str(python),
+        folder=str(folder),
+        versions=(f"commit {commit[:12]}",),
+        variables=_python_path(root, source),
+        apart_from=str(root),
+    )
+
+
+def _python_path(root: Path, source: Path) -> dict[str, str]:
+    """Returns PYTHONPATH with what lies in the repository as the reference has it; relative entries are so anyway."""
+    entries = os.environ.get("PYTHONPATH")
+    if not entries:
+        return {}
+
+    def there(entry: str) -> str:
+        path = Path(entry).resolve()
+        inside = os.path.isabs(entry) and path.is_relative_to(root.resolve())
+        return str(source / path.relative_to(root.resolve())) if inside else entry
+
+    return {"PYTHONPATH": os.pathsep.join(map(there, entries.split(os.pathsep)))}
 
 
 def _build(commit: str, home: Path) -> None:
-    source, environment = home / "source", home / "environment"
+    tree, environment = home / "worktree", home / "environment"
     home.mkdir(parents=True)
-    _git("worktree", "add", "--quiet", "--force", "--detach", str(source), commit)
+    _git("-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--quiet", "--detach", str(tree), commit)
     try:
-        _install(source, environment)
+        _install(tree, environment)
+        (tree / ".git").rename(home / "git")  # needed until now: some packages ask git for their version
+        tree.rename(home / "source")
     finally:
-        (source / ".git").unlink(missing_ok=True)  # no trace is left in the user's repository
-        _git("worktree", "prune")
+        _git("worktree", "remove", "--force", str(tree))  # no trace is left in the user's repository
     (home / READY).touch()
 
 

@@ -48,8 +48,8 @@ class StageVerdict:
     """The clock that the ratio is of: `wall_time`, `cpu_time` or `device_time`."""
     reason: str
     """Why, in a short phrase: `slower by 6.1%, beyond the tolerance of 2.5%`."""
-    missing_from: SideName | None = None
-    """Which side lacks it, where the verdict is `missing`."""
+    missing_from: SideName | Literal["both"] | None = None
+    """Which side lacks it, where the verdict is `missing`; `both`: it could not be measured."""
 
 
 @dataclass(frozen=True)

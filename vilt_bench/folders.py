@@ -16,6 +16,10 @@ _AT_ONCE = 128
 """Files that are fetched together: remote file systems fetch them side by side."""
 
 
+class EmptyFolderError(RecordError):
+    """A folder is there, but no record in it."""
+
+
 def read_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[str, bytes | RecordError]]:
     """Returns the name and content of each record in a folder, subfolders included, by name; or why it can't be read.
 
@@ -24,13 +28,14 @@ def read_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[str, bytes | R
 
     Raises:
         ConfigError: what reads such a URL is not installed, or the folder can't be reached.
-        RecordError: there is no such folder, or no record in it.
+        EmptyFolderError: there is no record in it.
+        RecordError: there is no such folder.
     """
     text = os.fspath(folder)
     found = _remote(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)", text) else _local(Path(text))
     first = next(found, None)
     if first is None:
-        raise RecordError(f"no record in folder {text}; 'vilt-bench run --output FOLDER' saves one")
+        raise EmptyFolderError(f"no record in folder {text}; 'vilt-bench run --output FOLDER' saves one")
     yield first
     yield from found
 

@@ -20,7 +20,9 @@ LEAST_UNITS = 3
 POWER = 0.95
 """What is detectable is found so often."""
 ALONE = 4.0
-"""Where only the CPU's clock is steady enough for `unchanged`, wall time must be below so many tolerances."""
+"""Where the CPU's clock alone says `unchanged` or `improved`, wall time must lie below so many tolerances."""
+FARTHEST = 50.0
+"""Of a logarithm that is told as a ratio: farther off there is no latency."""
 NEGLIGIBLE = 0.1
 """A stage that can have added no more than this share of the tolerance to the whole has not changed."""
 
@@ -101,7 +103,7 @@ def smallest_found(
     # The estimated spread varies too: to first order by 1 / (2 degrees of freedom) of its square.
     by_chance = drift + spread * (critical + reach * math.sqrt(1 + critical**2 / (2 * freedom)))
     by_tolerance = math.log1p(tolerance) + reach * spread
-    return math.expm1(max(by_chance, by_tolerance))
+    return _exp(max(by_chance, by_tolerance)) - 1
 
 
 def turn_logs(before: Sequence[float], after: Sequence[float]) -> list[float]:
@@ -219,19 +221,20 @@ def _verdict(
     allowed = f"the tolerance of {100 * tolerance:.3g}%"
 
     def say(verdict: Verdict, evidence: Evidence, reason: str) -> StageVerdict:
-        ratio = Ratio(math.exp(evidence.estimate), math.exp(evidence.low), math.exp(evidence.high), evidence.units)
+        ratio = Ratio(_exp(evidence.estimate), _exp(evidence.low), _exp(evidence.high), evidence.units)
         return replace(nothing, verdict=verdict, ratio=ratio, channel=evidence.channel, reason=reason)
 
     up, down = _beyond(subject, tolerance, slower=True), _beyond(subject, tolerance, slower=False)
     if up is not None and slower <= error and (up is first or first.high >= limit):
         return say("regressed", up, f"slower by {_percent(up.estimate)} (p {slower:.2g}), beyond {allowed}")
-    if down is not None and faster <= error and first.estimate < 0:
+    bearable = first.high <= math.log1p(ALONE * tolerance)
+    if down is not None and faster <= error and first.estimate < 0 and bearable:
         return say("improved", down, f"faster by {_percent(-math.expm1(down.estimate), plain=True)} (p {faster:.2g})")
     if first.high < limit:
         aside = f"; {_word(up.channel)} is up by {_percent(up.estimate)}" if up is not None and slower <= error else ""
         return say("unchanged", first, f"at most {_signed(first.high)}, within {allowed}{aside}")
     steady = next((each for each in subject.evidence[1:] if each.high < limit), None)
-    if steady is not None and first.estimate <= limit and first.high <= math.log1p(ALONE * tolerance):
+    if steady is not None and first.estimate <= limit and bearable:
         return say(
             "unchanged",
             steady,
@@ -241,24 +244,32 @@ def _verdict(
     if (
         whole_s
         and subject.baseline_s
-        and subject.baseline_s * math.expm1(first.high) < NEGLIGIBLE * tolerance * whole_s
+        and subject.baseline_s * (_exp(first.high) - 1) < NEGLIGIBLE * tolerance * whole_s
     ):
         return say("unchanged", first, "too small to matter to the whole")
     clearest = min(subject.evidence, key=lambda each: each.half_width)
     because = "drift of the machine" if clearest.drift > clearest.half_width / 2 else "noise"
+    interval = f"{_signed(clearest.low)} to {_signed(clearest.high)}"
+    if clearest.low <= limit:
+        return say("inconclusive", clearest, f"{because}: {interval} straddles {allowed}")
+    if up is None or slower > error:
+        sure = f"not sure enough (p {slower:.2g}, {error:.2g} is asked for)"
+        return say("inconclusive", clearest, f"probably slower, {interval}, beyond {allowed}, but {sure}")
     return say(
-        "inconclusive",
-        clearest,
-        f"{because}: {_signed(clearest.low)} to {_signed(clearest.high)} straddles {allowed}",
+        "inconclusive", clearest, f"{_word(clearest.channel)} is up, {interval}; {_word(first.channel)} may not be"
     )
 
 
+def _exp(log: float) -> float:
+    return math.exp(max(-FARTHEST, min(FARTHEST, log)))
+
+
 def _percent(log: float, *, plain: bool = False) -> str:
-    return f"{100 * (log if plain else math.expm1(log)):.1f}%"
+    return f"{100 * (log if plain else _exp(log) - 1):.1f}%"
 
 
 def _signed(log: float) -> str:
-    return f"{100 * math.expm1(log):+.1f}%"
+    return f"{100 * (_exp(log) - 1):+.1f}%"
 
 
 def _word(channel: str) -> str:

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from vilt_bench import errors, protocol
 from vilt_bench.comparison import Comparison, Gate, Side, SideName, StageVerdict
@@ -31,7 +32,7 @@ from vilt_bench.records import SLOWDOWNS, Run, Series, Times, Trial
 from vilt_bench.source import read_source
 from vilt_bench.statistics import WHOLE
 from vilt_bench.stored import TOLERANCE, check_tolerance, count_changes, share_of_error, software_differences
-from vilt_bench.sweep import Clock, Draft, Worker, WorkerFailedError, join_times
+from vilt_bench.sweep import BYE_S, Clock, Draft, Worker, WorkerFailedError, join_times
 
 ERROR = 0.005
 """Of a false alarm, over all clocks and looks."""
@@ -49,6 +50,9 @@ LEAST_SAMPLING_S = 1.0
 LEAST_TURNS = 5
 """A pair that was cut off earlier is not judged."""
 LONGEST_S = 86_400.0
+INSTALLED = ("site-packages", "dist-packages")
+"""Names of the folders that installed packages lie in."""
+LEAST_BYE_S = 0.5
 ENDING_S, ENDING_SHARE = 3.0, 0.05
 """Kept for ending the processes, at most; and at most this share of the time."""
 CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -74,8 +78,8 @@ class Player(Protocol):
     def receive(self, expected: type[ReplyT]) -> ReplyT:
         """Returns the reply to what was sent."""
 
-    def close(self) -> None:
-        """Let it end."""
+    def close(self, within_s: float = BYE_S) -> None:
+        """Let it end by itself in that time."""
 
     def kill(self) -> None:
         """End it now."""
@@ -94,6 +98,10 @@ class Contender:
     """Where its processes run and look for modules first; `None`: here."""
     versions: tuple[str, ...] = ()
     """What tells it from the other, such as a commit."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of its processes' environment, where they differ from this process's."""
+    apart_from: str | None = None
+    """A folder that its modules must not come from, unless they are installed in it: that would be the other side."""
 
     def start(self) -> Worker:
         """Returns a fresh process of this installation.
@@ -102,12 +110,15 @@ class Contender:
             ConfigError: there is no such interpreter.
         """
         try:
-            return Worker(self.python, self.flags, self.folder, {**CALM, **os.environ})
+            return Worker(self.python, self.flags, self.folder, {**CALM, **os.environ, **self.variables})
         except OSError as error:
             raise ConfigError(
                 f"{self.python} can't be started ({(error.strerror or str(error)).lower()}); "
                 "expected an interpreter such as .venv/bin/python"
             ) from None
+
+
+HERE = Contender("this installation")
 
 
 @dataclass(frozen=True)
@@ -179,6 +190,8 @@ class Book:
     draft: Draft
     package: str = ""
     location: str = ""
+    origin: str | None = None
+    """Where the embedder came from."""
 
 
 class _OverError(Exception):
@@ -304,7 +317,22 @@ class _Match:
             trials[side] = Trial(len(draft.trials), prepared.started_at)
             draft.environment = draft.environment or prepared.environment
             draft.model = draft.model or prepared.model
+            self.books[side].origin = prepared.origin
+            self._check_origin(side)
         return trials
+
+    def _check_origin(self, side: SideName) -> None:
+        """Refuse a side that has imported what the other side is."""
+        book = self.books[side]
+        own = book.contender.apart_from
+        for path in (book.location, book.origin):
+            if own is None or not path or any(name in Path(path).parts for name in INSTALLED):
+                continue
+            if Path(path).resolve().is_relative_to(Path(own).resolve()):
+                raise ConfigError(
+                    f"{side} ({book.contender.name}) imported {path}, which is not what the reference has; an editable "
+                    "install or a path of Python's leads there: install the package without --editable"
+                )
 
     def _greet(self, side: SideName, player: Player) -> None:
         book = self.books[side]
@@ -365,7 +393,7 @@ class _Match:
             player.kill()
             raise
         finally:
-            player.close()
+            player.close(min(BYE_S, max(LEAST_BYE_S, (self.budget_s - self.spent_s) / 2)))
 
     @contextmanager
     def _watchdog(self, players: Sequence[Player]) -> Iterator[None]:
@@ -443,7 +471,7 @@ def gate(
     if not (math.isfinite(max_time_s) and 0 < max_time_s <= LONGEST_S):
         raise ConfigError(f"--max-time must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}")
     check_images(case.images)
-    contenders = {BASELINE: baseline, CANDIDATE: candidate or Contender("this installation")}
+    contenders = {BASELINE: baseline, CANDIDATE: candidate or HERE}
     match = _Match(
         case=case if baseline.folder is None else _anchored(case),
         books={side: Book(contender, Draft(case)) for side, contender in contenders.items()},
@@ -463,7 +491,9 @@ def gate(
         if failed == BASELINE and not match.books[BASELINE].draft.trials:
             raise MeasurementError(f"baseline ({baseline.name}) failed: {problem.failure.message}") from None
         where = f" in {problem.failure.stage}" if problem.failure.stage else ""
-        total = _missing(f"the {failed} failed{where}: {problem.failure.message}", failed)
+        reason = f"the {failed} failed{where}: {problem.failure.message}"
+        # A candidate that fails has lost something; without a baseline there is nothing that it could have lost.
+        total = _missing(reason, failed) if failed == CANDIDATE else _undecided(reason)
         stages = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)[0][1]
     except KeyboardInterrupt:  # while judging
         match.interrupted = True
@@ -471,8 +501,33 @@ def gate(
     return _outcome(match, case, (total, stages), tolerance, gated, error, started_at=started_at)
 
 
-def _missing(reason: str, lacking: SideName) -> StageVerdict:
+def unmeasured(
+    case: Case, baseline: Contender, candidate: Contender | None, reason: str, *, tolerance: float, gated: Gate
+) -> Comparison:
+    """Returns what is told of a case that could not be measured, beside others that could."""
+    return Comparison(
+        case=case,
+        method="lockstep",
+        baseline=Side(baseline.name, versions=baseline.versions),
+        candidate=Side((candidate or HERE).name),
+        environment=None,
+        total=_missing(f"it could not be measured: {reason}", "both"),
+        stages=(),
+        counts=(),
+        tolerance=tolerance,
+        error=ERROR,
+        gate=gated,
+        detectable=None,
+        spent_s=None,
+    )
+
+
+def _missing(reason: str, lacking: Literal["baseline", "candidate", "both"]) -> StageVerdict:
     return StageVerdict(WHOLE, "missing", None, None, None, "", reason, lacking)
+
+
+def _undecided(reason: str) -> StageVerdict:
+    return StageVerdict(WHOLE, "inconclusive", None, None, None, "", reason)
 
 
 def decide(
@@ -642,6 +697,8 @@ def _notes(match: _Match, total: StageVerdict) -> Iterator[str]:
         yield f"Interrupted: the verdict is that of the {len(match.pairs)} pairs of processes until then."
     if before.location and before.location == after.location and before.contender.python == after.contender.python:
         yield "Both sides are the same installation: what differs is noise."
+    elif before.origin and before.origin == after.origin:
+        yield f"Both sides take the embedder from {before.origin}: what differs between them lies elsewhere."
     reasons = {reason for trial in (*before.draft.trials, *after.draft.trials) for reason in _slowed_down(trial)}
     if reasons:
         yield f"The GPU slowed down meanwhile ({', '.join(sorted(reasons))}): cool it, or look at its power supply."
@@ -663,10 +720,13 @@ def _anchored(case: Case) -> Case:
     def anchor(value: Option) -> Option:
         return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
 
+    def is_path(key: str, value: Option) -> bool:  # `backbone=large` is none, though there be a file of that name
+        return key == "weights" or (isinstance(value, str) and "/" in value.replace(os.sep, "/"))
+
     return replace(
         case,
         images=tuple(str(anchor(image)) for image in case.images),
-        options={key: anchor(value) for key, value in case.options.items()},
+        options={key: anchor(value) if is_path(key, value) else value for key, value in case.options.items()},
         checkpoint=None if case.checkpoint is None else str(anchor(case.checkpoint)),
     )
 

@@ -74,6 +74,8 @@ class Prepared(msgspec.Struct, frozen=True, tag=True):
     first_call_s: float
     environment: Environment
     model: Model
+    origin: str | None = None
+    """File that the embedder's factory was imported from; `None` from versions that do not say."""
 
 
 class Counted(msgspec.Struct, frozen=True, tag=True):

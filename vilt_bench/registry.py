@@ -129,6 +129,18 @@ def load_factory(name: str) -> Callable[..., VisualEmbedder]:
     return factory  # type: ignore[no-any-return]  # what it returns is checked when it is called
 
 
+def factory_file(name: str) -> str | None:
+    """Returns the file that an embedder's factory was imported from; `None` where Python does not tell.
+
+    Raises:
+        EmbedderError: as `load_factory`.
+    """
+    factory: Any = load_factory(name)
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    return getattr(sys.modules.get(getattr(factory, "__module__", "")), "__file__", None)
+
+
 def build(
     name: str, options: Mapping[str, Option], *, hidden_size: int, resolution: tuple[int, int] | None = None
 ) -> VisualEmbedder:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from statistics import fmean, median, stdev
 
 import msgspec
@@ -48,6 +49,7 @@ def compare(
     gated: Gate = "total",
     allow_different: Sequence[str] = (),
     names: tuple[str, str] = ("baseline", "candidate"),
+    cases: int = 1,
 ) -> Comparison:
     """Returns how the candidate's records compare with the baseline's, by stage and in total.
 
@@ -59,31 +61,38 @@ def compare(
         gated: what the verdict is of, `total` or the `stages` as well.
         allow_different: names of what may differ, such as `torch`.
         names: of the sides, as a reader knows them.
+        cases: how many are compared at once: they share the probability of a false alarm.
 
     Raises:
-        RecordError: a side has no run, or one that failed or can't be true.
+        RecordError: a side has no run, or one that failed or can't be true; or a run is on both sides.
         ConfigError: the sides differ in more than may differ, or an option is impossible.
     """
     check_tolerance(tolerance)
+    baseline, candidate = _once(baseline), _once(candidate)
     for side, runs in zip(("baseline", "candidate"), (baseline, candidate), strict=True):
         _check_runs(side, runs)
+    if both := {run.run_id for run in baseline} & {run.run_id for run in candidate}:
+        raise RecordError(f"run {min(both)} is on both sides; give a baseline that was measured apart")
     different = _check_comparable(baseline, candidate, allow_different)
-    together = {run.group for run in baseline} == {run.group for run in candidate}
-    known_runs = {run.run_id: run for run in (*history, *baseline)}  # folders may overlap
-    sessions = [run for run in known_runs.values() if _same_session_kind(run, candidate[0])]
+    together = _together(baseline, candidate)
+    known_runs = _once([*history, *baseline])  # folders may overlap
+    sessions = [run for run in known_runs if _same_session_kind(run, candidate[0], allow_different)]
+    chance = share_of_error(ERROR / 2, gated) / cases
     stages = dict.fromkeys(name for run in (*baseline, *candidate) for name in _stage_names(run))
+    # Drift has the other half of the error; where stages decide, it is shared among all that may be called slower.
+    drift_error = ERROR / 2 / cases / (1 if gated == "total" else 1 + len(stages))
 
     def subject(stage: str) -> Subject:
         return Subject(
             name=stage,
             baseline_s=_latency_s(baseline, stage),
             candidate_s=_latency_s(candidate, stage),
-            evidence=tuple(_evidence(baseline, candidate, stage, [] if together else sessions, together=together)),
-            obstacle="fewer than three processes a side tell nothing of their spread; measure with --trials 10",
+            evidence=tuple(_evidence(baseline, candidate, stage, None if together else sessions, error=drift_error)),
+            obstacle="fewer than three processes a side, or a clock too coarse, tell nothing of their spread; "
+            "measure with --trials 10",
         )
 
     whole = subject(WHOLE)
-    chance = share_of_error(ERROR / 2, gated)
     (total,) = judge([whole], tolerance=tolerance, error=chance)
     known = [each.detectable(tolerance=tolerance, error=chance / len(whole.evidence)) for each in whole.evidence]
     return Comparison(
@@ -98,7 +107,7 @@ def compare(
         ),
         counts=count_changes(baseline[-1].stages, candidate[-1].stages),
         tolerance=tolerance,
-        error=ERROR,
+        error=ERROR / cases,
         gate=gated,
         detectable=min(known, default=None),
         spent_s=None,
@@ -162,6 +171,7 @@ def compare_all(
                 gated=gated,
                 allow_different=allow_different,
                 names=names,
+                cases=len(before.keys() & after.keys()),
             )
         )
     if complete:
@@ -210,17 +220,34 @@ def newest(runs: Iterable[Run], *, like: Iterable[Run] = ()) -> tuple[list[Run],
 
     Args:
         runs: of a folder. The baselines of gates are left out: they are of what was installed elsewhere then.
-        like: where there are runs of the case on the machine of one of these, the newest of them counts.
+        like: where there are runs of the case on the machine of one of these, the newest of them counts; these
+            themselves are left out, as nothing is its own baseline.
+
+    Raises:
+        RecordError: a run is dated in the future, and would stay the newest.
     """
+    like = list(like)
     machines = {run.environment.fingerprint for run in like if run.environment is not None}
     chosen: list[Run] = []
     earlier: list[Run] = []
-    for each in _by_case(run for run in runs if run.side != "baseline").values():
+    known = {run.run_id for run in like}
+    for each in _by_case(run for run in runs if run.side != "baseline" and run.run_id not in known).values():
         there = [run for run in each if run.environment is not None and run.environment.fingerprint in machines]
-        last = max(there or each, key=lambda run: run.started_at)
+        last = max(there or each, key=_time)
         for run in each:
             (chosen if run.group == last.group else earlier).append(run)
     return chosen, earlier
+
+
+def _time(run: Run) -> datetime:
+    try:
+        found = datetime.fromisoformat(run.started_at)
+    except ValueError:
+        raise RecordError(f"run {run.run_id} started at {run.started_at!r}, which is no ISO 8601 time") from None
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    if found > datetime.now(UTC) + timedelta(days=1):
+        raise RecordError(f"run {run.run_id} is dated {run.started_at}, in the future; remove it or correct the clock")
+    return found
 
 
 def _by_case(runs: Iterable[Run]) -> dict[bytes, list[Run]]:
@@ -235,6 +262,8 @@ def _check_runs(side: str, runs: Sequence[Run]) -> None:
     if not runs:
         raise RecordError(f"the {side} has no run; expected records that 'vilt-bench run' saved")
     for run in runs:
+        if run.environment is None:
+            raise RecordError(f"run {run.run_id} of the {side} does not tell its machine; measure it again")
         if run.failure is not None:
             raise RecordError(
                 f"run {run.run_id} of the {side} failed ({run.failure.kind}: {run.failure.message}); measure it again"
@@ -250,7 +279,7 @@ def _check_runs(side: str, runs: Sequence[Run]) -> None:
                         f"run {run.run_id} of the {side}, trial {trial.index + 1}, {stage}: a time is negative or "
                         "not finite, so a clock was set or the record was edited; measure it again"
                     )
-                if not all(times.latency_s):
+                if stage == WHOLE and not all(times.latency_s):
                     raise RecordError(
                         f"run {run.run_id} of the {side}, trial {trial.index + 1}, {stage}: a time is zero, which no "
                         "pass takes; measure it again"
@@ -297,15 +326,23 @@ def _facts(run: Run) -> dict[str, str]:
     return {**case, **where.versions, **where.settings, **machine, "sampling": sampling}
 
 
-def _same_session_kind(run: Run, other: Run) -> bool:
-    return (
-        run.case == other.case
-        and run.side == other.side
-        and run.failure is None
-        and run.environment is not None
-        and other.environment is not None
-        and run.environment.fingerprint == other.environment.fingerprint
-    )
+def _same_session_kind(run: Run, other: Run, allow_different: Sequence[str]) -> bool:
+    """Returns whether a run tells how far measurements like the other drift: the same case, machine and software."""
+
+    def facts(run: Run) -> dict[str, str]:
+        return {name: value for name, value in _facts(run).items() if name not in (*allow_different, OWN, "sampling")}
+
+    return run.side == other.side and run.failure is None and facts(run) == facts(other)
+
+
+def _once(runs: Sequence[Run]) -> list[Run]:
+    """Returns each run once, however often it was named."""
+    return list({run.run_id: run for run in runs}.values())
+
+
+def _together(baseline: Sequence[Run], candidate: Sequence[Run]) -> bool:
+    """Returns whether the two were measured in turns, or block by block."""
+    return {run.group for run in baseline} == {run.group for run in candidate}
 
 
 def _stage_names(run: Run) -> list[str]:
@@ -322,13 +359,14 @@ def _latency_s(runs: Sequence[Run], stage: str) -> float | None:
 
 
 def _evidence(
-    baseline: Sequence[Run], candidate: Sequence[Run], stage: str, sessions: Sequence[Run], *, together: bool
+    baseline: Sequence[Run], candidate: Sequence[Run], stage: str, sessions: Sequence[Run] | None, *, error: float
 ) -> Iterator[Evidence]:
+    """Yields what the clocks say; with earlier sessions, which tell the drift, or `None` where both were together."""
     timed = [_times(trial, stage) for run in (*baseline, *candidate) for trial in run.trials]
     on_device = any(times.device_time_s for times in timed)
     for channel in ("device_time",) if on_device else ("wall_time", "cpu_time"):
         before, after = (_logs(runs, stage, channel) for runs in (baseline, candidate))
-        drift = 0.0 if together else _drift(sessions, stage, channel)
+        drift = 0.0 if sessions is None else _drift(sessions, stage, channel, error)
         if (found := unpaired(channel, before, after, drift=drift)) is not None:
             yield found
 
@@ -342,7 +380,7 @@ def _logs(runs: Sequence[Run], stage: str, channel: str) -> list[float]:
     return [math.log(fmean(sorted(each)[:LOWEST]) if channel == "cpu_time" else median(each)) for each in columns]
 
 
-def _drift(sessions: Sequence[Run], stage: str, channel: str) -> float:
+def _drift(sessions: Sequence[Run], stage: str, channel: str, error: float) -> float:
     """Returns how far two sessions of the machine may lie apart, as a logarithm."""
     groups: dict[str, list[float]] = {}  # what was measured together is one session
     for run in sessions:
@@ -351,7 +389,7 @@ def _drift(sessions: Sequence[Run], stage: str, channel: str) -> float:
     if len(levels) < LEAST_SESSIONS:
         return math.log1p(DRIFT[channel])
     # One session to another, of as many as it takes to know the spread; one-sided, for half the error.
-    return student_t(len(levels) - 1, 1 - ERROR) * stdev(levels) * math.sqrt(2)
+    return student_t(len(levels) - 1, 1 - 2 * error) * stdev(levels) * math.sqrt(2)
 
 
 def _side(name: str, runs: Sequence[Run]) -> Side:

@@ -159,14 +159,14 @@ class Worker:
             raise RuntimeError(f"worker replied {type(reply).__name__}; expected {expected.__name__}")
         return reply
 
-    def close(self) -> None:
-        """Let the process end by itself if it waits for a request, end it otherwise."""
+    def close(self, within_s: float = BYE_S) -> None:
+        """Let the process end by itself if it waits for a request; end it otherwise, or after that time."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()
         try:
-            self._process.wait(timeout=BYE_S)
+            self._process.wait(timeout=within_s)
         except subprocess.TimeoutExpired:
             self.kill()
         self._complaints.close()

@@ -16,7 +16,7 @@ import msgspec
 from vilt_bench.changes import ERROR, LEAST_RUNS, find_shifts
 from vilt_bench.config import Case, label
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
-from vilt_bench.folders import read_folder
+from vilt_bench.folders import EmptyFolderError, read_folder
 from vilt_bench.records import Run, Source, decode
 from vilt_bench.statistics import WHOLE, Estimate, estimate
 
@@ -154,12 +154,33 @@ class History:
 
         return pd.DataFrame(list(rows(self)), columns=list(FIELDS))
 
+    def current(self, newest: int = NEWEST) -> list[CaseHistory]:
+        """Returns the histories that go on.
+
+        Of a case's histories on several machines, those that have a run since the newest runs of the one that was
+        measured last began.
+        """
+
+        def what(case: CaseHistory) -> tuple[Case, bool]:
+            return replace(case.case, device="auto", threads=None), case.in_turns
+
+        times = [sorted(point.started_at for point in case.points) for case in self.cases]
+        found = []
+        for case, own in zip(self.cases, times, strict=True):
+            rivals = [each for other, each in zip(self.cases, times, strict=True) if what(other) == what(case)]
+            if own[-1] >= max(rivals, key=lambda each: each[-1])[-newest:][0]:
+                found.append(case)
+        return found
+
     def began(self, newest: int = NEWEST) -> list[tuple[CaseHistory, Change]]:
-        """Returns the slowdowns that began within each history's newest runs: of the whole, or the stages asked for."""
+        """Returns the slowdowns that began within the newest runs of each history that goes on.
+
+        Of the whole, or of the stages that were asked for.
+        """
         looked_at = self.stages or (WHOLE,)
         return [
             (case, change)
-            for case in self.cases
+            for case in self.current(newest)
             for change in case.changes
             if change.slower and change.stage in looked_at and change.index >= len(case.points) - newest
         ]
@@ -242,7 +263,7 @@ def _gather(
     collecting = gc.isenabled()
     gc.disable()  # records make no cycles, but objects by the thousand
     try:
-        for name, content in (file for folder in folders for file in read_folder(folder)):
+        for name, content in _files(folders):
             try:
                 if isinstance(content, RecordError):
                     raise content
@@ -267,6 +288,18 @@ def _gather(
         if collecting:
             gc.enable()
     return {key: each for key, each in gathered.items() if each.points}, unreadable, len(seen) + len(unreadable)
+
+
+def _files(folders: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, bytes | RecordError]]:
+    """Returns the records of all folders; one may be empty, as a history is that has not begun, but not all."""
+    empty: list[EmptyFolderError] = []
+    for folder in folders:
+        try:
+            yield from read_folder(folder)
+        except EmptyFolderError as error:
+            empty.append(error)
+    if empty and len(empty) == len(folders):
+        raise empty[0]
 
 
 def _key(run: Run) -> bytes:

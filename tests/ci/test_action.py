@@ -251,6 +251,19 @@ def test_a_second_run_updates_the_comment_and_leaves_others_alone(
 
 
 @needs_jq
+def test_a_run_that_compares_nothing_takes_back_what_the_comment_says_but_adds_none(
+    hub: Hub, pull_request: dict[str, Any], unchanged: Comparison
+) -> None:
+    job = hub.run([], event=pull_request, baseline="tag")
+    assert "No comment: nothing was compared" in job.log
+    assert len(hub.comments) == 1
+    hub.run([unchanged], event=pull_request)
+    hub.run([], event=pull_request, baseline="tag")
+    assert "### 🟣 Nothing was compared" in hub.comments[1]
+    assert "exit code 2: it could not be measured" in hub.comments[1]
+
+
+@needs_jq
 def test_gates_of_other_names_have_comments_of_their_own(
     hub: Hub, pull_request: dict[str, Any], unchanged: Comparison
 ) -> None:

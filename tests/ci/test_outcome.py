@@ -151,4 +151,6 @@ def test_an_embedder_that_can_not_be_measured_does_not_take_the_others_with_it(
     assert main(["gate", "--baseline-python", sys.executable, *arguments]) == 2
     seen = capsys.readouterr()
     assert "patch16: no such device" in seen.err
-    assert [each["name"] for each in json.loads(seen.out)["comparisons"]] == ["patch32"]
+    told = {each["name"]: each["outcome"] for each in json.loads(seen.out)["comparisons"]}
+    assert list(told) == ["patch16", "patch32"]
+    assert told["patch16"] == "missing: it could not be measured: no such device"

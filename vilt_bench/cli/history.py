@@ -116,13 +116,17 @@ def _check(found: History, newest: int) -> int:
     began = found.began(newest)
     for case, change in began:
         print(f"{case.embedder} on {machine_line(case)}: slower since {change_line([change])}")
-    short = [case for case in found.cases if not case.enough]
+    current = found.current(newest)
+    for case in found.cases:
+        if case not in current:
+            print(f"{case.embedder} on {machine_line(case)}: not measured lately, so not looked at")
+    short = [case for case in current if not case.enough]
     for case in short:
         print(f"{case.embedder} on {machine_line(case)}: {too_few(case)}")
     if began:
         return SLOWER
-    if len(short) == len(found.cases):
+    if len(short) == len(current):
         return TOO_FEW
-    told = len(found.cases) - len(short)
+    told = len(current) - len(short)
     print(f"no slowdown began in the newest {newest} runs of {told} histor{'y' if told == 1 else 'ies'}")
     return 0

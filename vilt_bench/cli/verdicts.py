@@ -90,7 +90,7 @@ def register(add: Add) -> None:
 def gate(asked: argparse.Namespace) -> int:
     """Measure baseline and candidate together, print the verdicts, save the records; returns the exit code."""
     from vilt_bench import store
-    from vilt_bench.lockstep import ERROR
+    from vilt_bench.lockstep import ERROR, unmeasured
     from vilt_bench.lockstep import gate as measure_both
 
     cases = options.cases(asked)
@@ -114,7 +114,8 @@ def gate(asked: argparse.Namespace) -> int:
             if len(cases) == 1:
                 raise
             screen.complain(f"{label(case)}: {error}")
-            otherwise = screen.USER_ERROR
+            found_none = unmeasured(case, baseline, candidate, str(error), tolerance=asked.tolerance, gated=asked.gate)
+            comparisons.append(found_none)
             continue
         for run in found.runs:
             store.save(run, asked.output)
@@ -122,8 +123,6 @@ def gate(asked: argparse.Namespace) -> int:
         if found.interrupted:
             otherwise = screen.INTERRUPTED
             break
-    if not comparisons:
-        return otherwise
     return outcome.finish(comparisons, asked, otherwise=otherwise)
 
 

@@ -17,12 +17,15 @@ SEVERITY: tuple[Verdict, ...] = ("regressed", "missing", "inconclusive", "improv
 
 
 def exit_code(comparisons: Iterable[Comparison], inconclusive: Undecided = "fail", otherwise: int = PASSED) -> int:
-    """Returns 0 passed, 1 regressed or lost by the candidate, 3 inconclusive, 4 nothing to compare with; the worst.
+    """Returns the worst exit code.
+
+    0 passed, 1 regressed or lost by the candidate, 2 a case could not be measured, 3 inconclusive, 4 nothing to
+    compare with.
 
     Args:
         comparisons: if there is none, there is no baseline.
         inconclusive: `pass` makes 0 of 3.
-        otherwise: code of what is no comparison: 2 for a case that could not be measured, 130 for an interruption.
+        otherwise: code of what is no comparison: 130 for an interruption.
     """
     found = {stage_code(stage, inconclusive) for each in comparisons for stage in gated(each)} or {NO_BASELINE}
     return next(code for code in _WORST_FIRST if code in {*found, otherwise})
@@ -34,7 +37,7 @@ def stage_code(stage: StageVerdict, inconclusive: Undecided = "fail") -> int:
         case "regressed":
             return FAILED
         case "missing":
-            return NO_BASELINE if stage.missing_from == "baseline" else FAILED
+            return {"baseline": NO_BASELINE, "both": ERROR}.get(stage.missing_from or "", FAILED)
         case "inconclusive":
             # What was never measured passes by no option.
             return PASSED if inconclusive == "pass" and stage.ratio is not None else UNDECIDED

@@ -107,7 +107,8 @@ def where(comparison: Comparison) -> str:
     most = max(changes, key=lambda stage: math.copysign(changes[stage], changes[stage] * whole))
     places = decimals(1000 * whole)
     part, all_of_it = (f"{1000 * change:+,.{places}f}" for change in (changes[most], whole))
-    return f"Most of the change is in {stage_title(most)}: {part} of {all_of_it} ms."
+    share = "Most" if abs(changes[most]) > abs(whole) / 2 else "The largest part"
+    return f"{share} of the change is in {stage_title(most)}: {part} of {all_of_it} ms."
 
 
 def _change_s(stage: StageVerdict) -> float | None:
