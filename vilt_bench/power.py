@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median, stdev
 
-from vilt_bench.inference import LEAST_UNITS, POWER, TRIMMED, smallest_found, trimmed_mean, turn_logs
+from vilt_bench.inference import LEAST_UNITS, PAIRS_TRIMMED, POWER, smallest_found, trimmed_mean, turn_logs
 from vilt_bench.lockstep import ERROR, PLANNED_PAIRS
 from vilt_bench.stored import TOLERANCE
 
 MOST_PAIRS = 60
-_TRIMMING_COST = 1.15
-"""Variance of a trimmed mean over that of the plain mean, for normal noise: 1.14 with many pairs."""
+_TRIMMING_COST = 1.06
+"""Variance of a trimmed mean over that of the plain mean, for normal noise."""
 
 
 def pair_noise(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float | None:
@@ -53,7 +53,7 @@ def detectable(
         error: of a false alarm, of this clock; the gate looks at two.
         power: share of true slowdowns of that size to be found.
     """
-    freedom = pairs - 2 * int(TRIMMED * pairs) - 1
+    freedom = pairs - 2 * int(PAIRS_TRIMMED * pairs) - 1
     spread = noise * math.sqrt(_TRIMMING_COST / pairs)
     return smallest_found(spread, freedom, tolerance=tolerance, error=error, power=power)
 
