@@ -289,7 +289,7 @@ def _gates(options: argparse.Namespace, gates: Sequence[dict[str, Any]]) -> Iter
     if not gates:
         return
     times = [each["spent_s"] for each in gates]
-    yield f"{len(gates)} gates were run in full, {median(times):.0f} s each in the median and {max(times):.0f} s at most:"
+    yield f"{len(gates)} gates were run in full, {median(times):.0f} s in the median, {max(times):.0f} s at most:"
     yield ""
     for slowdown in SLOWDOWNS:
         cells = [pairs for load in options.load for pairs in gates_of(options.output, load, slowdown)]
