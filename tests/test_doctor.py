@@ -136,3 +136,9 @@ def test_the_quick_command_prints_a_verdict(capsys) -> None:
     printed = capsys.readouterr().out
     assert "noise:" in printed
     assert any(text in printed for text in ("Fit to measure", "Not fit", "Can't tell"))
+
+
+def test_where_there_is_a_gpu_it_says_that_it_times_the_processor() -> None:
+    gpu = GpuFacts("H200", GpuState(), True, None, None, None)
+    assert "That is of the processor" in diagnose(examination(gpus=(gpu,))).verdict
+    assert "processor;" not in diagnose(examination()).verdict

@@ -114,6 +114,8 @@ def _verdict(found: Examination, smallest: float | None, needed: int | None, pai
         f"{PLANNED_PAIRS} process pairs: about {_minutes(PLANNED_PAIRS * pair_s)} for {example} "
         f"(judged from {len(found.pairs)} pairs)."
     )
+    if found.gpus:
+        sentence += " That is of the processor; work on the GPU has noise of its own, which each gate tells."
     if smallest <= FIT:
         return f"Fit to measure on. {sentence}"
     if needed is not None:
