@@ -178,3 +178,9 @@ def test_reading_and_reporting_need_no_torch(make_run: MakeRun, tmp_path: Path, 
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[]"
+
+
+def test_the_sides_of_a_gate_are_told_apart(make_run: MakeRun) -> None:
+    text = render([make_run(run_id=side, side=side) for side in ("baseline", "candidate")], "markdown")
+    assert "patch32 (baseline of a gate)" in text
+    assert "patch32 (candidate of a gate)" in text

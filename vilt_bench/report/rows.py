@@ -92,6 +92,8 @@ def name(run: Run) -> str:
     unusual = [f"{case.text_length} text tokens"] if case.text_length != Case.text_length else []
     if case.interaction != Case.interaction:
         unusual.insert(0, case.interaction)
+    if run.side is not None:
+        unusual.append(f"{run.side} of a gate")
     return f"{label(case)} ({', '.join(unusual)})" if unusual else label(case)
 
 
