@@ -5,7 +5,7 @@ work (`slow_patch.py`, calibrated here), without and with load that it makes its
 comparisons are then drawn from each cell's pairs, as many as fit into a gate's time, and judged by the gate's own rule.
 Prints Markdown, and puts it into docs/gate.md where asked. Goes on from what an earlier run has measured.
 
-    python benchmarks/gate.py --minutes 120 --output results/gate --write
+    python benchmarks/gate.py --minutes 120 --output benchmarks/gate --write
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CALIBRATION_ROWS, CALIBRATION_PASSES = 1024, 15
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120.0, help="measuring time, about (0: what is there)")
-    parser.add_argument("--output", type=Path, default=Path("results/gate"), help="folder of the pairs")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/gate"), help="folder of the pairs")
     parser.add_argument(
         "--load", type=int, nargs="+", default=[0, 1, 2], help="busy processes of others for each core, on average"
     )
@@ -195,8 +195,17 @@ def table(options: argparse.Namespace) -> str:
                 continue
             fit = math.floor(options.max_time * sum(map(len, pairs)) / sum(each["spent_s"] for each in cell))
             lines.append(_row(load, slowdown, pairs, min(fit, max(LOOKS)), draws=options.draws))
-    lines += ["", *_gates(options, gates), "", *_stored(options)]
+    lines += ["", f"Measured on {_machine(options)}.", "", *_gates(options, gates), "", *_stored(options)]
     return "\n".join(lines) + "\n"
+
+
+def _machine(options: argparse.Namespace) -> str:
+    where = {
+        f"{run.environment.machine}, {run.environment.threads} threads, torch {run.environment.versions['torch']}"
+        for run in store.load_folder(options.output)
+        if run.environment is not None
+    }
+    return "; ".join(sorted(where))
 
 
 def _row(load: int, slowdown: float, gates: Sequence[list[Pair]], most: int, *, draws: int) -> str:
