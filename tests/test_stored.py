@@ -263,6 +263,7 @@ def test_the_baseline_of_a_gate_is_no_newest_measurement(session):
     rng = random.Random(26)
     sides = [dataclasses.replace(session(rng), side=side, group="one gate") for side in ("baseline", "candidate")]
     assert newest(sides) == ([sides[1]], [])
+    assert newest(sides[:1]) == ([sides[0]], [])
 
 
 def test_nothing_is_its_own_baseline(session):

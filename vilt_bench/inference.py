@@ -25,6 +25,8 @@ POWER = 0.95
 """What is detectable is found so often."""
 ALONE = 4.0
 """Where the CPU's clock alone says `unchanged` or `improved`, wall time must lie below so many tolerances."""
+LEAST_TOLD = 1e-9
+"""Smaller probabilities hang on the tail of a distribution that noise need not have."""
 FARTHEST = 50.0
 """Of a logarithm that is told as a ratio: farther off there is no latency."""
 NEGLIGIBLE = 0.1
@@ -230,10 +232,12 @@ def _verdict(
 
     up, down = _beyond(subject, tolerance, slower=True), _beyond(subject, tolerance, slower=False)
     if up is not None and slower <= error and (up is first or first.high >= limit):
-        return say("regressed", up, f"slower by {_percent(up.estimate)} (p {slower:.2g}), beyond {allowed}")
+        return say("regressed", up, f"slower by {_percent(up.estimate)} ({_probably(slower)}), beyond {allowed}")
     bearable = first.high <= math.log1p(ALONE * tolerance)
     if down is not None and faster <= error and first.estimate < 0 and bearable:
-        return say("improved", down, f"faster by {_percent(-math.expm1(down.estimate), plain=True)} (p {faster:.2g})")
+        return say(
+            "improved", down, f"faster by {_percent(-math.expm1(down.estimate), plain=True)} ({_probably(faster)})"
+        )
     if first.high < limit:
         aside = f"; {_word(up.channel)} is up by {_percent(up.estimate)}" if up is not None and slower <= error else ""
         return say("unchanged", first, f"at most {_signed(first.high)}, within {allowed}{aside}")
@@ -257,11 +261,15 @@ def _verdict(
     if clearest.low <= limit:
         return say("inconclusive", clearest, f"{because}: {interval} straddles {allowed}")
     if up is None or slower > error:
-        sure = f"not sure enough (p {slower:.2g}, {error:.2g} is asked for)"
+        sure = f"not sure enough ({_probably(slower)}, {error:.2g} is asked for)"
         return say("inconclusive", clearest, f"probably slower, {interval}, beyond {allowed}, but {sure}")
     return say(
         "inconclusive", clearest, f"{_word(clearest.channel)} is up, {interval}; {_word(first.channel)} may not be"
     )
+
+
+def _probably(probability: float) -> str:
+    return f"p {probability:.2g}" if probability >= LEAST_TOLD else f"p < {LEAST_TOLD:g}"
 
 
 def _exp(log: float) -> float:

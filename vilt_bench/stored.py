@@ -219,7 +219,8 @@ def newest(runs: Iterable[Run], *, like: Iterable[Run] = ()) -> tuple[list[Run],
     """Returns of each case the runs of the newest measurement, and all others: what came before.
 
     Args:
-        runs: of a folder. The baselines of gates are left out: they are of what was installed elsewhere then.
+        runs: of a folder. The baselines of gates are left out where their candidates are: they are of what was
+            installed elsewhere then.
         like: where there are runs of the case on the machine of one of these, the newest of them counts; these
             themselves are left out, as nothing is its own baseline.
 
@@ -231,7 +232,9 @@ def newest(runs: Iterable[Run], *, like: Iterable[Run] = ()) -> tuple[list[Run],
     chosen: list[Run] = []
     earlier: list[Run] = []
     known = {run.run_id for run in like}
-    for each in _by_case(run for run in runs if run.side != "baseline" and run.run_id not in known).values():
+    runs = [run for run in runs if run.run_id not in known]
+    gates = {run.group for run in runs if run.side == "candidate"}
+    for each in _by_case(run for run in runs if run.side != "baseline" or run.group not in gates).values():
         there = [run for run in each if run.environment is not None and run.environment.fingerprint in machines]
         last = max(there or each, key=_time)
         for run in each:
