@@ -129,6 +129,12 @@ def test_a_clear_slowdown_ends_it_at_the_first_look():
     assert [stage.verdict for stage in comparison.stages] == ["regressed"]
 
 
+def test_what_could_be_found_is_what_fits_into_the_time_though_it_ended_early():
+    long, short = (Script(noise=0.05).play(max_time_s=seconds).comparison for seconds in (600, 70))
+    assert long.verdict == "unchanged"
+    assert long.detectable < 0.9 * short.detectable
+
+
 def test_a_speedup_is_improved():
     assert Script({"baseline": 0.1, "candidate": 0.08}).play().comparison.verdict == "improved"
 

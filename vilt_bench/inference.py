@@ -70,6 +70,11 @@ class Evidence:
             return 1.0
         return (1 - student_t_probability(excess / self.error, self.freedom)) / 2 if self.error else 0.0
 
+    def of_pairs(self, pairs: int) -> Evidence:
+        """Returns what so many pairs of this noise would say."""
+        freedom = pairs - 2 * math.floor(PAIRS_TRIMMED * pairs) - 1
+        return replace(self, error=self.error * math.sqrt(self.units / pairs), freedom=freedom, units=pairs)
+
     def detectable(self, *, tolerance: float, error: float) -> float:
         """Returns the slowdown, as a share, that would be found in 95 of 100 cases with this noise."""
         return smallest_found(self.error, self.freedom, tolerance=tolerance, error=error, drift=self.drift)

@@ -647,7 +647,9 @@ def _outcome(
         for side, book in match.books.items()
         if book.draft.trials or book.draft.failure is not None
     }
-    found = evidence(pairs)
+    # A gate that ended early would have gone on with a slowdown: what it finds is what fits into its time.
+    fit = math.floor(match.budget_s * len(pairs) / match.spent_s) if match.spent_s else 0
+    found = [each.of_pairs(max(len(pairs), min(fit, max(LOOKS)))) for each in evidence(pairs)]
     chance = share_of_error(error, gated)
     known = [each.detectable(tolerance=tolerance, error=chance / len(found)) for each in found]
     comparison = Comparison(
