@@ -19,6 +19,10 @@ PAIRS_TRIMMED = 0.1
 """Likewise of pairs, none of fewer than ten: their noise has cancelled, and each that is left out costs the test two
 degrees of freedom. On real timings of a loaded machine six pairs then find 5% in 99.9% instead of 75% of cases, with as
 few false alarms."""
+GATE_ERROR = 0.005
+"""Of a gate's false alarm, over all clocks and looks."""
+PLANNED_PAIRS = 12
+"""Of a gate, if they fit into its time."""
 LEAST_UNITS = 3
 """Fewer processes, or pairs, tell nothing of their spread."""
 POWER = 0.95

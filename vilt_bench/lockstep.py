@@ -26,7 +26,16 @@ from vilt_bench import errors, protocol
 from vilt_bench.comparison import Comparison, Gate, Side, SideName, StageVerdict
 from vilt_bench.config import Case, Option, Sampling
 from vilt_bench.errors import ConfigError, MeasurementError
-from vilt_bench.inference import Evidence, Subject, judge, paired, trimmed_mean, turn_logs
+from vilt_bench.inference import (
+    GATE_ERROR,
+    PLANNED_PAIRS,
+    Evidence,
+    Subject,
+    judge,
+    paired,
+    trimmed_mean,
+    turn_logs,
+)
 from vilt_bench.photographs import check_images
 from vilt_bench.records import SLOWDOWNS, Run, Series, Times, Trial
 from vilt_bench.source import read_source
@@ -34,11 +43,8 @@ from vilt_bench.statistics import WHOLE
 from vilt_bench.stored import TOLERANCE, check_tolerance, count_changes, share_of_error, software_differences
 from vilt_bench.sweep import BYE_S, Clock, Draft, Worker, WorkerFailedError, join_times
 
-ERROR = 0.005
-"""Of a false alarm, over all clocks and looks."""
 LOOKS = {6: 0.2, 12: 0.65, 18: 0.85, 24: 1.0}
 """By number of pairs: the share of the error that is spent by then."""
-PLANNED_PAIRS = 12
 WARMUP_TURNS = 2
 """Four passes a process, after the first call."""
 SAMPLE_TURNS = 15
@@ -441,7 +447,7 @@ def gate(
     max_time_s: float = 300.0,
     tolerance: float = TOLERANCE,
     gated: Gate = "total",
-    error: float = ERROR,
+    error: float = GATE_ERROR,
     report: Callable[[GateProgress], None] = lambda _: None,
     start: Mapping[SideName, Callable[[], Player]] | None = None,
     clock: Clock = time.monotonic,
@@ -515,7 +521,7 @@ def unmeasured(
         stages=(),
         counts=(),
         tolerance=tolerance,
-        error=ERROR,
+        error=GATE_ERROR,
         gate=gated,
         detectable=None,
         spent_s=None,
@@ -531,7 +537,7 @@ def _undecided(reason: str) -> StageVerdict:
 
 
 def decide(
-    pairs: Iterable[Pair], *, tolerance: float = TOLERANCE, gated: Gate = "total", error: float = ERROR
+    pairs: Iterable[Pair], *, tolerance: float = TOLERANCE, gated: Gate = "total", error: float = GATE_ERROR
 ) -> tuple[Verdicts, int]:
     """Returns the verdicts and the number of pairs behind them: of the first look that is clear, or of all pairs.
 

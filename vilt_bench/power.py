@@ -6,8 +6,16 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median, stdev
 
-from vilt_bench.inference import LEAST_UNITS, PAIRS_TRIMMED, POWER, smallest_found, trimmed_mean, turn_logs
-from vilt_bench.lockstep import ERROR, PLANNED_PAIRS
+from vilt_bench.inference import (
+    GATE_ERROR,
+    LEAST_UNITS,
+    PAIRS_TRIMMED,
+    PLANNED_PAIRS,
+    POWER,
+    smallest_found,
+    trimmed_mean,
+    turn_logs,
+)
 from vilt_bench.stored import TOLERANCE
 
 MOST_PAIRS = 60
@@ -41,7 +49,7 @@ def detectable(
     pairs: int = PLANNED_PAIRS,
     *,
     tolerance: float = TOLERANCE,
-    error: float = ERROR / 2,
+    error: float = GATE_ERROR / 2,
     power: float = POWER,
 ) -> float:
     """Returns the smallest slowdown that lockstep finds with that power, as a share.

@@ -90,8 +90,9 @@ def register(add: Add) -> None:
 def gate(asked: argparse.Namespace) -> int:
     """Measure baseline and candidate together, print the verdicts, save the records; returns the exit code."""
     from vilt_bench import store
-    from vilt_bench.lockstep import ERROR, unmeasured
+    from vilt_bench.inference import GATE_ERROR
     from vilt_bench.lockstep import gate as measure_both
+    from vilt_bench.lockstep import unmeasured
 
     cases = options.cases(asked)
     baseline, candidate = _contenders(asked)
@@ -107,7 +108,7 @@ def gate(asked: argparse.Namespace) -> int:
                 max_time_s=asked.max_time,
                 tolerance=asked.tolerance,
                 gated=asked.gate,
-                error=ERROR / len(cases),
+                error=GATE_ERROR / len(cases),
                 report=_narrator(quiet=asked.quiet),
             )
         except ViltBenchError as error:

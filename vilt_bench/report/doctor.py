@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vilt_bench.doctor import LEAST_PAIRS, TURNS, WARMUP_TURNS, Examination, samples_of
-from vilt_bench.lockstep import PLANNED_PAIRS
+from vilt_bench.inference import PLANNED_PAIRS
 from vilt_bench.power import MOST_PAIRS, detectable, pair_noise, pairs_needed, process_noise, sample_noise
 from vilt_bench.quality import LEAST_CPU_SHARE, NOTABLE_STEAL
 from vilt_bench.records import SLOWDOWNS
