@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.models import EfficientNet, GoogLeNet, Inception3, ShuffleNetV2, get_model_weights
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet
+from torchvision.models.efficientnet import FusedMBConv, MBConv
 
 from embedders.resnet import calm
 from vilt_bench.errors import CheckpointError
@@ -53,6 +54,10 @@ def settle(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and (everywhere or module.groups == module.in_channels > 1):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        if isinstance(module, MBConv | FusedMBConv) and module.use_res_connect:
+            # Else each block amplifies, until rounding decides what an image's features are.
+            *_, last = (each for each in module.modules() if isinstance(each, nn.BatchNorm2d))
+            nn.init.constant_(last.weight, 0.2)
     calm(model)
 
 
