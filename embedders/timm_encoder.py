@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from embedders.patch import cells_with_image
+from embedders.patch import cells_with_image, refuse_remainder
 from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures
 from vilt_bench.errors import CheckpointError, EmbedderError
 from vilt_bench.merging import merge_similar
@@ -111,11 +111,8 @@ class TimmBackbone(nn.Module):
     def forward(self, images: ImageBatch) -> VisualFeatures:
         """Returns a feature a cell, in row-major order."""
         height, width = images.pixels.shape[-2:]
-        if "dynamic_img_size" in self.plan.options and (height % self.plan.divisor or width % self.plan.divisor):
-            raise EmbedderError(
-                f"an image of {height}x{width} pixels can't be cut into squares of {self.plan.divisor} pixels; "
-                "leave --fit exact out, or give --resolution in multiples of them"
-            )
+        if "dynamic_img_size" in self.plan.options:
+            refuse_remainder(images.pixels, self.plan.divisor)
         features = _features(self.tower, images.pixels, whole=self.plan.whole)
         if self.plan.layout == "NCHW":
             cells = (features.shape[2], features.shape[3])

@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from embedders.patch import cells_with_image
+from embedders.patch import cells_with_image, refuse_remainder
 from vilt_bench.configurations import find_configuration, find_weights, one_line
 from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures
 from vilt_bench.errors import CheckpointError, EmbedderError
@@ -254,20 +254,6 @@ class Absent(nn.Module):
     def forward(self, first: Any, *_others: Any, **_named: Any) -> Any:
         """Returns the first input."""
         return first
-
-
-def refuse_remainder(pixels: Tensor, unit: int) -> None:
-    """Refuse images that are not cut into whole squares.
-
-    Raises:
-        EmbedderError: height or width is no multiple of the unit, as `--fit exact` may have it.
-    """
-    height, width = pixels.shape[-2:]
-    if height % unit or width % unit:
-        raise EmbedderError(
-            f"an image of {height}x{width} pixels can't be cut into squares of {unit}x{unit}; "
-            "leave --fit exact out, or give --resolution in multiples of them"
-        )
 
 
 def pack_patches(pixels: Tensor, *, patch: int, merge: int, frames: int) -> Tensor:

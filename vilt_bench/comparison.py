@@ -111,3 +111,33 @@ class Comparison:
             if any(stage.verdict == worst for stage in seen):
                 return worst
         return self.total.verdict
+
+
+def missing(
+    case: Case,
+    method: Method,
+    sides: tuple[Side, Side],
+    total: StageVerdict,
+    *,
+    tolerance: float,
+    error: float,
+    gate: Gate,
+    environment: Environment | None = None,
+) -> Comparison:
+    """Returns the comparison of a case of which there is nothing to compare, but for what its verdict says."""
+    baseline, candidate = sides
+    return Comparison(
+        case=case,
+        method=method,
+        baseline=baseline,
+        candidate=candidate,
+        environment=environment,
+        total=total,
+        stages=(),
+        counts=(),
+        tolerance=tolerance,
+        error=error,
+        gate=gate,
+        detectable=None,
+        spent_s=None,
+    )

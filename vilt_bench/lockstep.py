@@ -23,7 +23,7 @@ from statistics import median
 from typing import Literal, Protocol, TypeVar
 
 from vilt_bench import errors, protocol
-from vilt_bench.comparison import Comparison, Gate, Side, SideName, StageVerdict
+from vilt_bench.comparison import Comparison, Gate, Side, SideName, StageVerdict, missing
 from vilt_bench.config import Case, Option, Sampling
 from vilt_bench.errors import ConfigError, MeasurementError
 from vilt_bench.inference import (
@@ -511,20 +511,14 @@ def unmeasured(
     case: Case, baseline: Contender, candidate: Contender | None, reason: str, *, tolerance: float, gated: Gate
 ) -> Comparison:
     """Returns what is told of a case that could not be measured, beside others that could."""
-    return Comparison(
-        case=case,
-        method="lockstep",
-        baseline=Side(baseline.name, versions=baseline.versions),
-        candidate=Side((candidate or HERE).name),
-        environment=None,
-        total=_missing(f"it could not be measured: {reason}", "both"),
-        stages=(),
-        counts=(),
+    return missing(
+        case,
+        "lockstep",
+        (Side(baseline.name, versions=baseline.versions), Side((candidate or HERE).name)),
+        _missing(f"it could not be measured: {reason}", "both"),
         tolerance=tolerance,
         error=GATE_ERROR,
         gate=gated,
-        detectable=None,
-        spent_s=None,
     )
 
 

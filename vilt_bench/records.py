@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
@@ -301,6 +302,15 @@ class Run:
         from vilt_bench.frame import run_to_frame
 
         return run_to_frame(self)
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Returns the time of an ISO 8601 text, in UTC where it names no zone; `None` if it is none."""
+    try:
+        found = datetime.fromisoformat((text or "").strip())
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def join_trials(runs: Sequence[Run]) -> Run:

@@ -14,11 +14,11 @@ from statistics import fmean, median, stdev
 
 import msgspec
 
-from vilt_bench.comparison import Comparison, CountChange, Gate, Side, SideName, StageVerdict
+from vilt_bench.comparison import Comparison, CountChange, Gate, Side, SideName, StageVerdict, missing
 from vilt_bench.config import label
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.inference import Evidence, Subject, judge, unpaired
-from vilt_bench.records import Environment, Run, Stage, Times, Trial
+from vilt_bench.records import Environment, Run, Stage, Times, Trial, parse_time
 from vilt_bench.statistics import WHOLE, student_t
 
 TOLERANCE = 0.025
@@ -198,20 +198,15 @@ def _missing(
     sides = [Side(names[0]), Side(names[1])]
     other = 1 if lacking == "baseline" else 0
     sides[other] = _side(names[other], runs)
-    return Comparison(
-        case=runs[-1].case,
-        method="stored",
-        baseline=sides[0],
-        candidate=sides[1],
-        environment=runs[-1].environment,
-        total=StageVerdict(WHOLE, "missing", before_s, after_s, None, "", reason, lacking),
-        stages=(),
-        counts=(),
+    return missing(
+        runs[-1].case,
+        "stored",
+        (sides[0], sides[1]),
+        StageVerdict(WHOLE, "missing", before_s, after_s, None, "", reason, lacking),
         tolerance=tolerance,
         error=ERROR,
         gate=gated,
-        detectable=None,
-        spent_s=None,
+        environment=runs[-1].environment,
     )
 
 
@@ -243,11 +238,9 @@ def newest(runs: Iterable[Run], *, like: Iterable[Run] = ()) -> tuple[list[Run],
 
 
 def _time(run: Run) -> datetime:
-    try:
-        found = datetime.fromisoformat(run.started_at)
-    except ValueError:
-        raise RecordError(f"run {run.run_id} started at {run.started_at!r}, which is no ISO 8601 time") from None
-    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    found = parse_time(run.started_at)
+    if found is None:
+        raise RecordError(f"run {run.run_id} started at {run.started_at!r}, which is no ISO 8601 time")
     if found > datetime.now(UTC) + timedelta(days=1):
         raise RecordError(f"run {run.run_id} is dated {run.started_at}, in the future; remove it or correct the clock")
     return found

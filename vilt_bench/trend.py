@@ -17,7 +17,7 @@ from vilt_bench.changes import ERROR, LEAST_RUNS, find_shifts
 from vilt_bench.config import Case, label
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
 from vilt_bench.folders import EmptyFolderError, read_folder
-from vilt_bench.records import Run, Source, decode
+from vilt_bench.records import Run, Source, decode, parse_time
 from vilt_bench.statistics import WHOLE, Estimate, estimate
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Point:
     @property
     def committed_at(self) -> datetime:
         """When the commit was made; when the run was, where there is no commit."""
-        return self.started_at if self.source is None else _time(self.source.committed_at) or self.started_at
+        return self.started_at if self.source is None else parse_time(self.source.committed_at) or self.started_at
 
     @property
     def commit(self) -> str | None:
@@ -328,7 +328,7 @@ def _point(run: Run, name: str) -> Point:
                 raise RecordError(f"{name} is no valid record: {part} has times below zero")
             if value := median(samples):
                 medians.setdefault(part, []).append(value)
-    started_at = _time(run.started_at)
+    started_at = parse_time(run.started_at)
     if started_at is None:
         raise RecordError(f"{name} is no valid record: it started at {run.started_at!r}, which is no ISO 8601 time")
     where = run.environment
@@ -416,16 +416,7 @@ def _since(since: str | datetime | None) -> datetime | None:
         return since if since is None or since.tzinfo else since.replace(tzinfo=UTC)
     if match := re.fullmatch(r"(\d{1,5})d", since.strip()):
         return datetime.now(UTC) - timedelta(days=int(match[1]))
-    found = _time(since)
+    found = parse_time(since)
     if found is None:
         raise ConfigError(f"--since {since!r} is neither a date such as 2026-10-01 nor a number of days such as 90d")
     return found
-
-
-def _time(text: str | None) -> datetime | None:
-    """Returns the time of an ISO 8601 text, in UTC where it names no zone; `None` if it is none."""
-    try:
-        found = datetime.fromisoformat((text or "").strip())
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
