@@ -7,7 +7,6 @@ counts to the model, are done before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,6 +17,7 @@ from embedders.region.heads import PooledRegions, RegionFeatures
 from embedders.region.planting import OBJECTS, POOL, SYNONYMS, PlantedBoxes, PlantedLogits
 from embedders.region.selection import RegionProjection, Selection, padded, padding_mask
 from embedders.resnet import FeatureMaps
+from vilt_bench import files
 from vilt_bench.embedding import ImageBatch, VisualEmbedder
 from vilt_bench.errors import EmbedderError
 from vilt_bench.weights import load_weights
@@ -129,7 +129,7 @@ def _build(name: str, proposals: int, score_threshold: float) -> tuple[Any, Any]
         raise EmbedderError(f"detectron2/{name}: detectron2 {reason}; {INSTALL}") from None
     config = get_cfg()
     try:
-        config.merge_from_file(name if Path(name).is_file() else model_zoo.get_config_file(name))
+        config.merge_from_file(name if files.is_file(name) else model_zoo.get_config_file(name))
     except (RuntimeError, OSError, KeyError, AssertionError, ValueError) as error:
         raise EmbedderError(
             f"detectron2/{name} is no configuration of the model zoo and no configuration file "

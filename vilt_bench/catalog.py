@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vilt_bench import files
 from vilt_bench.config import parse_embedder, parse_resolution
 from vilt_bench.errors import EmbedderError, ViltBenchError
 from vilt_bench.presets import Preset, Used, used_by_models
@@ -171,12 +172,9 @@ def render_presets(presets: Mapping[str, Preset], console: Console) -> None:
 
 def read(package: str) -> dict[str, Entry]:
     """Returns a package's catalogue by the embedders' names, empty if it has none; the package is not imported."""
-    files = [folder / FILE for folder in package_folders(package)]
+    places = [folder / FILE for folder in package_folders(package)]
     return {
-        name: _entry(entry)
-        for file in files
-        if file.is_file()
-        for name, entry in json.loads(file.read_text(encoding="utf-8")).items()
+        name: _entry(entry) for file in places if files.is_file(file) for name, entry in files.read_json(file).items()
     }
 
 
@@ -185,12 +183,11 @@ def read_family(package: str, family: str) -> dict[str, Entry]:
     found = {}
     for folder in package_folders(package):
         path = folder / FAMILY_FILE.format(family=family)
-        if path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    size = (int(row["height"]), int(row["width"]))
-                    tokens, parameters, flops = (int(row[key]) for key in ("visual_tokens", "parameters", "flops"))
-                    found[f"{family}/{row['name']}"] = Entry(row["kind"], size, tokens, parameters, flops)
+        if files.is_file(path):
+            for row in csv.DictReader(files.read_text(path).splitlines()):
+                size = (int(row["height"]), int(row["width"]))
+                tokens, parameters, flops = (int(row[key]) for key in ("visual_tokens", "parameters", "flops"))
+                found[f"{family}/{row['name']}"] = Entry(row["kind"], size, tokens, parameters, flops)
     return found
 
 

@@ -6,17 +6,20 @@ Shared by embedders and language models that are built from a configuration; no 
 from __future__ import annotations
 
 import difflib
-import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vilt_bench.errors import CheckpointError, ConfigError
+from vilt_bench import files
+from vilt_bench.errors import CheckpointError, ConfigError, FileError
 
 HUB = "hub:"
 """Prefix of a source on the Hugging Face Hub: the user asks for the network."""
 CONFIG = "config.json"
+LARGEST_BYTES = 1 << 26
+"""Of a configuration: real ones have some kilobytes."""
 
 Rgb = tuple[float, float, float]
 HALF: Rgb = (0.5, 0.5, 0.5)
@@ -80,7 +83,7 @@ def read_table(table: Path) -> dict[str, Configuration]:
             mean=tuple(entry.get("mean", HALF)),
             std=tuple(entry.get("std", HALF)),
         )
-        for name, entry in json.loads(table.read_text(encoding="utf-8")).items()
+        for name, entry in files.read_json(table).items()
     }
 
 
@@ -149,7 +152,7 @@ def _read_folder(folder: Path, *, hub: str = "") -> Configuration:
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{folder / CONFIG} has no model_type; expected a model's configuration")
     processor: dict[str, Any] = {}
-    if (folder / "preprocessor_config.json").is_file():
+    if os.path.lexists(folder / "preprocessor_config.json"):  # of whatever kind: not to be passed over
         processor = _read_json(folder / "preprocessor_config.json")
     return Configuration(
         config,
@@ -169,11 +172,11 @@ def _rgb(values: Any) -> Rgb:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"no {path.name} in {path.parent}; expected a folder that has a model's") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} can't be read ({one_line([error])}); fetch it again") from None
+        content = files.read_json(path, most=LARGEST_BYTES)
+    except FileError as error:
+        if error.missing:
+            raise CheckpointError(f"no {path.name} in {path.parent}; expected a folder that has a model's") from None
+        raise CheckpointError(f"{error}; expected a model's {path.name}, whole") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no configuration; expected a JSON object")
     return content

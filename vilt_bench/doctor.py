@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +19,7 @@ from typing import IO, Any
 import msgspec
 import psutil
 
+from vilt_bench import files
 from vilt_bench.errors import MeasurementError
 from vilt_bench.fitness import FitnessProbe
 from vilt_bench.meters.gpu import GpuFacts, look_at_gpus
@@ -197,7 +197,7 @@ class _Kernel:
 
 @contextmanager
 def _kernel() -> Iterator[_Kernel]:
-    with tempfile.TemporaryFile() as complaints:
+    with files.temporary_file() as complaints:
         kernel = _Kernel(complaints)
         try:
             yield kernel

@@ -2,6 +2,7 @@
 
 ViltBenchError
 ├── ConfigError        an option or its value
+├── FileError          a file that can't be read or written
 ├── EmbedderError      an embedder: broken, or against the contract
 │   └── UnknownEmbedderError   there is none of that name, or it has no such option
 ├── InputError         an image or a text
@@ -18,6 +19,22 @@ class ViltBenchError(Exception):
 
 class ConfigError(ViltBenchError):
     """An option or its value is wrong."""
+
+
+class FileError(ViltBenchError):
+    """A file can't be read or written."""
+
+    def __init__(self, message: str, *, reason: str = "", missing: bool = False) -> None:
+        """Keep the message, and what of it others put into a sentence of their own.
+
+        Args:
+            message: the whole.
+            reason: what the system objects to, such as `permission denied`.
+            missing: whether there is no such file.
+        """
+        super().__init__(message)
+        self.reason = reason
+        self.missing = missing
 
 
 class EmbedderError(ViltBenchError):

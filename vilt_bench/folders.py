@@ -9,7 +9,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from vilt_bench.errors import ConfigError, RecordError
+from vilt_bench import files
+from vilt_bench.errors import ConfigError, FileError, RecordError
 from vilt_bench.store import PATTERN
 
 _AT_ONCE = 128
@@ -41,23 +42,28 @@ def read_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[str, bytes | R
 
 
 def _local(folder: Path) -> Iterator[tuple[str, bytes | RecordError]]:
-    if folder.is_file():
-        files = [folder]
-    elif folder.is_dir():
-        files = sorted(folder.rglob(PATTERN), key=lambda file: file.name)
+    if files.is_file(folder):
+        found = [folder]
+    elif files.is_folder(folder):
+        found = sorted(folder.rglob(PATTERN), key=lambda file: file.name)
     else:
         raise RecordError(f"no folder {folder}; expected one that 'vilt-bench run --output {folder}' saved records in")
-    for file in files:
+    for file in found:
         try:
-            yield str(file), file.read_bytes()
-        except OSError as error:
-            yield str(file), _unreadable(str(file), error)
+            yield str(file), files.read_bytes(file)
+        except FileError as error:
+            yield str(file), RecordError(str(error))
 
 
 def _remote(url: str) -> Iterator[tuple[str, bytes | RecordError]]:
     system, folder = _open(url)
     try:
-        names = [name for name in system.find(folder) if fnmatch(name.rpartition("/")[2], PATTERN)]
+        names = [
+            name
+            for name, facts in system.find(folder, detail=True).items()
+            # What is no file, such as a pipe, would be waited for.
+            if fnmatch(name.rpartition("/")[2], PATTERN) and facts.get("type", "file") == "file"
+        ]
     except Exception as error:  # each file system has errors of its own: credentials, network, permissions
         raise ConfigError(f"{url} can't be reached ({type(error).__name__}: {_line(error)})") from error
     names.sort(key=lambda name: name.rpartition("/")[2])

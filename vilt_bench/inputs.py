@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vilt_bench import files
 from vilt_bench.config import SYNTHETIC, Case
 from vilt_bench.embedding import ImageBatch, TextBatch
 from vilt_bench.photographs import crop_size, find_images, read_image, resize, target_size
@@ -134,9 +135,9 @@ def make_inputs(
 
 def _encoded(paths: Sequence[str], count: int, batch_size: int) -> tuple[Encoded, ...]:
     """Returns the files of each batch: all in turn, as often as it takes."""
-    files = [Path(path).read_bytes() for path in paths]
+    contents = [files.read_bytes(path) for path in paths]
     return tuple(
-        Encoded(tuple(files[(index * batch_size + row) % len(files)] for row in range(batch_size)))
+        Encoded(tuple(contents[(index * batch_size + row) % len(contents)] for row in range(batch_size)))
         for index in range(count)
     )
 

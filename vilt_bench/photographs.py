@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +10,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vilt_bench import files
 from vilt_bench.config import SYNTHETIC, Fit
-from vilt_bench.errors import InputError
+from vilt_bench.errors import FileError, InputError
 
 BUNDLED = ("china.jpg", "flower.jpg")
 """Two photographs of 427×640 pixels that come with scikit-learn."""
@@ -32,7 +32,7 @@ def find_images(images: Sequence[str]) -> tuple[str, ...]:
     package = importlib.util.find_spec("sklearn")
     for location in (package.submodule_search_locations or ()) if package else ():
         paths = [Path(location) / "datasets" / "images" / name for name in BUNDLED]
-        if all(path.is_file() for path in paths):
+        if all(map(files.is_file, paths)):
             return tuple(map(str, paths))
     raise InputError("scikit-learn's photographs are not installed; install scikit-learn, or give --image PATH")
 
@@ -173,10 +173,6 @@ def _opened(path: str) -> Iterator[Image.Image]:
                 yield image
     except (InputError, MemoryError):
         raise
-    except FileNotFoundError:
-        raise InputError(f"no image {path!r}; give the path of an image file") from None
-    except PermissionError:
-        raise InputError(f"image {path!r} can't be read: permission denied; change the file's permissions") from None
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         reason = str(error).partition(",")[0]
@@ -191,10 +187,15 @@ def _opened(path: str) -> Iterator[Image.Image]:
 
 
 def _check_is_file(path: str) -> None:
-    mode = Path(path).stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise InputError(f"{path!r} is a folder; give the image files in it")
-    if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
-        raise InputError(f"{path!r} is not a regular file; give an image file")
-    if Path(path).stat().st_size == 0:
+    try:
+        size = files.check_regular(path)  # opening a pipe would wait for a writer
+    except FileError as error:
+        if error.missing:
+            raise InputError(f"no image {path!r}; give the path of an image file") from None
+        if files.is_folder(path):
+            raise InputError(f"{path!r} is a folder; give the image files in it") from None
+        raise InputError(f"image {error}; give an image file that can be read") from None
+    if size == 0:
         raise InputError(f"image {path!r} is empty; give an image file")
+    if size > files.LARGEST_BYTES:
+        raise InputError(f"image {path!r} is larger than a GiB; give a smaller file")

@@ -14,16 +14,18 @@ A text under `embedders` is what `--embedder` takes.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vilt_bench.errors import ConfigError
+from vilt_bench import files
+from vilt_bench.errors import ConfigError, FileError
 from vilt_bench.registry import installed, nearest, package_folders
 
 FILE = "presets.toml"
+LARGEST_BYTES = 1 << 24
+EXPECTED = 'expected TOML with [presets.NAME] and, below it, embedders = ["NAME", …]'
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,8 @@ def used_by_models(package: str | None = None) -> list[Used]:
     Args:
         package: a top-level package; `None`: all that offer embedders.
     """
-    files = _files() if package is None else [folder / FILE for folder in package_folders(package)]
-    return [
-        Used(*(str(entry[key]) for key in ("embedder", "used_by", "evidence")))
-        for path in files
-        if path.is_file()
-        for entry in _read(path).get("vlm", ())
-    ]
+    paths = _files() if package is None else [folder / FILE for folder in package_folders(package)]
+    return [used for path in paths if files.is_file(path) for used in _used(path)]
 
 
 def find_preset(name: str) -> tuple[str, ...]:
@@ -80,9 +77,15 @@ def find_preset(name: str) -> tuple[str, ...]:
         ConfigError: there is no such preset or file.
     """
     if name.endswith(".toml"):
-        if not Path(name).is_file():
-            raise ConfigError(f"--preset {name}: no such file; expected TOML with [presets.NAME] and embedders")
-        return tuple(text for preset in _presets(Path(name)).values() for text in preset.embedders)
+        try:
+            files.check_regular(name)
+        except FileError as error:
+            problem = "no such file" if error.missing else error.reason
+            raise ConfigError(f"--preset {name}: {problem}; {EXPECTED}") from None
+        own = _presets(Path(name))
+        if not own:
+            raise ConfigError(f"--preset {name} has no preset; {EXPECTED}")
+        return tuple(text for preset in own.values() for text in preset.embedders)
     known = presets()
     if name not in known:
         raise ConfigError(f"no preset {name!r}{nearest(name, list(known))} known: {', '.join(known)}, or a TOML file")
@@ -91,12 +94,25 @@ def find_preset(name: str) -> tuple[str, ...]:
 
 def _files() -> list[Path]:
     packages = dict.fromkeys(found.package for found in installed().values())
-    return [path for package in packages for folder in package_folders(package) if (path := folder / FILE).is_file()]
+    return [path for package in packages for folder in package_folders(package) if files.is_file(path := folder / FILE)]
+
+
+def _used(path: Path) -> list[Used]:
+    keys = ("embedder", "used_by", "evidence")
+    entries = _read(path).get("vlm", [])
+    if not isinstance(entries, list) or not all(
+        isinstance(each, Mapping) and set(keys) <= set(each) for each in entries
+    ):
+        raise ConfigError(f"{path}: each [[vlm]] needs {', '.join(keys)}")
+    return [Used(*(str(entry[key]) for key in keys)) for entry in entries]
 
 
 def _presets(path: Path) -> dict[str, Preset]:
     found = {}
-    for name, entry in _read(path).get("presets", {}).items():
+    entries = _read(path).get("presets", {})
+    if not isinstance(entries, Mapping):
+        raise ConfigError(f"{path}: presets is no table; {EXPECTED}")
+    for name, entry in entries.items():
         embedders = entry.get("embedders") if isinstance(entry, Mapping) else None
         if not isinstance(embedders, list) or not embedders or not all(isinstance(text, str) for text in embedders):
             raise ConfigError(f'{path}: [presets.{name}] needs embedders = ["NAME", …]')
@@ -106,6 +122,6 @@ def _presets(path: Path) -> dict[str, Preset]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} can't be read as TOML: {' '.join(str(error).split())}") from None
+        return files.read_toml(path, most=LARGEST_BYTES)
+    except FileError as error:
+        raise ConfigError(str(error)) from None

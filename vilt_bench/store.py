@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from vilt_bench import files
 from vilt_bench.config import label
-from vilt_bench.errors import ConfigError, RecordError
+from vilt_bench.errors import ConfigError, FileError, RecordError
 from vilt_bench.records import Run, decode, encode
 
 PATTERN = "[0-9]*T[0-9]*Z-*.json"
@@ -37,10 +38,10 @@ def save(run: Run, folder: str | os.PathLike[str]) -> Path:
             file.flush()
             os.fsync(file.fileno())
         _move(temporary, path)
-    except OSError as error:
-        raise RecordError(f"the run could not be saved as {path}: {_why(error)}; give another --output") from None
+    except (OSError, ValueError) as error:
+        raise RecordError(f"the run could not be saved as {path}: {files.why(error)}; give another --output") from None
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             temporary.unlink()
     return path
 
@@ -51,15 +52,17 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     Raises:
         ConfigError: it can't be made or written to.
     """
+    if not os.fspath(folder):
+        raise ConfigError("--output '' names no folder; give one, such as results")
     probe = Path(folder) / f".{uuid.uuid4().hex}.tmp"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         with probe.open("xb") as file:
             file.write(b"\n")
-    except OSError as error:
-        raise ConfigError(f"--output {folder} can't be written to: {_why(error)}; give another folder") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--output {folder} can't be written to: {files.why(error)}; give another folder") from None
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             probe.unlink()
 
 
@@ -70,11 +73,10 @@ def load(path: str | os.PathLike[str]) -> Run:
         RecordError: the file is missing, unreadable, or no record.
     """
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise RecordError(f"no record {path}; expected a file that 'vilt-bench run' saved") from None
-    except OSError as error:
-        raise RecordError(f"{path} can't be read: {_why(error)}; expected a file that 'vilt-bench run' saved") from None
+        data = files.read_bytes(path)
+    except FileError as error:
+        problem = f"no record {path}" if error.missing else str(error)
+        raise RecordError(f"{problem}; expected a file that 'vilt-bench run' saved") from None
     return decode(data, name=str(path))
 
 
@@ -84,14 +86,14 @@ def load_all(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     Raises:
         RecordError: a path is missing, a folder has no record, or a file is no record.
     """
-    files: dict[Path, Path] = {}
+    chosen: dict[Path, Path] = {}
     for path in map(Path, paths):
-        found = _records(path) if path.is_dir() else [path]
+        found = _records(path) if files.is_folder(path) else [path]
         if not found:
             raise RecordError(f"no record in folder {path}; 'vilt-bench run --output {path}' saves one")
         for file in found:
-            files.setdefault(file.resolve(), file)
-    return [load(file) for file in files.values()]
+            chosen.setdefault(files.real_path(file), file)
+    return [load(file) for file in chosen.values()]
 
 
 def load_folder(folder: str | os.PathLike[str]) -> list[Run]:
@@ -118,16 +120,10 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         ConfigError: it can't be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(target)
-    except OSError as error:
-        raise ConfigError(f"--output {path} can't be written: {_why(error)}; give another file") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        files.write_bytes(path, data)
+    except FileError as error:
+        raise ConfigError(f"--output {error}; give another file") from None
 
 
 def file_name(run: Run) -> str:
@@ -175,11 +171,3 @@ def _move(temporary: Path, path: Path) -> None:
 
 def _taken(path: Path) -> RecordError:
     return RecordError(f"{path} is there already; records are never overwritten, give another --output")
-
-
-def _why(error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return "the disk is full"
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return "it is, or lies in, a file and not a folder"
-    return (error.strerror or str(error)).lower()

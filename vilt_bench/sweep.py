@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import IO, Protocol, TypeVar
 
 import msgspec
 
-from vilt_bench import errors, protocol, registry
+from vilt_bench import errors, files, protocol, registry
 from vilt_bench.config import Case, Sampling, label
 from vilt_bench.photographs import check_images
 from vilt_bench.records import Energy, Environment, Failure, Model, Run, Series, Source, Stage, Times, Trial
@@ -106,7 +105,7 @@ class Worker:
             folder: where it runs, and looks for modules first; this process's own if `None`.
             environment: its environment variables; this process's own if `None`.
         """
-        self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._complaints: IO[bytes] = files.temporary_file()  # lives as long as the process
         self._process = subprocess.Popen(
             [python, *flags, "-m", "vilt_bench.worker"],
             cwd=folder,

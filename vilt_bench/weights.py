@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vilt_bench.errors import CheckpointError
+from vilt_bench import files
+from vilt_bench.errors import CheckpointError, FileError
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -86,35 +86,35 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: nothing is there, or it is unreadable, truncated, unsafe, or no state dict.
     """
-    place = Path(path)
     try:
-        if place.is_dir():
-            return _read_folder(place)
-        return _read_file(place)
-    except FileNotFoundError:
-        raise CheckpointError(f"no weights at {path}; expected a file or a folder that holds {_WHOLE[0]}") from None
+        if files.is_folder(path):
+            return _read_folder(Path(path))
+        return _read_file(Path(path))
+    except FileError as error:
+        problem = f"no weights at {path}" if error.missing else str(error)
+        raise CheckpointError(f"{problem}; expected a file or a folder that holds {_WHOLE[0]}") from None
     except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error.strerror or error}") from None
+        raise CheckpointError(f"{path} can't be read: {files.why(error)}") from None
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     for name, index_name in zip(_WHOLE, _SHARDED, strict=True):
-        if (folder / name).is_file():
+        if files.is_file(folder / name):
             return _read_file(folder / name)
-        if (folder / index_name).is_file():
+        if files.is_file(folder / index_name):
             return _read_shards(folder / index_name)
     raise CheckpointError(f"the folder {folder} holds no weights; expected {', '.join((*_WHOLE, *_SHARDED))}")
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     try:
-        files: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
-        names = sorted({Path(file).name for file in files.values()})  # no way out of the folder
-    except (ValueError, KeyError, TypeError, AttributeError):
+        parts: dict[str, str] = files.read_json(index)["weight_map"]
+        names = sorted({Path(file).name for file in parts.values()})  # no way out of the folder
+    except (FileError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{index} is no index of weights; expected JSON with a weight_map") from None
     state: dict[str, Tensor] = {}
     for name in names:
-        if not (index.parent / name).is_file():
+        if not files.is_file(index.parent / name):
             raise CheckpointError(
                 f"{index.parent / name} is missing; {index.name} names it; fetch the whole checkpoint"
             )
@@ -123,6 +123,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    files.check_regular(path)  # a pipe would be waited for
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

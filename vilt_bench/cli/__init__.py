@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from vilt_bench import __version__
+from vilt_bench import __version__, files
 from vilt_bench.cli import doctor, embedders, history, paper, report, run, screen, verdicts
 from vilt_bench.errors import ViltBenchError
 
@@ -40,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has had enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if not files.lacks(error):
+            raise
+        named = f" for {error.filename}" if error.filename else ""
+        return screen.complain(f"the machine has not what it takes{named}: {files.why(error)}")
     except KeyboardInterrupt:
         return screen.INTERRUPTED
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vilt_bench import files
 from vilt_bench.cli import screen
-from vilt_bench.errors import ConfigError, ViltBenchError
+from vilt_bench.errors import ConfigError, FileError, ViltBenchError
 
 if TYPE_CHECKING:
     from vilt_bench.comparison import Comparison
@@ -92,17 +93,18 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace, *, othe
 def _append(summary: str, text: str) -> None:
     """Add to the job's summary; one that can't be written must not hide the verdict."""
     try:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(f"{text}\n")
-    except OSError as error:
-        screen.complain(f"GITHUB_STEP_SUMMARY {summary} can't be written: {error.strerror}; the summary is left out")
+        files.append_bytes(summary, f"{text}\n".encode())
+    except FileError as error:
+        screen.complain(f"GITHUB_STEP_SUMMARY {error}; the summary is left out")
 
 
 def _file(text: str) -> str:
     """Returns the path; refused at once where its folder is not there, so that nothing is measured in vain."""
     folder = Path(text).parent
-    if not folder.is_dir():
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text names no file; give a file")
+    if not files.is_folder(folder):
         raise argparse.ArgumentTypeError(f"{text}: there is no folder {folder}; make it first")
-    if Path(text).is_dir():
+    if files.is_folder(text):
         raise argparse.ArgumentTypeError(f"{text} is a folder; give a file")
     return text

@@ -158,7 +158,7 @@ def _records(asked: argparse.Namespace) -> Path:
 
 def _studies(asked: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Returns the studies by name: those asked for measured, printed and kept; others as the folder's newest."""
-    from vilt_bench import store
+    from vilt_bench import files, store
     from vilt_bench.paper import nms, sequence, study, study_figures
 
     seconds = STUDY_TIME_S if asked.study_time is None else asked.study_time
@@ -180,5 +180,5 @@ def _studies(asked: argparse.Namespace, console: Console) -> dict[str, Any]:
             store.write_bytes(file.with_suffix(".svg"), draw(each, "svg"))
             console.print(f"wrote {file} and {file.with_suffix('.svg').name}", highlight=False, soft_wrap=True)
         elif asked.output is not None and (kept := sorted(_records(asked).glob(f"{name}-*.json"))):
-            found[name] = study.decode(kept[-1].read_bytes(), kind, name=str(kept[-1]))
+            found[name] = study.decode(files.read_bytes(kept[-1]), kind, name=str(kept[-1]))
     return found

@@ -71,9 +71,7 @@ def run(asked: argparse.Namespace) -> int:
 
 def _save(runs: Sequence[Run], folder: str) -> tuple[list[Path], str | None]:
     """Returns the records' files, and what kept one from its folder; it is then in the system's temporary one."""
-    import tempfile
-
-    from vilt_bench import store
+    from vilt_bench import files, store
 
     saved, problem = [], None
     for run in runs:
@@ -81,7 +79,7 @@ def _save(runs: Sequence[Run], folder: str) -> tuple[list[Path], str | None]:
             saved.append(store.save(run, folder))
         except ViltBenchError as error:  # the folder was fine when measuring began
             try:
-                problem = f"{error} (kept as {store.save(run, tempfile.gettempdir())})"
+                problem = f"{error} (kept as {store.save(run, files.temporary_folder())})"
             except ViltBenchError:
                 problem = f"{error} (and nowhere else: what is shown is all there is)"
     return saved, problem

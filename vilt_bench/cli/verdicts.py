@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vilt_bench import files
 from vilt_bench.cli import options, outcome, screen
 from vilt_bench.config import label
 from vilt_bench.errors import ConfigError, ViltBenchError
@@ -160,7 +160,7 @@ def compare(asked: argparse.Namespace) -> int:
         gated=asked.gate,
         allow_different=asked.allow_different,
         names=(name, " ".join(paths)),
-        complete=any(Path(path).is_dir() for path in paths),
+        complete=any(map(files.is_folder, paths)),
     )
     return outcome.finish(comparisons, asked)
 
@@ -173,7 +173,7 @@ def _load(paths: list[str], *, like: Sequence[Run] = ()) -> tuple[list[Run], lis
     chosen: list[Run] = []
     earlier: list[Run] = []
     for path in paths:
-        if not Path(path).is_dir():
+        if not files.is_folder(path):
             chosen.append(store.load(path))
             continue
         new, old = newest(store.load_folder(path), like=like)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vilt_bench import files
 from vilt_bench.config import ViltConfig
 from vilt_bench.configurations import HUB, fetch_weights
-from vilt_bench.errors import CheckpointError
+from vilt_bench.errors import CheckpointError, FileError
 from vilt_bench.model.vilt import VisionLanguageModel
 from vilt_bench.weights import read_state_dict, refuse_differences
 
@@ -183,13 +183,13 @@ def _patch_projection(model: VisionLanguageModel) -> dict[str, str] | None:
 
 def _check_config(path: str, ours: ViltConfig, source: str) -> list[str]:
     """Refuses a checkpoint whose config.json contradicts what no tensor's shape shows; returns remarks."""
-    place = Path(path) if Path(path).is_dir() else Path(path).parent
+    place = Path(path) if files.is_folder(path) else Path(path).parent
     try:
-        theirs: Any = json.loads((place / "config.json").read_bytes())
-    except FileNotFoundError:
-        return [f"{ours.heads} heads assumed: the checkpoint does not say"]
-    except (OSError, ValueError):
-        raise CheckpointError(f"{place / 'config.json'} can't be read; fetch it again, or remove it") from None
+        theirs: Any = files.read_json(place / "config.json")
+    except FileError as error:
+        if error.missing:
+            return [f"{ours.heads} heads assumed: the checkpoint does not say"]
+        raise CheckpointError(f"{error}; fetch it again, or remove it") from None
     if not isinstance(theirs, dict):
         raise CheckpointError(f"{place / 'config.json'} is no model's configuration; fetch it again, or remove it")
     required = {"num_attention_heads": ours.heads, "layer_norm_eps": ours.layer_norm_eps, "hidden_act": "gelu"}

@@ -1,0 +1,267 @@
+"""Reads and writes the files that users name: regular ones only, of bounded size, each obstacle told in a phrase.
+
+All records, presets, configurations, checkpoints and images are opened through here, and all reports written. A pipe
+would be waited for, a device never ends, and a path can be no path at all: none of them is to hang or to end in a
+traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+import tempfile
+import tomllib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from vilt_bench.errors import ConfigError, FileError
+
+LARGEST_BYTES = 1 << 30
+"""Of a file that is read whole: far above any record, configuration or photograph."""
+
+Name = str | os.PathLike[str]
+
+_REASONS = {
+    errno.ENOENT: "it is not there",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.ENAMETOOLONG: "its name is too long",
+    errno.ELOOP: "symbolic links lead in a loop",
+    errno.EMFILE: "too many files are open; raise the limit with 'ulimit -n'",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.EISDIR: "it is a folder",
+    errno.EEXIST: "it is, or lies in, a file and not a folder",
+    errno.ENOTDIR: "it is, or lies in, a file and not a folder",
+    errno.ENXIO: "it is not a regular file",  # a socket
+}
+
+_LACKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EROFS})
+
+
+def read_bytes(path: Name, *, most: int = LARGEST_BYTES) -> bytes:
+    """Returns what a regular file holds.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+
+    Raises:
+        FileError: it is missing, not a regular file, too large, or can't be read.
+    """
+    with _opened(path) as file:
+        try:
+            data = file.read(most + 1)
+        except (OSError, MemoryError) as error:
+            raise _refusal(path, "can't be read", why(error)) from None
+    if len(data) > most:
+        raise _refusal(path, "can't be read", f"it is larger than {_size(most)}")
+    return data
+
+
+def read_text(path: Name, *, most: int = LARGEST_BYTES) -> str:
+    """Returns what a file of UTF-8 holds.
+
+    Raises:
+        FileError: as `read_bytes`, or it is no UTF-8.
+    """
+    try:
+        return read_bytes(path, most=most).decode()
+    except UnicodeDecodeError as error:
+        raise _refusal(path, "can't be read", f"byte {error.start} is no UTF-8") from None
+
+
+def read_json(path: Name, *, most: int = LARGEST_BYTES) -> Any:
+    """Returns what a file of JSON holds.
+
+    Raises:
+        FileError: as `read_bytes`, or it is no JSON.
+    """
+    data = read_bytes(path, most=most)
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise _refusal(path, "can't be read as JSON", "it is nested too deep") from None
+    except ValueError as error:
+        raise _refusal(path, "can't be read as JSON", _line(error)) from None
+
+
+def read_toml(path: Name, *, most: int = LARGEST_BYTES) -> dict[str, Any]:
+    """Returns what a file of TOML holds.
+
+    Raises:
+        FileError: as `read_text`, or it is no TOML.
+    """
+    text = read_text(path, most=most)
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise _refusal(path, "can't be read as TOML", "it is nested too deep") from None
+    except ValueError as error:
+        raise _refusal(path, "can't be read as TOML", _line(error)) from None
+
+
+def check_regular(path: Name) -> int:
+    """Returns the size in bytes of a regular file that can be opened, for readers that open it themselves.
+
+    Raises:
+        FileError: it is missing, not a regular file, or can't be read.
+    """
+    with _opened(path) as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def is_folder(path: Name) -> bool:
+    """Returns whether there is a folder; false for what is no path at all."""
+    return os.path.isdir(path)  # unlike pathlib, whatever the path
+
+
+def is_file(path: Name) -> bool:
+    """Returns whether there is a regular file; false for what is no path at all."""
+    return os.path.isfile(path)
+
+
+def real_path(path: Name) -> Path:
+    """Returns the path without symbolic links; as it is where they lead nowhere."""
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError):
+        return Path(path)
+
+
+def write_bytes(path: Name, data: bytes) -> None:
+    """Write a file; it appears whole or not at all, in place of an older one.
+
+    Raises:
+        FileError: it can't be written.
+    """
+    if not os.fspath(path) or not Path(path).name:
+        raise FileError(f"{os.fspath(path)!r} can't be written: it names no file", reason="it names no file")
+    temporary: Path | None = None
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            _check_mode(path, os.stat(path).st_mode, "can't be written")
+        target = real_path(path)  # a link stays one
+        temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    except (OSError, ValueError) as error:
+        raise _refusal(path, "can't be written", why(error), missing=_missing(error)) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def append_bytes(path: Name, data: bytes) -> None:
+    """Add to the end of a file, which is made where there is none.
+
+    Raises:
+        FileError: it is not a regular file, or can't be written.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            _check_mode(path, os.stat(path).st_mode, "can't be written")
+        with open(os.open(path, flags, 0o666), "ab") as file:
+            file.write(data)
+    except (OSError, ValueError) as error:
+        raise _refusal(path, "can't be written", why(error), missing=_missing(error)) from None
+
+
+def temporary_file() -> IO[bytes]:
+    """Returns a file without a name, which goes when it is closed.
+
+    Raises:
+        ConfigError: there is no folder for temporary files.
+    """
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise ConfigError(_no_temporary(error)) from None
+
+
+def temporary_folder() -> str:
+    """Returns the system's folder for temporary files.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return tempfile.gettempdir()
+    except OSError as error:
+        raise ConfigError(_no_temporary(error)) from None
+
+
+def lacks(error: OSError) -> bool:
+    """Returns whether the machine lacks something that a user can give: room on a disk, descriptors, memory."""
+    return error.errno in _LACKS
+
+
+def why(error: Exception) -> str:
+    """Returns in a phrase what the system objects to."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    if isinstance(error, OSError):
+        return _REASONS.get(error.errno or 0) or (error.strerror or _line(error)).lower()
+    return "its name holds what no name can" if "null" in str(error) or "surrogates" in str(error) else _line(error)
+
+
+@contextlib.contextmanager
+def _opened(path: Name) -> Iterator[IO[bytes]]:
+    """Opens a regular file; nothing is waited for, whatever it is."""
+    name = os.fspath(path)
+    try:
+        # Opening a pipe waits for a writer unless told not to; Windows has neither.
+        descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        if is_folder(name):  # Windows refuses to open one
+            raise _refusal(path, "can't be read", "it is a folder") from None
+        raise _refusal(path, "can't be read", why(error), missing=_missing(error)) from None
+    try:
+        _check_mode(path, os.fstat(descriptor).st_mode, "can't be read")
+    except FileError:
+        os.close(descriptor)
+        raise
+    with open(descriptor, "rb") as file:
+        yield file
+
+
+def _check_mode(path: Name, mode: int, problem: str) -> None:
+    if stat.S_ISDIR(mode):
+        raise _refusal(path, problem, "it is a folder")
+    if not stat.S_ISREG(mode):
+        raise _refusal(path, problem, "it is not a regular file")
+
+
+def _refusal(path: Name, problem: str, reason: str, *, missing: bool = False) -> FileError:
+    return FileError(f"{_shown(path)} {problem}: {reason}", reason=reason, missing=missing)
+
+
+def _missing(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError)
+
+
+def _shown(path: Name, most: int = 200) -> str:
+    """Returns a path for a message: what can't be printed is escaped, what is endless is cut."""
+    text = os.fspath(path)
+    text = text if text.isprintable() and text else repr(text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _no_temporary(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no folder for temporary files that can be written to; set TMPDIR to one that is there"
+    return f"no temporary file can be made: {why(error)}"
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >> 20 else f"{count} bytes"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
