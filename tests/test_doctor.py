@@ -71,6 +71,13 @@ def test_a_noisy_machine_is_not_fit_and_is_told_what_it_takes() -> None:
     assert "more than 60 pairs" in diagnose(examination(pairs=pairs(0.4))).verdict
 
 
+def test_noise_that_hides_every_slowdown_makes_the_smallest_unknown_and_the_machine_unfit() -> None:
+    wild = tuple(Pair((0.005,) * 30, (0.005 * 20**sign,) * 30, cpu_share=0.9, start_s=3.0) for sign in (1, -1) * 4)
+    told = diagnose(examination(pairs=wild))
+    assert (told.fit, told.detectable) == (False, None)
+    assert "in 95 of 100 cases is unknown" in told.verdict
+
+
 def test_two_pairs_are_too_few_to_tell() -> None:
     told = diagnose(examination(pairs=pairs(0.002, count=2)))
     assert told.fit is None

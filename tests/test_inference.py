@@ -2,11 +2,12 @@
 
 import math
 import random
+import re
 
 import pytest
 from scipy import stats
 
-from vilt_bench.inference import Evidence, Subject, holm, judge, paired, trimmed_mean, unpaired
+from vilt_bench.inference import Evidence, Subject, best_detectable, holm, judge, paired, trimmed_mean, unpaired
 from vilt_bench.statistics import student_t
 
 
@@ -164,3 +165,111 @@ def test_an_interval_beyond_the_tolerance_that_is_not_sure_enough_says_so():
 def test_less_cpu_time_is_no_improvement_where_wall_time_may_have_grown():
     seen = verdict(wall(-0.001, 0.15), Evidence("cpu_time", -0.2, 0.001, 9, 12))
     assert seen.verdict == "inconclusive"
+
+
+CLOCKS = {"wall time": "wall_time", "CPU time": "cpu_time", "device time": "device_time"}
+CHANGE = r"(?:[+-]?[\d.]+%|a factor of [\d,]+)"
+
+
+def ratio_of(text):
+    if text.startswith("a factor"):
+        return float(text.rpartition(" ")[2].replace(",", ""))
+    return 1 + float(text.rstrip("%")) / 100
+
+
+def told(text, log):
+    """Whether a change that is told is that logarithm, but for its rounding."""
+    return ratio_of(text) == pytest.approx(math.exp(log), rel=0.05 if text.startswith("a factor") else 0, abs=0.00051)
+
+
+def random_evidence(rng, channel):
+    return Evidence(
+        channel,
+        estimate=rng.choice([rng.gauss(0, 0.03), rng.gauss(0, 0.3), rng.gauss(0, 3)]),
+        error=10 ** rng.uniform(-4, 1),
+        freedom=rng.randint(1, 20),
+        units=rng.randint(3, 24),
+        drift=rng.choice([0.0, 0.0, math.log(1.15), math.log(4)]),
+    )
+
+
+def test_every_reason_is_true_of_the_numbers_that_decided():
+    rng = random.Random(23)
+    seen = dict.fromkeys(
+        ("straddles", "beyond", "faster", "within", "probably", "unknown", "can't speak", "too small"), 0
+    )
+    for _ in range(3000):
+        channels = rng.choice([("wall_time",), ("device_time",), ("wall_time", "cpu_time"), ("wall_time", "cpu_time")])
+        evidence = {channel: random_evidence(rng, channel) for channel in channels}
+        tolerance, first = rng.choice([0.01, 0.025, 0.05, 0.25]), channels[0]
+        subject = Subject("whole", 0.2, 0.2, tuple(evidence.values()))
+        (found,) = judge([subject], tolerance=tolerance, error=0.005, whole_s=rng.choice([None, 1e4]))
+        reason = found.reason
+        for part in seen:
+            seen[part] += part in reason
+        # By scipy: estimate and interval of each clock.
+        middle = {channel: each.estimate for channel, each in evidence.items()}
+        reach = {name: stats.t.ppf(0.975, each.freedom) * each.error + each.drift for name, each in evidence.items()}
+        low, high = ({name: middle[name] + sign * reach[name] for name in channels} for sign in (-1, 1))
+        named = re.match(r"[^(;]* by (\w+ time)", reason)
+        by = first if named is None else CLOCKS[named[1]]
+        assert found.ratio.value == pytest.approx(math.exp(middle[found.channel]))
+        if found.ratio.low is not None:
+            assert math.log(found.ratio.low) == pytest.approx(low[found.channel])
+        assert (found.ratio.low is None) == (reach[found.channel] > math.log(10))
+        if match := re.search(rf"(\w+ time) ({CHANGE}) to ({CHANGE}) straddles the tolerance of ([\d.]+)%", reason):
+            clock = CLOCKS[match[1]]
+            assert clock == found.channel
+            assert told(match[2], low[clock])
+            assert told(match[3], high[clock])
+            assert ratio_of(match[2]) <= 1 + float(match[4]) / 100 <= ratio_of(match[3])
+            assert float(match[4]) == pytest.approx(100 * tolerance)
+        if match := re.match(rf"slower by ({CHANGE})", reason):
+            assert told(match[1], middle[found.channel])
+            assert ratio_of(match[1]) > 1 + tolerance
+            assert found.channel == by
+        if match := re.match(r"faster by ([\d.]+)%", reason):
+            assert float(match[1]) == pytest.approx(100 * (1 - math.exp(middle[found.channel])), abs=0.051)
+            assert found.channel == by
+        if match := re.match(rf"at most ({CHANGE})", reason):
+            assert told(match[1], high[found.channel])
+            assert ratio_of(match[1]) < 1 + tolerance
+            assert found.channel == by
+        if match := re.match(rf"probably slower, (\w+ time) ({CHANGE}) to ({CHANGE}), beyond", reason):
+            clock = CLOCKS[match[1]]
+            assert clock == found.channel
+            assert told(match[2], low[clock])
+            assert told(match[3], high[clock])
+            assert ratio_of(match[2]) > 1 + tolerance
+        if match := re.search(rf"; CPU time, at most ({CHANGE}), can't speak", reason):
+            assert told(match[1], high["cpu_time"])
+        if match := re.search(rf"; CPU time is (?:probably )?up by ({CHANGE})", reason):
+            assert told(match[1], middle["cpu_time"])
+        if match := re.search(rf"wall time is noisier, at most ({CHANGE})", reason):
+            assert told(match[1], high["wall_time"])
+        if match := re.search(r"\(p ([\d.e-]+), ([\d.]+) is asked for\)", reason):
+            assert float(match[1]) >= float(match[2])
+        assert not re.search(r"\d{4,}\.\d%", reason)
+    assert all(seen.values()), seen
+
+
+def test_an_undecided_verdict_tells_the_clock_that_left_it_open():
+    found = verdict(wall(0.0, 0.05), Evidence("cpu_time", 0.2, 0.09, 9, 12))
+    assert (found.verdict, found.channel) == ("inconclusive", "wall_time")
+    assert re.match(r"noise: wall time -11\.\d% to \+12\.\d% straddles the tolerance of 2\.5%", found.reason)
+    assert found.ratio.value == 1.0
+
+
+def test_a_change_that_rounds_to_the_tolerance_is_told_with_the_digits_that_set_it_apart():
+    assert "slower by 2.501%" in verdict(wall(math.log(1.02501), 1e-7)).reason
+    assert "at most +2.49%" in verdict(wall(math.log(1.0249), 1e-7)).reason
+
+
+def test_noise_that_would_tell_no_slowdown_makes_interval_and_smallest_slowdown_unknown():
+    loud = wall(0.0, error=3.0)
+    found = verdict(loud)
+    assert (found.ratio.low, found.ratio.high) == (None, None)
+    assert "unknown" in found.reason
+    assert "%" not in found.reason
+    assert loud.detectable(tolerance=0.025, error=0.005) is None
+    assert best_detectable((loud, wall(0.0, channel="cpu_time")), tolerance=0.025, error=0.005)[1] == "cpu_time"

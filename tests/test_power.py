@@ -61,3 +61,8 @@ def test_load_that_hits_both_processes_alike_is_no_noise_of_pairs() -> None:
 def test_noise_of_processes_and_samples() -> None:
     assert process_noise([[1.0], [2.0], [3.0]]) == pytest.approx(0.5)
     assert sample_noise([[0.9, 1.0, 1.1], [9.0, 10.0, 11.0]]) == pytest.approx(0.1)
+
+
+def test_noise_that_hides_all_but_the_tenfold_tells_no_slowdown():
+    assert detectable(0.3) < 9
+    assert detectable(3.0) is None

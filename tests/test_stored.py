@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import random
+import statistics
 
 import pytest
 
@@ -130,6 +131,12 @@ def test_runs_measured_together_have_no_drift_between_them(session):
     baseline = session(rng, load=0, spread=0)
     candidate = dataclasses.replace(session(rng, load=0, spread=0, slowdown=0.06), group=baseline.group)
     assert compare([baseline], [candidate]).verdict == "regressed"
+
+
+def without_cpu_time(trial):
+    times = {name: dataclasses.replace(each, cpu_time_s=None) for name, each in trial.samples.stages.items()}
+    whole = dataclasses.replace(trial.samples.whole, cpu_time_s=None)
+    return dataclasses.replace(trial, samples=dataclasses.replace(trial.samples, whole=whole, stages=times))
 
 
 def replace_first_sample(run, value):
@@ -358,3 +365,25 @@ def test_of_a_folder_the_newest_measurement_counts(session):
     chosen, earlier = newest(runs)
     assert chosen == [runs[1]]
     assert earlier == [runs[0], runs[2]]
+
+
+def test_times_are_of_the_clock_that_the_ratio_is_of(session):
+    rng = random.Random(4)
+    seen = compare([session(rng, load=0.05)], [session(rng, load=0.05, slowdown=0.5)])
+    for stage in (seen.total, *seen.stages):
+        assert stage.channel == "cpu_time"
+        assert stage.ratio.candidate_s / stage.ratio.baseline_s == pytest.approx(stage.ratio.value)
+    cpu_s = [
+        min(trial.samples.whole.cpu_time_s) for run in [session(random.Random(4), load=0.05)] for trial in run.trials
+    ]
+    assert seen.total.ratio.baseline_s == pytest.approx(statistics.median(cpu_s), rel=0.1)
+
+
+def test_drift_tells_how_many_sessions_know_it_by_each_clock(session):
+    rng = random.Random(5)
+    history = [session(rng, load=0.01) for _ in range(6)]
+    without_cpu = [dataclasses.replace(run, trials=tuple(map(without_cpu_time, run.trials))) for run in history[:3]]
+    seen = compare([session(rng)], [session(rng)], history=[*without_cpu, *history[3:]])
+    note = next(note for note in seen.notes if "drift" in note)
+    assert "of wall time (by 7 sessions)" in note  # the six, and the baseline's own
+    assert "15% of CPU time (no 5 sessions of it are known)" in note

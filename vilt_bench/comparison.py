@@ -27,10 +27,14 @@ class Ratio:
     """Candidate over baseline, with its 95% interval."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    """`None`: unknown, as the noise is so large that an interval would say nothing."""
+    high: float | None
     units: int
     """Independent observations behind it: process pairs, or processes of the side that has fewer."""
+    baseline_s: float | None = None
+    """Typical time by the clock that the ratio is of; `None` where that is the clock of the latencies."""
+    candidate_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class Comparison:
     """What differs between the sides and was allowed to, such as `torch 2.9.0 / 2.10.0`."""
     notes: tuple[str, ...] = ()
     """What a reader must know, one sentence each."""
+    detectable_channel: str = ""
+    """The clock by which that slowdown would be found; empty where there is one clock only."""
 
     @property
     def verdict(self) -> Verdict:

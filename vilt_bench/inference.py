@@ -33,6 +33,9 @@ LEAST_TOLD = 1e-9
 """Smaller probabilities hang on the tail of a distribution that noise need not have."""
 FARTHEST = 50.0
 """Of a logarithm that is told as a ratio: farther off there is no latency."""
+WIDEST = 10.0
+"""An interval that reaches this factor to either side says nothing: it is unknown. Likewise a slowdown that would only
+be found from this factor on."""
 NEGLIGIBLE = 0.1
 """A stage that can have added no more than this share of the tolerance to the whole has not changed."""
 
@@ -51,6 +54,14 @@ class Evidence:
     units: int
     drift: float = 0.0
     """How far the machine alone may have moved the estimate, either way."""
+    baseline_s: float | None = None
+    """Typical time by this clock; `None` where it is the clock of the subject's latencies."""
+    candidate_s: float | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the interval says anything."""
+        return self.half_width < math.log(WIDEST)
 
     @property
     def half_width(self) -> float:
@@ -79,8 +90,11 @@ class Evidence:
         freedom = pairs - 2 * math.floor(PAIRS_TRIMMED * pairs) - 1
         return replace(self, error=self.error * math.sqrt(self.units / pairs), freedom=freedom, units=pairs)
 
-    def detectable(self, *, tolerance: float, error: float) -> float:
-        """Returns the slowdown, as a share, that would be found in 95 of 100 cases with this noise."""
+    def detectable(self, *, tolerance: float, error: float) -> float | None:
+        """Returns the slowdown, as a share, that would be found in 95 of 100 cases with this noise.
+
+        `None` where it takes the tenfold.
+        """
         return smallest_found(self.error, self.freedom, tolerance=tolerance, error=error, drift=self.drift)
 
 
@@ -99,8 +113,8 @@ class Subject:
 
 def smallest_found(
     spread: float, freedom: int, *, tolerance: float, error: float, drift: float = 0.0, power: float = POWER
-) -> float:
-    """Returns the smallest slowdown that is found with that power, as a share.
+) -> float | None:
+    """Returns the smallest slowdown that is found with that power, as a share; `None` where it takes the tenfold.
 
     A slowdown is found where the estimate exceeds the tolerance, and Student's t of it (one-sided) exceeds chance.
     Either may be what is hard.
@@ -118,7 +132,25 @@ def smallest_found(
     # The estimated spread varies too: to first order by 1 / (2 degrees of freedom) of its square.
     by_chance = drift + spread * (critical + reach * math.sqrt(1 + critical**2 / (2 * freedom)))
     by_tolerance = math.log1p(tolerance) + reach * spread
-    return _exp(max(by_chance, by_tolerance)) - 1
+    found = max(by_chance, by_tolerance)
+    return math.expm1(found) if found < math.log(WIDEST) else None
+
+
+def best_detectable(evidence: Sequence[Evidence], *, tolerance: float, error: float) -> tuple[float | None, str]:
+    """Returns the smallest slowdown that any clock would find, and that clock where there are several.
+
+    Args:
+        evidence: by clock; they share the error.
+        tolerance: accepted slowdown, as a share.
+        error: of a false alarm.
+    """
+    known = [
+        (size, each.channel)
+        for each in evidence
+        if (size := each.detectable(tolerance=tolerance, error=error / len(evidence))) is not None
+    ]
+    size, channel = min(known, default=(None, ""))
+    return size, channel if len(evidence) > 1 else ""
 
 
 def turn_logs(before: Sequence[float], after: Sequence[float]) -> list[float]:
@@ -233,48 +265,61 @@ def _verdict(
     if not subject.evidence:
         return replace(nothing, reason=subject.obstacle or "too few processes to tell their spread")
     first, limit = subject.evidence[0], math.log1p(tolerance)
-    allowed = f"the tolerance of {100 * tolerance:.3g}%"
+    allowed = f"the tolerance of {100 * tolerance:.6g}%"
 
     def say(verdict: Verdict, evidence: Evidence, reason: str) -> StageVerdict:
-        ratio = Ratio(_exp(evidence.estimate), _exp(evidence.low), _exp(evidence.high), evidence.units)
-        return replace(nothing, verdict=verdict, ratio=ratio, channel=evidence.channel, reason=reason)
+        return replace(nothing, verdict=verdict, ratio=_ratio(evidence), channel=evidence.channel, reason=reason)
+
+    def by(evidence: Evidence) -> str:
+        return "" if evidence is first else f" by {clock_name(evidence.channel)}"
 
     up, down = _beyond(subject, tolerance, slower=True), _beyond(subject, tolerance, slower=False)
     if up is not None and slower <= error and (up is first or first.high >= limit):
-        return say("regressed", up, f"slower by {_percent(up.estimate)} ({_probably(slower)}), beyond {allowed}")
+        size = _size(up.estimate, limit)
+        return say("regressed", up, f"slower by {size}{by(up)} ({_probably(slower)}), beyond {allowed}")
     bearable = first.high <= math.log1p(ALONE * tolerance)
     if down is not None and faster <= error and first.estimate < 0 and bearable:
         return say(
-            "improved", down, f"faster by {_percent(-math.expm1(down.estimate), plain=True)} ({_probably(faster)})"
+            "improved", down, f"faster by {-100 * math.expm1(down.estimate):.1f}%{by(down)} ({_probably(faster)})"
         )
     if first.high < limit:
-        aside = f"; {_word(up.channel)} is up by {_percent(up.estimate)}" if up is not None and slower <= error else ""
-        return say("unchanged", first, f"at most {_signed(first.high)}, within {allowed}{aside}")
-    steady = next((each for each in subject.evidence[1:] if each.high < limit), None)
-    if steady is not None and first.estimate <= limit and bearable:
-        return say(
-            "unchanged",
-            steady,
-            f"at most {_signed(steady.high)} by {_word(steady.channel)}, within {allowed}; "
-            f"{_word(first.channel)} is noisier, at most {_signed(first.high)}",
+        aside = (
+            f"; {clock_name(up.channel)} is up by {_size(up.estimate, limit)}"
+            if up is not None and slower <= error
+            else ""
         )
+        return say("unchanged", first, f"at most {_signed(first.high, limit)}, within {allowed}{aside}")
+    steady = next((each for each in subject.evidence[1:] if each.high < limit), None)
+    noisier = f"{clock_name(first.channel)} is noisier, at most {_signed(first.high, limit)}"
+    if steady is not None and first.estimate <= limit and bearable:
+        at_most = f"at most {_signed(steady.high, limit)}{by(steady)}"
+        return say("unchanged", steady, f"{at_most}, within {allowed}; {noisier}")
     if (
         whole_s
         and subject.baseline_s
         and subject.baseline_s * (_exp(first.high) - 1) < NEGLIGIBLE * tolerance * whole_s
     ):
         return say("unchanged", first, "too small to matter to the whole")
-    clearest = min(subject.evidence, key=lambda each: each.half_width)
-    because = "drift of the machine" if clearest.drift > clearest.half_width / 2 else "noise"
-    interval = f"{_signed(clearest.low)} to {_signed(clearest.high)}"
-    if clearest.low <= limit:
-        return say("inconclusive", clearest, f"{because}: {interval} straddles {allowed}")
-    if up is None or slower > error:
-        sure = f"not sure enough ({_probably(slower)}, {error:.2g} is asked for)"
-        return say("inconclusive", clearest, f"probably slower, {interval}, beyond {allowed}, but {sure}")
-    return say(
-        "inconclusive", clearest, f"{_word(clearest.channel)} is up, {interval}; {_word(first.channel)} may not be"
-    )
+    # From here on it is the first clock, the one that users feel, that leaves it open.
+    name = clock_name(first.channel)
+    unsure = f"not sure enough ({_probably(slower)}, {error:.2g} is asked for)"
+    ends = f"{_signed(first.low, limit)} to {_signed(first.high, limit)}"
+    interval = ends if first.known else "by an unknown factor"
+    if first.low > limit:
+        return say("inconclusive", first, f"probably slower, {name} {interval}, beyond {allowed}, but {unsure}")
+    because = "drift of the machine" if first.drift > first.half_width / 2 else "noise"
+    aside = ""
+    if up is not None and up is not first and up.low > limit:
+        aside = f"; {clock_name(up.channel)} is probably up by {_size(up.estimate, limit)}, but {unsure}"
+    elif steady is not None:
+        aside = f"; {clock_name(steady.channel)}, at most {_signed(steady.high, limit)}, can't speak for it"
+    left_open = f"{name} {ends} straddles {allowed}" if first.known else f"by how much {name} changed is unknown"
+    return say("inconclusive", first, f"{because}: {left_open}{aside}")
+
+
+def _ratio(evidence: Evidence) -> Ratio:
+    low, high = (_exp(evidence.low), _exp(evidence.high)) if evidence.known else (None, None)
+    return Ratio(_exp(evidence.estimate), low, high, evidence.units, evidence.baseline_s, evidence.candidate_s)
 
 
 def _probably(probability: float) -> str:
@@ -285,13 +330,22 @@ def _exp(log: float) -> float:
     return math.exp(max(-FARTHEST, min(FARTHEST, log)))
 
 
-def _percent(log: float, *, plain: bool = False) -> str:
-    return f"{100 * (log if plain else _exp(log) - 1):.1f}%"
+def _size(log: float, limit: float, sign: str = "") -> str:
+    """Returns a change such as `6.1%` or `a factor of 12`, with the decimals that set it apart from the limit."""
+    ratio = _exp(log)
+    if ratio >= WIDEST:
+        return f"a factor of {ratio:,.0f}"
+    for places in range(1, 7):
+        shown = round(100 * (ratio - 1), places) + 0.0  # makes 0 of -0
+        if shown != 100 * math.expm1(limit) and (shown > 100 * math.expm1(limit)) == (log > limit):
+            break
+    return f"{shown:{sign}.{places}f}%"
 
 
-def _signed(log: float) -> str:
-    return f"{100 * (_exp(log) - 1):+.1f}%"
+def _signed(log: float, limit: float) -> str:
+    return _size(log, limit, "+")
 
 
-def _word(channel: str) -> str:
+def clock_name(channel: str) -> str:
+    """Returns a clock as sentences have it."""
     return {"cpu_time": "CPU time", "wall_time": "wall time"}.get(channel, channel.replace("_", " "))

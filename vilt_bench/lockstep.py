@@ -31,6 +31,7 @@ from vilt_bench.inference import (
     PLANNED_PAIRS,
     Evidence,
     Subject,
+    best_detectable,
     judge,
     paired,
     trimmed_mean,
@@ -435,7 +436,7 @@ class _Match:
 
     def _tell(self, phase: str) -> None:
         found = evidence(self.pairs)
-        interval = (math.exp(found[0].low), math.exp(found[0].high)) if found else None
+        interval = (math.exp(found[0].low), math.exp(found[0].high)) if found and found[0].known else None
         self.report(GateProgress(len(self.pairs), phase, interval, self.spent_s, self.budget_s))
 
 
@@ -575,6 +576,12 @@ def evidence(pairs: Sequence[Pair], stage: str = WHOLE) -> tuple[Evidence, ...]:
     for channel in _channels(pairs, stage):
         logs = [log for pair in pairs if (log := pair.logarithm(stage, channel)) is not None]
         if len(logs) == len(pairs) and (each := paired(channel, logs)) is not None:
+            if channel == "cpu_time":
+                before_s, after_s = (
+                    _typical_s([getattr(pair, side) for pair in pairs], stage, "cpu_time_s")
+                    for side in (BASELINE, CANDIDATE)
+                )
+                each = replace(each, baseline_s=before_s, candidate_s=after_s)
             found.append(each)
     return tuple(found)
 
@@ -589,17 +596,17 @@ def _channels(pairs: Sequence[Pair], stage: str) -> tuple[str, ...]:
 def _subject(pairs: Sequence[Pair], stage: str) -> Subject:
     return Subject(
         name=stage,
-        baseline_s=_latency_s([pair.baseline for pair in pairs], stage),
-        candidate_s=_latency_s([pair.candidate for pair in pairs], stage),
+        baseline_s=_typical_s([pair.baseline for pair in pairs], stage),
+        candidate_s=_typical_s([pair.candidate for pair in pairs], stage),
         evidence=evidence(pairs, stage),
         obstacle=f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} of processes are too few; allow more --max-time",
     )
 
 
-def _latency_s(series: Sequence[Series], stage: str) -> float | None:
-    """Returns the median over processes of their median latency."""
+def _typical_s(series: Sequence[Series], stage: str, clock: str = "latency_s") -> float | None:
+    """Returns the median over processes of their median time by that clock."""
     times = [each.whole if stage == WHOLE else each.stages.get(stage, Times()) for each in series]
-    medians = [median(each.latency_s) for each in times if each.latency_s]
+    medians = [median(column) for each in times if (column := getattr(each, clock))]
     return median(medians) if medians else None
 
 
@@ -651,7 +658,7 @@ def _outcome(
     fit = math.floor(match.budget_s * len(pairs) / match.spent_s) if match.spent_s else 0
     found = [each.of_pairs(max(len(pairs), min(fit, max(LOOKS)))) for each in evidence(pairs)]
     chance = share_of_error(error, gated)
-    known = [each.detectable(tolerance=tolerance, error=chance / len(found)) for each in found]
+    detectable, detectable_channel = best_detectable(found, tolerance=tolerance, error=chance)
     comparison = Comparison(
         case=case,
         method="lockstep",
@@ -664,7 +671,8 @@ def _outcome(
         tolerance=tolerance,
         error=error,
         gate=gated,
-        detectable=min(known, default=None),
+        detectable=detectable,
+        detectable_channel=detectable_channel,
         spent_s=match.spent_s,
         different=_different(match),
         notes=tuple(_notes(match, total)),
@@ -704,11 +712,14 @@ def _notes(match: _Match, total: StageVerdict) -> Iterator[str]:
     reasons = {reason for trial in (*before.draft.trials, *after.draft.trials) for reason in _slowed_down(trial)}
     if reasons:
         yield f"The GPU slowed down meanwhile ({', '.join(sorted(reasons))}): cool it, or look at its power supply."
-    if total.verdict == "inconclusive" and not match.interrupted:
+    failed = any(book.draft.failure is not None for book in (before, after))
+    if total.verdict == "inconclusive" and not match.interrupted and not failed:
         needed_s = match.start_s + (WARMUP_TURNS + SAMPLE_TURNS) * match.turn_s
+        more = next((count for count in (PLANNED_PAIRS, max(LOOKS)) if count > len(match.pairs)), None)
+        advice = f"{more} pairs take about {more * needed_s:.0f} s here, or use" if more else "use"
         yield (
             f"{len(match.pairs)} pairs of processes in {match.spent_s:.0f} s were not enough for this noise; "
-            f"{PLANNED_PAIRS} pairs take about {PLANNED_PAIRS * needed_s:.0f} s here, or use a quieter machine."
+            f"{advice} a quieter machine."
         )
 
 

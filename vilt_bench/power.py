@@ -51,8 +51,8 @@ def detectable(
     tolerance: float = TOLERANCE,
     error: float = GATE_ERROR / 2,
     power: float = POWER,
-) -> float:
-    """Returns the smallest slowdown that lockstep finds with that power, as a share.
+) -> float | None:
+    """Returns the smallest slowdown that lockstep finds with that power, as a share; `None` where it is the tenfold.
 
     Args:
         noise: standard deviation of the log ratio of an identical pair.
@@ -68,4 +68,9 @@ def detectable(
 
 def pairs_needed(noise: float, slowdown: float) -> int | None:
     """Returns the least pairs that find such a slowdown; `None` where 60 do not."""
-    return next((pairs for pairs in range(6, MOST_PAIRS + 1) if detectable(noise, pairs) <= slowdown), None)
+
+    def finds(pairs: int) -> bool:
+        found = detectable(noise, pairs)
+        return found is not None and found <= slowdown
+
+    return next((pairs for pairs in range(6, MOST_PAIRS + 1) if finds(pairs)), None)

@@ -17,7 +17,7 @@ import msgspec
 from vilt_bench.comparison import Comparison, CountChange, Gate, Side, SideName, StageVerdict, missing
 from vilt_bench.config import label
 from vilt_bench.errors import ConfigError, RecordError
-from vilt_bench.inference import Evidence, Subject, judge, unpaired
+from vilt_bench.inference import WIDEST, Evidence, Subject, best_detectable, clock_name, judge, trimmed_mean, unpaired
 from vilt_bench.records import Environment, Run, Stage, Times, Trial, parse_time
 from vilt_bench.statistics import WHOLE, student_t
 
@@ -94,7 +94,7 @@ def compare(
 
     whole = subject(WHOLE)
     (total,) = judge([whole], tolerance=tolerance, error=chance)
-    known = [each.detectable(tolerance=tolerance, error=chance / len(whole.evidence)) for each in whole.evidence]
+    detectable, detectable_channel = best_detectable(whole.evidence, tolerance=tolerance, error=chance)
     return Comparison(
         case=candidate[-1].case,
         method="stored",
@@ -109,7 +109,8 @@ def compare(
         tolerance=tolerance,
         error=ERROR / cases,
         gate=gated,
-        detectable=min(known, default=None),
+        detectable=detectable,
+        detectable_channel=detectable_channel,
         spent_s=None,
         different=different,
         notes=tuple(_notes(baseline, candidate, whole, sessions, together=together)),
@@ -363,7 +364,11 @@ def _evidence(
     for channel in ("device_time",) if on_device else ("wall_time", "cpu_time"):
         before, after = (_logs(runs, stage, channel) for runs in (baseline, candidate))
         drift = 0.0 if sessions is None else _drift(sessions, stage, channel, error)
-        if (found := unpaired(channel, before, after, drift=drift)) is not None:
+        found = unpaired(channel, before, after, drift=drift)
+        if found is not None and channel == "cpu_time":
+            before_s, after_s = (math.exp(trimmed_mean(logs)) for logs in (before, after))
+            found = dataclasses.replace(found, baseline_s=before_s, candidate_s=after_s)
+        if found is not None:
             yield found
 
 
@@ -378,14 +383,19 @@ def _logs(runs: Sequence[Run], stage: str, channel: str) -> list[float]:
 
 def _drift(sessions: Sequence[Run], stage: str, channel: str, error: float) -> float:
     """Returns how far two sessions of the machine may lie apart, as a logarithm."""
-    groups: dict[str, list[float]] = {}  # what was measured together is one session
-    for run in sessions:
-        groups.setdefault(run.group, []).extend(_logs([run], stage, channel))
-    levels = [fmean(logs) for logs in groups.values() if logs]
+    levels = _levels(sessions, stage, channel)
     if len(levels) < LEAST_SESSIONS:
         return math.log1p(DRIFT[channel])
     # One session to another, of as many as it takes to know the spread; one-sided, for half the error.
     return student_t(len(levels) - 1, 1 - 2 * error) * stdev(levels) * math.sqrt(2)
+
+
+def _levels(sessions: Sequence[Run], stage: str, channel: str) -> list[float]:
+    """Returns the mean logarithm of each session that has times by that clock."""
+    groups: dict[str, list[float]] = {}  # what was measured together is one session
+    for run in sessions:
+        groups.setdefault(run.group, []).extend(_logs([run], stage, channel))
+    return [fmean(logs) for logs in groups.values() if logs]
 
 
 def _side(name: str, runs: Sequence[Run]) -> Side:
@@ -403,12 +413,13 @@ def _notes(
     if together:
         yield "Both sides were measured together: no drift between sessions is allowed for."
     elif whole.evidence:
-        known = len({run.group for run in sessions})
-        allowed = ", ".join(f"{100 * math.expm1(each.drift):.0f}% of {each.channel}" for each in whole.evidence)
-        source = f"{known} sessions" if known >= LEAST_SESSIONS else f"no {LEAST_SESSIONS} sessions of it are known"
+        allowed = ", ".join(
+            f"{_drifted(each)} of {clock_name(each.channel)} ({_source(len(_levels(sessions, WHOLE, each.channel)))})"
+            for each in whole.evidence
+        )
         yield (
-            f"Measured at different times: the machine's drift is allowed for, up to {allowed.replace('_', ' ')} "
-            f"({source}). 'vilt-bench gate' measures both together and finds far less."
+            f"Measured at different times: the machine's drift is allowed for, up to {allowed}. "
+            "'vilt-bench gate' measures both together and finds far smaller slowdowns."
         )
     for name, runs in (("baseline", baseline), ("candidate", candidate)):
         processes = sum(len(run.trials) for run in runs)
@@ -417,6 +428,15 @@ def _notes(
             yield f"The {name} has {counted}; {ENOUGH_PROCESSES} or more (--trials) narrow the interval."
         if any(run.interrupted for run in runs):
             yield f"The {name} was interrupted before it was complete."
+
+
+def _drifted(evidence: Evidence) -> str:
+    share = 100 * math.expm1(min(evidence.drift, math.log(WIDEST)))
+    return f"{share:.0f}%" if evidence.drift < math.log(WIDEST) else "an unknown share"
+
+
+def _source(sessions: int) -> str:
+    return f"by {sessions} sessions" if sessions >= LEAST_SESSIONS else f"no {LEAST_SESSIONS} sessions of it are known"
 
 
 def count_changes(baseline: Sequence[Stage], candidate: Sequence[Stage]) -> tuple[CountChange, ...]:

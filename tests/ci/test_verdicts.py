@@ -152,7 +152,7 @@ def test_terminal_has_both_latencies_ratio_interval_and_verdict_of_each_stage(re
     lines = shown([regressed])
     row = next(line for line in lines if line.startswith("  transformer"))
     assert row.split() == ["transformer", "348.1", "370.4", "1.064", "[1.055,", "1.073]", "regressed"]
-    assert lines[0] == "patch32 – regressed: 6.2% slower [5.3%, 7.1%]"
+    assert lines[0] == "patch32 – regressed: 6.2% slower, ratio 1.062 [1.053, 1.071]"
     text = " ".join(lines)
     assert "tolerance of 2.5%" in text
     assert "false alarms: at most 1%" in text
@@ -187,6 +187,39 @@ def test_the_clock_of_the_ratios_is_told(regressed: Comparison) -> None:
     for format in ("table", "markdown"):
         text = " ".join(render([mixed], format).split())
         assert "ratios are of CPU time (whole) and wall time (textual embedder, projection)." in text
+
+
+def test_times_and_ratio_of_a_row_are_of_one_clock_and_the_row_names_it(make_comparison: MakeComparison) -> None:
+    ratio = Ratio(0.401, 0.39, 0.41, 12, baseline_s=0.4, candidate_s=0.1604)
+    total = StageVerdict("whole", "improved", 0.235, 0.274, ratio, "cpu_time", "faster by 59.9% by CPU time")
+    found = make_comparison(total=total, stages=())
+    row = next(line for line in shown([found]) if line.startswith("whole"))
+    assert row.split() == ["whole", "(CPU", "time)", "400.0", "160.4", "0.401", "[0.390,", "0.410]", "improved"]
+    for format in ("table", "markdown", "junit"):
+        text = " ".join(render([found], format).split())
+        assert "59.9% faster by CPU time, ratio 0.401 [0.390, 0.410]" in text
+        assert "235" not in text
+    assert "Most of the change" not in render([found], "table")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [
+        (Ratio(0.936, 0.347, 2.523, 6), "6.4% faster, ratio 0.936 [0.347, 2.523]"),
+        (Ratio(1.06, None, None, 6), "6.0% slower, ratio 1.060 [–, –]"),
+        (Ratio(12.5, 12.1, 12.9, 6), "12 times as slow, ratio 12.500 [12.100, 12.900]"),
+    ],
+)
+def test_a_change_is_told_with_the_interval_of_the_ratio(
+    make_comparison: MakeComparison, ratio: Ratio, expected: str
+) -> None:
+    total = StageVerdict("whole", "inconclusive", 0.1, 0.1, ratio, "wall_time", "noise")
+    assert shown([make_comparison(total=total, stages=())])[0].endswith(f"inconclusive: {expected}")
+
+
+def test_the_stage_of_the_change_is_told_only_where_latencies_went_that_way(regressed: Comparison) -> None:
+    total = dataclasses.replace(regressed.total, baseline_s=0.36, candidate_s=0.35)
+    assert "of the change" not in render([dataclasses.replace(regressed, total=total)], "table")
 
 
 def test_what_was_allowed_to_differ_is_told(make_comparison: MakeComparison) -> None:
@@ -229,7 +262,7 @@ def test_markdown_begins_with_its_marker_and_unfolds_only_the_short_table(all_ki
 
 
 def test_markdown_of_one_comparison_says_the_outcome_in_its_heading(regressed: Comparison) -> None:
-    assert "### 🔴 `patch32` regressed: 6.2% slower [5.3%, 7.1%]\n" in render([regressed], "markdown")
+    assert "### 🔴 `patch32` regressed: 6.2% slower, ratio 1.062 [1.053, 1.071]\n" in render([regressed], "markdown")
 
 
 def test_markdown_tables_have_as_many_cells_in_each_row(all_kinds: list[Comparison]) -> None:
@@ -262,7 +295,7 @@ def test_json_holds_the_comparisons_whole(all_kinds: list[Comparison]) -> None:
     found = json.loads(render(all_kinds, "json"))
     assert (found["schema_version"], found["verdict"], found["exit_code"]) == (1, "regressed", 1)
     assert msgspec.convert(found["comparisons"], list[Comparison]) == all_kinds
-    assert found["comparisons"][1]["outcome"] == "regressed: 6.2% slower [5.3%, 7.1%]"
+    assert found["comparisons"][1]["outcome"] == "regressed: 6.2% slower, ratio 1.062 [1.053, 1.071]"
 
 
 def test_json_writes_null_for_what_is_not_finite(make_comparison: MakeComparison) -> None:
@@ -342,7 +375,7 @@ def test_annotations_tell_failures_as_errors_and_say_nothing_of_what_is_unchange
         ("error", "vilt-bench: region-r101-c4 inconclusive"),
         ("error", "vilt-bench: patch64 missing"),
     ]
-    assert found[0][2].splitlines()[0] == "regressed: 6.2% slower [5.3%, 7.1%]"
+    assert found[0][2].splitlines()[0] == "regressed: 6.2% slower, ratio 1.062 [1.053, 1.071]"
 
 
 def test_annotations_warn_of_what_passes_but_is_not_well(inconclusive: Comparison) -> None:

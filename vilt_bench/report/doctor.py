@@ -49,7 +49,8 @@ class Diagnosis:
     """`None`: too few processes were measured to tell."""
     verdict: str
     detectable: float | None
-    """The smallest slowdown found in 95 of 100 cases with `PLANNED_PAIRS` process pairs, as a share."""
+    """The smallest slowdown found in 95 of 100 cases with `PLANNED_PAIRS` process pairs, as a share;
+    `None`: unknown."""
     pair_noise: float | None
     process_noise: float | None
     sample_noise: float
@@ -68,8 +69,8 @@ def diagnose(found: Examination) -> Diagnosis:
     passes = 4 * (WARMUP_TURNS + TURNS)
     pair_s = fmean(pair.start_s for pair in found.pairs) + passes * EXAMPLE_PASS_S
     return Diagnosis(
-        fit=None if smallest is None else smallest <= FIT,
-        verdict=_verdict(found, smallest, needed, pair_s),
+        fit=None if noise is None else _good(smallest),
+        verdict=_verdict(found, noise, smallest, needed, pair_s),
         detectable=smallest,
         pair_noise=noise,
         process_noise=process_noise(samples_of(found.pairs)),
@@ -102,21 +103,26 @@ def to_json(found: Examination) -> str:
     return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
 
 
-def _verdict(found: Examination, smallest: float | None, needed: int | None, pair_s: float) -> str:
-    if smallest is None:
+def _good(smallest: float | None) -> bool:
+    return smallest is not None and smallest <= FIT
+
+
+def _verdict(found: Examination, noise: float | None, smallest: float | None, needed: int | None, pair_s: float) -> str:
+    if noise is None:
         return (
             f"Can't tell: only {len(found.pairs)} process pair{'s were' if len(found.pairs) != 1 else ' was'} measured "
             f"in {found.took_s:.0f} s; {LEAST_PAIRS} are needed. Quiet the machine, and look again."
         )
     example = f"a model of {1000 * EXAMPLE_PASS_S:g} ms a pass"
     sentence = (
-        f"The smallest slowdown that is found here in 95 of 100 cases is about {_percent(smallest)}, with "
+        f"The smallest slowdown that is found here in 95 of 100 cases is "
+        f"{'unknown' if smallest is None else f'about {_percent(smallest)}'}, with "
         f"{PLANNED_PAIRS} process pairs: about {_minutes(PLANNED_PAIRS * pair_s)} for {example} "
         f"(judged from {len(found.pairs)} pairs)."
     )
     if found.gpus:
         sentence += " That is of the processor; work on the GPU has noise of its own, which each gate tells."
-    if smallest <= FIT:
+    if _good(smallest):
         return f"Fit to measure on. {sentence}"
     if needed is not None:
         more = f"{_percent(FIT)} takes {needed} pairs, about {_minutes(needed * pair_s)}."
@@ -152,7 +158,7 @@ def _noise(found: Examination) -> Iterator[Finding]:
         yield Finding("noise", "ok", said)
     noise = pair_noise([(pair.first_s, pair.second_s) for pair in found.pairs])
     if noise is not None:
-        good = detectable(noise) <= FIT
+        good = _good(detectable(noise))
         yield Finding(
             "lockstep",
             "ok" if good else "warn",

@@ -43,6 +43,7 @@ def _short(comparisons: Sequence[Comparison]) -> str:
         for stage in (comparison.total, *words.notable(comparison)):
             whole = stage is comparison.total
             title = _code(words.name(comparison)) if whole else f"↳&nbsp;{escape(words.stage_title(stage.name))}"
+            title += words.clock_mark(stage)
             why = [] if stage.verdict == "unchanged" else [stage.reason, words.where(comparison) if whole else ""]
             lines.append([title, *_cells(stage, why)])
     return _table(["Embedder", *_HEAD], lines)

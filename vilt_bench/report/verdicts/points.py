@@ -22,5 +22,5 @@ def points(comparisons: Iterable[Comparison]) -> Iterator[Point]:
             if stage.candidate_s is not None:
                 yield Point(name, stage.candidate_s, None, None, said)
             if (ratio := stage.ratio) is not None:
-                low, high = (bound if math.isfinite(bound) else None for bound in (ratio.low, ratio.high))
+                low, high = (end if end is not None and math.isfinite(end) else None for end in (ratio.low, ratio.high))
                 yield Point(name, ratio.value, low, high, said, ratio=True)

@@ -84,7 +84,7 @@ def _all(comparisons: Sequence[Comparison]) -> Table:
     for comparison in comparisons:
         *numbers, _ = _cells(comparison.total)
         verdict = Text(comparison.verdict, style=STYLES[comparison.verdict])
-        table.add_row(Text(words.name(comparison)), *numbers, verdict)
+        table.add_row(Text(words.name(comparison) + words.clock_mark(comparison.total)), *numbers, verdict)
     return table
 
 

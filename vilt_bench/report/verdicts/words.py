@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from vilt_bench.comparison import Comparison, CountChange, Ratio, Side, StageVerdict, Verdict
+from vilt_bench.inference import WIDEST, clock_name
 from vilt_bench.report.rows import ABSENT, TITLES, case_name, decimals, environment_line, giga, mebibytes, millions
 from vilt_bench.report.verdicts.decision import SEVERITY
 from vilt_bench.statistics import WHOLE
@@ -16,8 +17,6 @@ _QUANTITIES = {
     "peak_bytes": ("peak memory", mebibytes, "MiB"),
 }
 
-_CLOCKS = {"wall_time": "wall time", "cpu_time": "CPU time", "device_time": "device time"}
-
 
 def name(comparison: Comparison) -> str:
     """Returns the embedder with all that was asked otherwise than usual."""
@@ -25,7 +24,7 @@ def name(comparison: Comparison) -> str:
 
 
 def outcome(comparison: Comparison) -> str:
-    """Returns the verdict with its size: `regressed: 6.1% slower [5.2%, 7.0%]`."""
+    """Returns the verdict with its size: `regressed: 6.1% slower, ratio 1.061 [1.052, 1.070]`."""
     verdict, whole = comparison.verdict, comparison.total
     if verdict != whole.verdict:
         worse = [stage_title(stage.name) for stage in comparison.stages if stage.verdict == verdict]
@@ -34,29 +33,45 @@ def outcome(comparison: Comparison) -> str:
 
 
 def size(stage: StageVerdict) -> str:
-    """Returns the change in words: `6.1% slower [5.2%, 7.0%]`; the reason where there is no ratio."""
-    ratio = stage.ratio
-    if ratio is None:
+    """Returns the change in words: `6.1% slower, ratio 1.061 [1.052, 1.070]`; the reason where there is no ratio.
+
+    The interval is the ratio's own: of a share that is faster, an end may be slower, and by more than all of it.
+    """
+    found = stage.ratio
+    if found is None:
         return stage.reason
-    sign, word = (-1, "faster") if ratio.value < 1 else (1, "slower")
-    bounds = sorted(sign * (bound - 1) for bound in (ratio.low, ratio.high))
-    value = 100 * abs(ratio.value - 1)
-    return f"{value:.1f}% {word} [{_percent(bounds[0])}, {_percent(bounds[1])}]"
+    word = "faster" if found.value < 1 else "slower"
+    much = f"{100 * abs(found.value - 1):.1f}% {word}" if found.value < WIDEST else f"{found.value:,.0f} times as slow"
+    by = " by CPU time" if _by_own_clock(stage) else ""
+    return f"{much}{by}, ratio {ratio(found)}"
 
 
 def ratio(found: Ratio | None) -> str:
-    """Returns the ratio with its 95% interval, such as `1.061 [1.052, 1.070]`."""
-    return ABSENT if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    """Returns the ratio with its 95% interval, such as `1.061 [1.052, 1.070]`; `1.061 [–, –]` where it is unknown."""
+    if found is None:
+        return ABSENT
+    low, high = (ABSENT if end is None or not math.isfinite(end) else f"{end:,.3f}" for end in (found.low, found.high))
+    return f"{found.value:,.3f} [{low}, {high}]"
 
 
 def milliseconds(stage: StageVerdict) -> tuple[str, str]:
-    """Returns both latencies in ms, with equally many decimals."""
-    known = [1000 * value for value in (stage.baseline_s, stage.candidate_s) if value is not None]
+    """Returns both sides' times in ms, by the clock that the ratio is of, with equally many decimals."""
+    both = stage.baseline_s, stage.candidate_s
+    if stage.ratio is not None and stage.ratio.baseline_s is not None and stage.ratio.candidate_s is not None:
+        both = stage.ratio.baseline_s, stage.ratio.candidate_s
+    known = [1000 * value for value in both if value is not None]
     places = min(map(decimals, known), default=0)
-    baseline, candidate = (
-        ABSENT if value is None else f"{1000 * value:,.{places}f}" for value in (stage.baseline_s, stage.candidate_s)
-    )
+    baseline, candidate = (ABSENT if value is None else f"{1000 * value:,.{places}f}" for value in both)
     return baseline, candidate
+
+
+def clock_mark(stage: StageVerdict) -> str:
+    """Returns ` (CPU time)` where times and ratio of a row are of that clock; empty where they are latencies."""
+    return f" ({clock_name(stage.channel)})" if _by_own_clock(stage) else ""
+
+
+def _by_own_clock(stage: StageVerdict) -> bool:
+    return stage.ratio is not None and stage.channel == "cpu_time"
 
 
 def stage_title(stage: str) -> str:
@@ -72,8 +87,8 @@ def stage_rows(comparison: Comparison) -> Iterator[tuple[str, int, StageVerdict 
         if own and parent != component:
             yield stage_title(parent), 0, None
         component = parent
-        yield stage_title(stage.name), 1 if own else 0, stage
-    yield WHOLE, 0, comparison.total
+        yield stage_title(stage.name) + clock_mark(stage), 1 if own else 0, stage
+    yield WHOLE + clock_mark(comparison.total), 0, comparison.total
 
 
 def notable(comparison: Comparison) -> list[StageVerdict]:
@@ -97,18 +112,21 @@ def reasons(comparison: Comparison) -> Iterator[tuple[Verdict, str]]:
 
 
 def where(comparison: Comparison) -> str:
-    """Returns the stage in which most of the whole's change lies; empty if the whole did not change."""
+    """Returns the stage in which most of the whole's change lies; empty if its latency did not change that way."""
     if comparison.total.verdict not in ("regressed", "improved"):
         return ""
+    way = 1 if comparison.total.verdict == "regressed" else -1
     changes = {stage.name: change for stage in comparison.stages if (change := _change_s(stage)) is not None}
     whole = _change_s(comparison.total)
-    if not changes or whole is None:
+    most = max(changes, key=lambda stage: way * changes[stage], default=None)
+    # Where CPU time has decided, latencies may have gone elsewhere.
+    if most is None or whole is None or way * whole <= 0 or way * changes[most] <= 0:
         return ""
-    most = max(changes, key=lambda stage: math.copysign(changes[stage], changes[stage] * whole))
     places = decimals(1000 * whole)
     part, all_of_it = (f"{1000 * change:+,.{places}f}" for change in (changes[most], whole))
     share = "Most" if abs(changes[most]) > abs(whole) / 2 else "The largest part"
-    return f"{share} of the change is in {stage_title(most)}: {part} of {all_of_it} ms."
+    what = "change of the latency" if _by_own_clock(comparison.total) else "change"
+    return f"{share} of the {what} is in {stage_title(most)}: {part} of {all_of_it} ms."
 
 
 def _change_s(stage: StageVerdict) -> float | None:
@@ -157,15 +175,15 @@ def method(comparison: Comparison) -> str:
 
 
 def clocks(comparison: Comparison) -> str:
-    """Returns what the ratios are of, as the clock that tells sides apart best need not be that of the latencies."""
+    """Returns what times and ratios are of, as the clock that decides need not be that of the latencies."""
     stages: dict[str, list[str]] = {}
     for stage in (comparison.total, *comparison.stages):
         if stage.ratio is not None:
-            stages.setdefault(_CLOCKS.get(stage.channel, stage.channel), []).append(stage_title(stage.name))
+            stages.setdefault(clock_name(stage.channel), []).append(stage_title(stage.name))
     if not stages:
         return ""
     told = list(stages) if len(stages) == 1 else [f"{clock} ({', '.join(names)})" for clock, names in stages.items()]
-    return f"Latencies are medians; ratios are of {listed(told)}."
+    return f"Times are medians; times and ratios are of {listed(told)}."
 
 
 def rule(comparison: Comparison) -> str:
@@ -181,7 +199,8 @@ def detectable(comparison: Comparison) -> str:
     """Returns what could be found with this noise."""
     if comparison.detectable is None:
         return "The smallest slowdown that would be found here is not known."
-    return f"A slowdown of {_percent(comparison.detectable)} would be found in 95 of 100 such comparisons."
+    by = " of CPU time" if comparison.detectable_channel == "cpu_time" else ""
+    return f"A slowdown of {_percent(comparison.detectable)}{by} would be found in 95 of 100 such comparisons."
 
 
 def different(comparison: Comparison) -> str:
