@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vilt_bench import files
 from vilt_bench.config import SYNTHETIC, Case
 from vilt_bench.embedding import ImageBatch, TextBatch
-from vilt_bench.photographs import crop_size, find_images, read_image, resize, target_size
+from vilt_bench.photographs import crop_size, find_images, read_encoded, read_image, resize, target_size
 from vilt_bench.preprocessing import Encoded, Preprocessing, Target, batch_images, to_tensor
 
 __all__ = ["Inputs", "make_inputs", "target_size"]
@@ -135,7 +134,7 @@ def make_inputs(
 
 def _encoded(paths: Sequence[str], count: int, batch_size: int) -> tuple[Encoded, ...]:
     """Returns the files of each batch: all in turn, as often as it takes."""
-    contents = [files.read_bytes(path) for path in paths]
+    contents = list(map(read_encoded, paths))
     return tuple(
         Encoded(tuple(contents[(index * batch_size + row) % len(contents)] for row in range(batch_size)))
         for index in range(count)

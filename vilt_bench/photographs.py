@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import IO, Any, TypeVar
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vilt_bench import files
 from vilt_bench.config import SYNTHETIC, Fit
 from vilt_bench.errors import FileError, InputError
+from vilt_bench.png import essential_png
+
+T = TypeVar("T")
 
 BUNDLED = ("china.jpg", "flower.jpg")
 """Two photographs of 427×640 pixels that come with scikit-learn."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By the value of EXIF's orientation: what turns the image upright.
+
+Source: Exif 2.32, tag 274, "Orientation".
+"""
+_UNSIGNED_16_BITS = ("PNG", "TIFF", "PPM", "JPEG2000")
+"""Formats of gray images whose white is known to be the largest number of 16 bits, or Pillow scales it to that."""
+
+# Of TIFF: tags, and what their values mean (TIFF 6.0, sections 4 and 19).
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _SIGNED = 0, 2
 
 
 def find_images(images: Sequence[str]) -> tuple[str, ...]:
@@ -45,34 +70,112 @@ def check_images(images: Sequence[str]) -> None:
     """
     for path in find_images(images):
         if path != SYNTHETIC:
-            with _opened(path):
-                pass
+            _read(path, lambda _content, _image: None)
 
 
 def read_image(path: str) -> Image.Image:
     """Returns the image as RGB, upright, fully read; of an animated one the first frame.
 
-    Transparency is dropped; 16-bit gray is scaled to 8 bits.
+    Transparency is dropped; 12-bit and 16-bit gray is scaled to 8 bits. Metadata but for the orientation is not used,
+    and may be damaged.
 
     Raises:
-        InputError: the file is missing, not a file, not readable, not an image, truncated, or too large.
+        InputError: the file is missing, not a file, not readable, not an image, truncated, too large, or has pixels
+            whose range or colours are not known.
     """
-    with _opened(path) as image:
-        if image.mode == "F":
-            raise InputError(
-                f"image {path!r} has floating-point pixels of unknown range; save it with 8 bits a channel"
-            )
-        return upright_rgb(image)
+    return _read(path, lambda _content, image: _upright_rgb(image))
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """Returns an opened image as RGB, upright, fully read; 16-bit gray is scaled to 8 bits."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):
-        upright = upright.convert("I").point(lambda value: value * (1 / 257)).convert("L")  # 65535 / 255 = 257
-    if "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-    return upright.convert("RGB")
+def read_encoded(path: str) -> bytes:
+    """Returns the image's file as `decode` takes it: a PNG without the metadata for which Pillow would refuse it.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+
+    def content(essential: bytes | None, image: Image.Image) -> bytes:
+        _upright_rgb(image)
+        return files.read_bytes(path) if essential is None else essential
+
+    return _read(path, content)
+
+
+def decode(content: bytes) -> Image.Image:
+    """Returns the image of a file that was read by `read_encoded`, as `read_image` does."""
+    with _unwarned(), Image.open(BytesIO(content)) as image:
+        return _upright_rgb(image)
+
+
+def describe_file(path: str) -> str:
+    """Returns what an image file is, such as `china.jpg (JPEG, 427×640 pixels, 196,653 bytes)`.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+
+    def described(_content: bytes | None, image: Image.Image) -> str:
+        kind, height, width = image.format, image.height, image.width
+        _upright_rgb(image)  # refuses in one line what can't be decoded
+        return f"{Path(path).name} ({kind}, {height}×{width} pixels, {Path(path).stat().st_size:,} bytes)"
+
+    return _read(path, described)
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """Returns an opened image as RGB, upright, fully read.
+
+    Raises:
+        InputError: the format does not say what the pixels' numbers mean.
+    """
+    image.load()
+    # After loading: Pillow turns a TIFF upright by itself, and a PNG's orientation may follow its pixels.
+    method = _UPRIGHT.get(_orientation(image) or 1)
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image)
+    image.info.pop("transparency", None)  # would make a conversion look for a color to be transparent
+    rgb = image.convert("RGB")
+    return rgb if method is None else rgb.transpose(method)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """Returns the value of the orientation's tag; `None` where there is none, or the metadata is damaged.
+
+    No other tag is looked at: `ImageOps.exif_transpose` writes them all anew, and fails where one is odd.
+    """
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # whatever Pillow's parser raises on bytes that are no EXIF
+        return None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Returns a gray image of more than 8 bits as one of 8 bits, rounded.
+
+    Raises:
+        InputError: the format does not say which number is white: signed and 32-bit integers, and floating point.
+
+    Source: PNG specification, section 13.12, linear equation.
+    """
+    if image.mode == "F":
+        raise InputError("has floating-point pixels of unknown range; save it with 8 bits a channel")
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    bits, signed, inverted = 16, False, False
+    if tags:
+        bits = _first(tags.get(_BITS_PER_SAMPLE, 16))
+        signed = _first(tags.get(_SAMPLE_FORMAT, 1)) == _SIGNED
+        inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    if image.format not in _UNSIGNED_16_BITS or bits > 16 or signed:
+        kind = f"signed {bits}-bit" if signed else f"{bits}-bit" if bits > 16 else "wide"
+        raise InputError(f"has {kind} integer pixels of unknown range; save it with 8 bits a channel")
+    scale = 255 / (2**bits - 1)
+    shift = 0.5  # conversion truncates
+    if inverted:
+        scale, shift = -scale, 255.5
+    return image.convert("I").point(lambda value: value * scale + shift).convert("L")
+
+
+def _first(value: Any) -> int:
+    return int(value[0] if isinstance(value, tuple) else value)
 
 
 def target_size(
@@ -159,20 +262,59 @@ def _check_divisor(resolution: tuple[int, int], size_divisor: int) -> None:
         )
 
 
+def _read(path: str, use: Callable[[bytes | None, Image.Image], T]) -> T:
+    """Returns what a function makes of an image that was opened, and of the bytes that it was opened from.
+
+    Args:
+        path: of the image.
+        use: gets the bytes, `None` where they are the file's own, and the image; may be called a second time.
+
+    Raises:
+        InputError: the file can't be used, or the function can't use the image; one line that names the file.
+    """
+    _check_is_file(path)
+    with _told(path), _unwarned():
+        try:
+            # Not by its name: Pillow then maps a TIFF to memory, and does not turn it where it lies on its side.
+            with open(path, "rb") as file, _opened(file) as image:
+                return use(None, image)
+        except (ValueError, SyntaxError, UnidentifiedImageError):
+            content = essential_png(files.read_bytes(path))
+            if content is None:
+                raise
+            try:
+                with _opened(BytesIO(content)) as image:
+                    return use(content, image)
+            except (ValueError, SyntaxError, OSError):
+                pass  # it was not the metadata: what was said first holds
+            raise
+
+
 @contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
-    """Opens an image, and turns all that can go wrong with it, here or in the block, into one line."""
+def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
+    with Image.open(file) as image:
+        if 0 in image.size:
+            raise InputError(f"has no pixels ({image.height}x{image.width})")
+        yield image
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is twice that: an error
+        warnings.simplefilter("ignore", UserWarning)  # damaged metadata, which nothing here uses
+        yield
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Turns all that can go wrong with an image into one line."""
     try:
-        _check_is_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is twice that: an error
-            warnings.simplefilter("ignore", UserWarning)  # damaged metadata, which nothing here uses
-            with Image.open(path) as image:
-                if 0 in image.size:
-                    raise InputError(f"image {path!r} has no pixels ({image.height}x{image.width})")
-                yield image
-    except (InputError, MemoryError):
+        yield
+    except MemoryError:
         raise
+    except InputError as error:
+        raise InputError(f"image {path!r} {error}") from None
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         reason = str(error).partition(",")[0]

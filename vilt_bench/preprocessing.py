@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 
 from vilt_bench.config import Fit
 from vilt_bench.embedding import Chain, ImageBatch, Mark
-from vilt_bench.photographs import read_image, resize, upright_rgb
+from vilt_bench.photographs import decode, describe_file, resize
 
 
 class Encoded(NamedTuple):
@@ -83,11 +81,7 @@ class Decode(nn.Module):
 
     def forward(self, encoded: Encoded) -> Decoded:
         """Returns the images, fully decoded."""
-        images = []
-        for content in encoded.files:
-            with Image.open(BytesIO(content)) as image:
-                images.append(upright_rgb(image))
-        return Decoded(tuple(images))
+        return Decoded(tuple(map(decode, encoded.files)))
 
 
 class Resize(nn.Module):
@@ -173,15 +167,3 @@ def batch_images(
         if mask is not None:
             mask[row, :h, :w] = True
     return ImageBatch(pixels, mask)
-
-
-def describe_file(path: str) -> str:
-    """Returns what an image file is, such as `china.jpg (JPEG, 427×640 pixels, 196,653 bytes)`.
-
-    Raises:
-        InputError: it can't be read.
-    """
-    read_image(path)  # refuses in one line what can't be decoded
-    size = Path(path).stat().st_size
-    with Image.open(path) as image:
-        return f"{Path(path).name} ({image.format}, {image.height}×{image.width} pixels, {size:,} bytes)"
