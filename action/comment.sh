@@ -8,20 +8,22 @@
 # HEAD_REPOSITORY  where its branch lies
 # GH_TOKEN         for gh
 set -euo pipefail
+# shellcheck source=action/common.sh
+. "${BASH_SOURCE[0]%/*}/common.sh"
 
 skip() {
-  echo "::notice title=vilt-bench::No comment: $1. The job's summary has the report."
+  tell notice "No comment: $1. The job's summary has the report."
   exit 0
 }
 
-[[ -n $PULL_REQUEST ]] || skip "this is no pull request"
-[[ $NAME =~ ^[A-Za-z0-9._-]+$ ]] || skip "the gate's name may have letters, digits, dots, dashes only"
+[[ $PULL_REQUEST =~ ^[0-9]+$ ]] || skip "this is no pull request"
 [[ $HEAD_REPOSITORY == "$GITHUB_REPOSITORY" ]] || skip "pull requests of forks have a token that may only read"
 command -v gh >/dev/null || skip "there is no gh on this runner"
 
 export GH_HOST=${GITHUB_SERVER_URL#*://} GH_ENTERPRISE_TOKEN=$GH_TOKEN
 comments=repos/$GITHUB_REPOSITORY/issues/$PULL_REQUEST/comments
 marker="<!-- vilt-bench gate: $NAME -->"
+[[ $EXIT_CODE =~ ^[0-9]+$ ]] || EXIT_CODE=unknown
 body=$REPORT/comment.md
 compared=true
 {
@@ -36,10 +38,17 @@ compared=true
 } >"$body"
 if (($(wc -c <"$body") > 65000)); then # GitHub takes 65,536 characters
   short=$(sed '/<details>/,$d' "$body")
-  printf '%s\n\n%s\n' "$short" "Details are too long for a comment: the job's summary has them." >"$body"
+  printf '%s\n\n%s\n' "${short:0:60000}" "Details are too long for a comment: the job's summary has them." >"$body"
 fi
 
-if ! found=$(gh api --paginate "$comments?per_page=100" --jq ".[] | select(.body | startswith(\"$marker\")) | .id"); then
+# Anyone can write the marker; who wrote a comment could change it later.
+if ! login=$(gh api graphql --raw-field 'query={viewer{login}}' --jq .data.viewer.login); then
+  skip "whose token this is can't be read, so that no comment is known to be its own"
+fi
+[[ $login =~ ^[A-Za-z0-9_-]+(\[bot\])?$ ]] || skip "the token belongs to nobody who could comment"
+own=".user.login == \"$login\" or (.user.type == \"Bot\" and .user.login == \"${login}[bot]\")"
+own_and_marked=".[] | select(($own) and (.body | startswith(\"$marker\"))) | .id"
+if ! found=$(gh api --paginate "$comments?per_page=100" --jq "$own_and_marked"); then
   skip "the comments can't be read; does the job have the permission pull-requests: write?"
 fi
 mine=${found%%$'\n'*}

@@ -4,7 +4,10 @@
 # EXIT_CODE    of vilt-bench
 # NO_BASELINE  pass or fail
 set -euo pipefail
+# shellcheck source=action/common.sh
+. "${BASH_SOURCE[0]%/*}/common.sh"
 
+unexpected=70
 case "$EXIT_CODE" in
   0) exit 0 ;;
   1) say="slower than the baseline, or lacking what it has" ;;
@@ -13,11 +16,14 @@ case "$EXIT_CODE" in
   4)
     say="nothing to compare with yet"
     if [[ $NO_BASELINE == pass ]]; then
-      echo "::warning title=vilt-bench::Passed without a comparison: $say."
+      tell warning "Passed without a comparison: $say."
       exit 0
     fi
     ;;
+  "$unexpected") say="vilt-bench met an error that it did not expect, which says nothing of speed: see the log" ;;
   *) say="vilt-bench ended unexpectedly" ;;
 esac
-echo "::error title=vilt-bench::Failed: $say (exit code $EXIT_CODE)."
+tell error "Failed: $say (exit code $EXIT_CODE)."
+# What is no exit code would be none of a failure either: bash ends with 0 for 256.
+[[ $EXIT_CODE =~ ^[1-9][0-9]{0,2}$ ]] && ((EXIT_CODE < 256)) || exit "$unexpected"
 exit "$EXIT_CODE"

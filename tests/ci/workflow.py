@@ -26,6 +26,24 @@ class Job:
     steps: list[str] = field(default_factory=list)
     """Names of the steps that ran."""
 
+    @property
+    def commands(self) -> list[str]:
+        """Lines of the log that a runner takes for commands.
+
+        Source: actions/runner, ActionCommandManager and ActionCommand: lines end at a line feed or a carriage return;
+        a command begins with `::` after blanks, or with `##[` anywhere.
+        """
+        found, stopped = [], ""
+        for line in re.split(r"[\r\n]+", self.log):
+            if stopped:
+                stopped = "" if line.strip() == f"::{stopped}::" else stopped
+            elif line.strip().startswith("::stop-commands::"):
+                stopped = line.strip().removeprefix("::stop-commands::")
+            elif re.match(r"\s*::\w", line) or "##[" in line:
+                found.append(line)
+        assert not stopped, "commands are not taken up again"
+        return found
+
 
 def evaluate(expression: str, contexts: Mapping[str, Any]) -> Any:
     """Returns an expression's value: paths, strings, `==`, `!=`, `&&`, `||`; what is not there is an empty string."""
