@@ -111,7 +111,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         ConfigError: it can't be written.
     """
-    write_bytes(path, text.encode())
+    # A path that is no UTF-8 may stand in the text.
+    write_bytes(path, text.encode(errors="replace"))
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -1,7 +1,9 @@
 """The command line: each command parses, calls one public function, prints, and chooses the exit code.
 
-Exit codes: 0 good; 1 the gate failed; 2 something that the user can mend, told in one line on standard error;
-3 undecided; 4 no baseline; 130 interrupted.
+Exit codes: 0 good; 1 slower, by the gate, by `compare` or by `history check`, and nothing else; 2 something that the
+user can mend, told in one line on standard error; 3 undecided; 4 no baseline; 5 a machine that is not fit (`doctor
+--strict`); 70 something unexpected, told in one line, its traceback in a file; 130 interrupted.
+A reader that has had enough of the output, such as `head`, changes none of them.
 Imports wait until a command needs them: `--help` and `list` start in a tenth of a second. A module here is a command,
 or two that belong together, and has a `register`.
 """
@@ -9,12 +11,14 @@ or two that belong together, and has a `register`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from vilt_bench import __version__, files
-from vilt_bench.cli import doctor, embedders, history, paper, report, run, screen, verdicts
+from vilt_bench.cli import crash, doctor, embedders, history, paper, report, run, screen, streams, verdicts
 from vilt_bench.errors import ViltBenchError
 
 COMMANDS = (run, verdicts, embedders, paper, report, history, doctor)
@@ -27,26 +31,35 @@ Add = Callable[[str, Command, str], argparse.ArgumentParser]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code of one command."""
-    parser = _parser()
-    asked = parser.parse_args(arguments)
+    with streams.guarded() as lost:
+        try:
+            code = _run(arguments)
+        except SystemExit as ended:  # of argparse: help, the version, or a complaint
+            code = ended.code if isinstance(ended.code, int) else 0
+        except KeyboardInterrupt:
+            code = screen.INTERRUPTED
+        with contextlib.suppress(ValueError):  # closed by somebody
+            sys.stdout.flush()
+        return code if lost.problem is None else screen.complain(lost.problem)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    asked = _parser().parse_args(arguments)
     try:
         code: int = asked.command(asked)
-        sys.stdout.flush()
-        return code
     except ViltBenchError as error:
         if asked.debug:
-            raise
+            traceback.print_exception(error)
         return screen.complain(str(error))
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
-        sys.stderr.close()
-        return 0
     except OSError as error:
         if not files.lacks(error):
-            raise
+            return crash.tell(error, debug=asked.debug)
         named = f" for {error.filename}" if error.filename else ""
         return screen.complain(f"the machine has not what it takes{named}: {files.why(error)}")
-    except KeyboardInterrupt:
-        return screen.INTERRUPTED
+    # A plug-in's sys.exit() is as unexpected as its errors.
+    except (Exception, SystemExit) as error:
+        return crash.tell(error, debug=asked.debug)
+    return code
 
 
 class _Parser(argparse.ArgumentParser):

@@ -11,7 +11,7 @@ from vilt_bench.cli import screen
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
 
-UNFIT = 1
+UNFIT = 5
 UNKNOWN = 3
 
 
@@ -23,7 +23,7 @@ def register(add: Add) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="exit code 1 where a slowdown of 5%% can't be found with 12 process pairs, 3 where that can't be told",
+        help="exit code 5 where a slowdown of 5%% can't be found with 12 process pairs, 3 where that can't be told",
     )
 
 

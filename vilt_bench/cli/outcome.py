@@ -49,7 +49,7 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
 
 
 def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace, *, otherwise: int = 0) -> int:
-    """Print the verdicts, write the files asked for, add to a GitHub job's summary; returns the exit code.
+    """Write the files asked for, add to a GitHub job's summary, print the verdicts; returns the exit code.
 
     Args:
         comparisons: in the order in which they are shown.
@@ -65,7 +65,17 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace, *, othe
     def text(format: str) -> str:
         return verdicts.render(comparisons, format, inconclusive=asked.inconclusive, otherwise=otherwise)
 
+    # Files first: nothing that becomes of the screen, or of who reads it, may keep a verdict from them.
     problems = []
+    for format in FILES:
+        path = getattr(asked, format.replace("-", "_"))
+        if path is not None:
+            try:
+                store.write_text(path, text(format))
+            except ViltBenchError as error:
+                problems.append(str(error).replace("--output", f"--{format}", 1))
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        _append(summary, text("markdown"))
     try:
         if asked.format == "table":
             verdicts.show(comparisons, screen.console())
@@ -76,15 +86,6 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace, *, othe
         problems.append(str(error))
     if asked.annotations:
         sys.stderr.write(text("github"))
-    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        _append(summary, text("markdown"))
-    for format in FILES:
-        path = getattr(asked, format.replace("-", "_"))
-        if path is not None:
-            try:
-                store.write_text(path, text(format))
-            except ViltBenchError as error:
-                problems.append(str(error).replace("--output", f"--{format}", 1))
     if problems:
         raise ConfigError("; ".join(problems))
     return verdicts.exit_code(comparisons, asked.inconclusive, otherwise)
@@ -93,7 +94,7 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace, *, othe
 def _append(summary: str, text: str) -> None:
     """Add to the job's summary; one that can't be written must not hide the verdict."""
     try:
-        files.append_bytes(summary, f"{text}\n".encode())
+        files.append_bytes(summary, f"{text}\n".encode(errors="replace"))
     except FileError as error:
         screen.complain(f"GITHUB_STEP_SUMMARY {error}; the summary is left out")
 
