@@ -18,6 +18,7 @@ from embedders.region.planting import OBJECTS, POOL, SYNONYMS, PlantedBoxes, Pla
 from embedders.region.selection import RegionProjection, Selection, padded, padding_mask
 from embedders.resnet import FeatureMaps
 from vilt_bench import files
+from vilt_bench.configurations import explained, one_line
 from vilt_bench.embedding import ImageBatch, VisualEmbedder
 from vilt_bench.errors import EmbedderError
 from vilt_bench.weights import load_weights
@@ -130,17 +131,18 @@ def _build(name: str, proposals: int, score_threshold: float) -> tuple[Any, Any]
     config = get_cfg()
     try:
         config.merge_from_file(name if files.is_file(name) else model_zoo.get_config_file(name))
-    except (RuntimeError, OSError, KeyError, AssertionError, ValueError) as error:
+    except Exception as error:  # of the zoo, of YAML, of what the file holds
         raise EmbedderError(
             f"detectron2/{name} is no configuration of the model zoo and no configuration file "
-            f"({' '.join(str(error).split())}); give one such as COCO-Detection/faster_rcnn_R_50_C4_3x.yaml"
+            f"({one_line([error])}); give one such as COCO-Detection/faster_rcnn_R_50_C4_3x.yaml"
         ) from None
     config.MODEL.DEVICE = str(torch.get_default_device())
     if proposals:
         config.MODEL.RPN.POST_NMS_TOPK_TEST = proposals
     if score_threshold >= 0:
         config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score_threshold
-    model = build_model(config).eval()
+    with explained(f"detectron2/{name}", str(config.MODEL.META_ARCHITECTURE), library="detectron2"):
+        model = build_model(config).eval()
     heads: Any = getattr(model, "roi_heads", None)
     if not isinstance(getattr(model, "proposal_generator", None), RPN) or not hasattr(heads, "box_predictor"):
         raise EmbedderError(

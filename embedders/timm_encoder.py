@@ -22,6 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from embedders.patch import cells_with_image, refuse_remainder
+from vilt_bench.configurations import explained
 from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures
 from vilt_bench.errors import CheckpointError, EmbedderError
 from vilt_bench.merging import merge_similar
@@ -69,18 +70,19 @@ def timm_encoder(
     _check_name(model)
     if tome < 0:
         raise EmbedderError(f"timm/{model}: tome={tome} is no number of tokens; expected 0 or more")
-    plan = _plan(model, resolution, dynamic)
     on_meta = torch.empty(0).is_meta  # only shapes are wanted there
-    tower = _create(model, plan.options, pretrained=pretrained and not weights and not on_meta)
-    if weights:
-        _load(tower, weights)
-    plan.prune(tower)
-    if fuse:
-        tower = reparameterize_model(tower)
-    if tome:
-        if keep_prefix:
-            raise EmbedderError(f"timm/{model}: tome={tome} returns merged tokens without prefix; drop keep_prefix")
-        tower.blocks = nn.Sequential(MergingBlocks(_plain_blocks(model, tower), count=tome, prefix=plan.prefix))
+    with explained(f"timm/{model}", library="timm"):
+        plan = _plan(model, resolution, dynamic)
+        tower = _create(model, plan.options, pretrained=pretrained and not weights and not on_meta)
+        if weights:
+            _load(tower, weights)
+        plan.prune(tower)
+        if fuse:
+            tower = reparameterize_model(tower)
+        if tome:
+            if keep_prefix:
+                raise EmbedderError(f"timm/{model}: tome={tome} returns merged tokens without prefix; drop keep_prefix")
+            tower.blocks = nn.Sequential(MergingBlocks(_plain_blocks(model, tower), count=tome, prefix=plan.prefix))
     backbone = TimmBackbone(tower, plan, keep_prefix=keep_prefix, merging=tome > 0)
     origin = weights or (f"timm {model}" if pretrained else "")
     return VisualEmbedder(
@@ -247,6 +249,8 @@ def _check_name(model: str) -> None:
 def _plan(model: str, resolution: Size | None, dynamic: bool) -> Plan:
     """Returns how to build and read the model, from a copy on the meta device."""
     config: Any = timm.get_pretrained_cfg(model)
+    if config is None:
+        raise EmbedderError(f"timm/{model} has no configuration in timm that tells its input; choose another model")
     own: Size = (config.input_size[1], config.input_size[2])
     options: dict[str, Any] = {}
     if dynamic:

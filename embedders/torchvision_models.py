@@ -8,6 +8,7 @@ from torchvision import models
 
 from embedders.torchvision_detector import DetectorOptions, detector
 from embedders.torchvision_grid import grid
+from vilt_bench.configurations import explained
 from vilt_bench.embedding import VisualEmbedder
 from vilt_bench.errors import EmbedderError
 
@@ -56,7 +57,8 @@ def torchvision_model(
         seed=seed,
     )
     if model in models.list_models(module=models.detection):
-        return detector(model, options, hidden_size=hidden_size, pretrained=pretrained, weights=weights)
+        with explained(f"torchvision/{model}", library="torchvision"):
+            return detector(model, options, hidden_size=hidden_size, pretrained=pretrained, weights=weights)
     classifiers = models.list_models(module=models)
     if model not in classifiers:
         names = [*models.list_models(module=models.detection), *classifiers]
@@ -68,4 +70,5 @@ def torchvision_model(
     if options != DetectorOptions():
         changed = [name for name in vars(options) if getattr(options, name) != getattr(DetectorOptions(), name)]
         raise EmbedderError(f"torchvision/{model} is a classifier; {', '.join(changed)} are options of detectors")
-    return grid(model, hidden_size=hidden_size, resolution=resolution, pretrained=pretrained, weights=weights)
+    with explained(f"torchvision/{model}", library="torchvision"):
+        return grid(model, hidden_size=hidden_size, resolution=resolution, pretrained=pretrained, weights=weights)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from embedders.patch import cells_with_image, refuse_remainder
-from vilt_bench.configurations import find_configuration, find_weights, one_line
+from vilt_bench.configurations import INSTALL, explained, find_configuration, find_weights, one_line, unknown
 from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures
 from vilt_bench.errors import CheckpointError, EmbedderError
 from vilt_bench.weights import load_strictly, read_state_dict
@@ -41,7 +41,10 @@ MOST_PREFIX = 16
 OWN_RESOLUTION = (448, 448)
 """For a tower whose configuration names none."""
 
-_REFUSALS = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError, AttributeError, IndexError)
+GRID_SIZES = ("spatial_merge_size", "temporal_patch_size")
+"""What the configuration of a tower that takes the grids' sizes must tell."""
+
+_REFUSALS = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError, IndexError)
 """What transformers' models raise where they can't do what they are asked for."""
 
 
@@ -71,22 +74,24 @@ def transformers_encoder(
     """
     name = f"transformers/{model}"
     if importlib.util.find_spec("transformers") is None:
-        raise EmbedderError(f"{name} needs transformers; pip install 'vilt-bench[transformers]'")
+        raise EmbedderError(f"{name} needs transformers; {INSTALL}")
     found = find_configuration(
         model, TABLE, family="transformers/", listing="'vilt-bench list transformers/' shows all"
     )
-    plan = _plan(name, json.dumps(found.config), resolution or found.resolution, resolution is not None)
-    tower = plan.build()
+    with explained(name, found.config["model_type"], library="transformers"):
+        plan = _plan(name, json.dumps(found.config), resolution or found.resolution, resolution is not None)
+        tower = plan.build()
+        stages: dict[str, nn.Module] = {"backbone": plan.backbone(tower, plan)}
+        if plan.merge > 1:
+            stages["merger"] = Merger(tower.merger)
+        notes = _notes(tower) if plan.kind == "encoder" else None
     origin = weights
     if pretrained and not weights:
         origin, weights = found.hub or found.folder, "" if _on_meta() else find_weights(found, name=name)
     if weights and not _on_meta():
         _load(tower, weights)
-    stages: dict[str, nn.Module] = {"backbone": plan.backbone(tower, plan)}
     if plan.merge > 1:
-        merger: nn.Module = tower.merger
         tower.merger = Absent()  # its stage is its own
-        stages["merger"] = Merger(merger)
     stages["projection"] = Projection(channels=plan.channels, hidden_size=hidden_size)
     return VisualEmbedder(
         stages,
@@ -98,7 +103,7 @@ def transformers_encoder(
         mean=found.mean,
         std=found.std,
         weights=f"{origin}, projection random" if origin else "random",
-        notes=_notes(tower) if plan.kind == "encoder" else None,
+        notes=notes,
     )
 
 
@@ -345,8 +350,11 @@ def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
         channels=int(getattr(config, "hidden_size", 0)),
     )
     if "grid_thw" in takes:
-        if not hasattr(config, "spatial_merge_size"):
-            raise EmbedderError(f"{name} is a {config.model_type!r}, whose grids are not known here; choose another")
+        if absent := [key for key in GRID_SIZES if not hasattr(config, key)]:
+            raise EmbedderError(
+                f"{name} is a {config.model_type!r}, whose grids are not known here (it has no {', '.join(absent)}); "
+                "choose another"
+            )
         width = getattr(config, "out_hidden_size", None) or config.hidden_size
         plan = replace(plan, backbone=PackedBackbone, merge=merge, channels=width)
     elif "spatial_shapes" in takes:
@@ -381,6 +389,11 @@ def _probed(name: str, plan: Plan, takes: Mapping[str, Any], asked: bool) -> Pla
             used: Sequence[Tensor | None] = torch.autograd.grad(
                 output, list(named.values()), torch.empty_like(output), allow_unused=True
             )
+    except (AttributeError, KeyError) as error:
+        raise EmbedderError(
+            f"{name} is a {plan.config.model_type!r}, whose features are not known here: {unknown(error)}; expected a "
+            "vision tower"
+        ) from error
     except _REFUSALS as error:
         what = f"refuses --resolution {height}x{width}" if asked else f"can't take an image of {height}x{width} pixels"
         raise EmbedderError(f"{name} {what} ({one_line([error])})") from error

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from vilt_bench import files
-from vilt_bench.errors import CheckpointError, ConfigError, FileError
+from vilt_bench.errors import CheckpointError, ConfigError, EmbedderError, FileError, ViltBenchError
 
 HUB = "hub:"
 """Prefix of a source on the Hugging Face Hub: the user asks for the network."""
 CONFIG = "config.json"
 LARGEST_BYTES = 1 << 26
 """Of a configuration: real ones have some kilobytes."""
+
+INSTALL = "install it: python -m pip install 'transformers>=5.24'"
+"""Of transformers, as the extra `transformers` asks for it."""
 
 Rgb = tuple[float, float, float]
 HALF: Rgb = (0.5, 0.5, 0.5)
@@ -128,7 +134,9 @@ def fetch(name: str, patterns: Sequence[str]) -> str:
             RepositoryNotFoundError,
         )
     except ImportError:
-        raise CheckpointError(f"{HUB}{name} needs huggingface_hub; pip install 'vilt-bench[hub]'") from None
+        raise CheckpointError(
+            f"{HUB}{name} needs huggingface_hub; install it: python -m pip install huggingface_hub"
+        ) from None
     try:
         return str(snapshot_download(name, allow_patterns=list(patterns)))
     except GatedRepoError:
@@ -139,6 +147,56 @@ def fetch(name: str, patterns: Sequence[str]) -> str:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         reason, advice = first.partition(". ")[0], "check name and network"
     raise CheckpointError(f"{HUB}{name} can't be fetched ({reason}); {advice}, or give a folder that has it")
+
+
+@contextmanager
+def explained(
+    name: str, kind: str = "", *, library: str, error: type[ViltBenchError] = EmbedderError
+) -> Iterator[None]:
+    """Turns whatever a library raises in the block into a sentence that says what of a model is not known here.
+
+    What a user can act on, and that memory ran out, goes through as it is.
+
+    Args:
+        name: of the model, as it was asked for.
+        kind: its type, in the library's words; empty: the name says it.
+        library: whose model it is; a package's name.
+        error: what is raised.
+    """
+    try:
+        yield
+    except (ViltBenchError, MemoryError):
+        raise
+    except Exception as caught:  # libraries have errors of all kinds
+        if "memory" in str(caught):
+            raise
+        what = f"{name} is a {kind!r} of {_versioned(library)}, which" if kind else f"{name} of {_versioned(library)}"
+        raise error(f"{what} can't be built here: {unknown(caught)}; choose another model") from caught
+
+
+def unknown(error: Exception) -> str:
+    """Returns what a library's error says is not as expected, in words."""
+    if isinstance(error, AttributeError):
+        owner, attribute = type(error.obj).__name__, error.name
+        if not attribute and (told := re.search(r"'([\w.]+)' object has no attribute '(\w+)'", str(error))):
+            owner, attribute = told[1], told[2]
+        if attribute:
+            return f"its {owner} has no {attribute!r}"
+    if isinstance(error, KeyError) and error.args:
+        return f"it has no {error.args[0]!r}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        outer, _, inner = error.name.rpartition(".")
+        return f"{outer} has no {inner}" if outer else f"it needs {inner}, which is not installed"
+    if isinstance(error, NotImplementedError) and not str(error):
+        return "a part of it is not implemented"
+    return f"{one_line([error])} ({type(error).__name__})" if str(error) else type(error).__name__
+
+
+def _versioned(library: str) -> str:
+    try:
+        return f"{library} {version(library)}"
+    except PackageNotFoundError:
+        return library
 
 
 def one_line(texts: Iterable[object], *, most: int = 240) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad
 
 from vilt_bench.config import REDUCTIONS, parse_reduction
+from vilt_bench.configurations import INSTALL
 from vilt_bench.embedding import Projection, VisualEmbedder, VisualFeatures, VisualTokens
 from vilt_bench.errors import EmbedderError
 from vilt_bench.merging import merge_similar
@@ -285,8 +286,7 @@ def _transformers(reduction: str) -> None:
         import transformers  # noqa: F401
     except ImportError:
         raise EmbedderError(
-            f"--reduce {reduction} takes its blocks from transformers, which is not installed; "
-            "pip install 'vilt-bench[transformers]'"
+            f"--reduce {reduction} takes its blocks from transformers, which is not installed; {INSTALL}"
         ) from None
 
 

@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from embedders.timm_encoder import MergingBlocks, timm_encoder
+from embedders.timm_encoder import MergingBlocks, _plan, timm_encoder
 from vilt_bench.embedding import ImageBatch, VisualEmbedder
 from vilt_bench.errors import CheckpointError, EmbedderError
 from vilt_bench.testing import check_embedder
@@ -241,3 +241,23 @@ def test_an_image_that_is_no_whole_number_of_a_dynamic_models_patches_is_refused
     embedder = on_meta("test_vit", dynamic=True)
     with pytest.raises(EmbedderError, match="162x160 pixels can't be cut into squares of 16"):
         embedder(ImageBatch(torch.empty(1, 3, 162, 160, device="meta")))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("stem"), "it has no 'stem'"),
+        (AttributeError("x", name="neck", obj=3), "its int has no 'neck'"),
+        (ImportError("a line\nand another"), r"a line and another \(ImportError\)"),
+    ],
+)
+def test_whatever_timm_raises_is_a_sentence_with_its_version(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    _plan.cache_clear()
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(EmbedderError, match=f"timm/resnet18 of timm {timm.__version__} can't be built here: {said}"):
+        timm_encoder(model="resnet18")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vilt_bench.config import LANGUAGE_MODEL, ViltConfig
-from vilt_bench.configurations import find_configuration, one_line
+from vilt_bench.configurations import INSTALL, explained, find_configuration, one_line
 from vilt_bench.embedding import TextBatch
 from vilt_bench.errors import ConfigError, InputError
 from vilt_bench.model.interaction import JointTokens, Modalities, join_masks
@@ -27,6 +27,8 @@ TABLE = Path(__file__).with_name("languages.json")
 
 _NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 """What transformers' decoders call their last normalisation."""
+
+_PARTS = {"words": "table of words", "head": "head"}
 
 
 class Prefilled(NamedTuple):
@@ -60,13 +62,15 @@ class LanguageModel(SharedModel):
             CheckpointError: the configuration can't be fetched or read.
         """
         config = _text_config(name)
-        decoder = _build(name, config)
-        head: nn.Module = decoder.get_output_embeddings()
-        base: Any = decoder.base_model
+        with explained(f"{LANGUAGE_MODEL}{name}", config.model_type, library="transformers", error=ConfigError):
+            decoder = _create(config)
+            base: Any = decoder.base_model
+            words, head = decoder.get_input_embeddings(), decoder.get_output_embeddings()
+            _check_parts(name, config, words=words, head=head)
         width: int = config.hidden_size
         super().__init__(
             ViltConfig(),  # of no use here: the sizes are the language model's
-            LanguageEmbedding(decoder.get_input_embeddings()),
+            LanguageEmbedding(words),
             {"connector": Connector(width, longest=getattr(config, "max_position_embeddings", None))},
             visual_size=width,
             sizes=sizes_of(config),
@@ -201,7 +205,7 @@ def _text_config(name: str) -> Any:
     """Returns transformers' configuration of a language model, or of the one in a vision-language model."""
     family = LANGUAGE_MODEL
     if importlib.util.find_spec("transformers") is None:
-        raise ConfigError(f"--interaction {family}{name} needs transformers; pip install 'vilt-bench[transformers]'")
+        raise ConfigError(f"--interaction {family}{name} needs transformers; {INSTALL}")
     found = find_configuration(name, TABLE, family=family)
     return _parsed(name, json.dumps(found.config))
 
@@ -232,11 +236,17 @@ def _parsed(name: str, config_json: str) -> Any:
     return config
 
 
-def _build(name: str, config: Any) -> Any:
+def _create(config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     build: Any = AutoModelForCausalLM.from_config
-    try:
-        return build(config, dtype=torch.float32)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ConfigError(f"{LANGUAGE_MODEL}{name} can't be built ({one_line([error])})") from error
+    return build(config, dtype=torch.float32)
+
+
+def _check_parts(name: str, config: Any, **parts: Any) -> None:
+    for what, part in parts.items():
+        if not isinstance(part, nn.Module):
+            raise ConfigError(
+                f"{LANGUAGE_MODEL}{name} is a {config.model_type!r}, whose {_PARTS[what]} is not known here; choose "
+                "another model"
+            )
