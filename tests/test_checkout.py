@@ -146,3 +146,47 @@ def test_hooks_do_not_run_while_the_other_side_is_built(repository, tmp_path):
     hook.chmod(0o755)
     contender_at("main")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_repository_of_somebody_else_is_refused_with_the_cause_and_the_remedy(repository, tmp_path, monkeypatch):
+    commit(repository)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    with pytest.raises(ConfigError, match=r"dubious ownership in repository.* git config --global --add safe.dir"):
+        contender_at("main")
+
+
+def test_a_branch_that_only_a_remote_has_is_named(repository, tmp_path):
+    commit(repository)
+    repository("update-ref", "refs/remotes/origin/trunk", "HEAD")
+    repository("update-ref", "refs/remotes/fork/fix/trunk", "HEAD")
+    with pytest.raises(ConfigError, match=r"--baseline-ref trunk: .* but .*origin/trunk.*: give --baseline-ref "):
+        resolve("trunk")
+    assert resolve("origin/trunk") == repository("rev-parse", "HEAD")
+    with pytest.raises(ConfigError, match=r"no such branch, tag or commit; did you mean main\?"):
+        resolve("mian")
+
+
+@pytest.mark.parametrize("reference", ["^main", "main..main", "--all", "-x", "", ":/change", "main:", "*", "main\n"])
+def test_what_git_reads_as_more_than_a_name_is_no_reference(repository, reference):
+    commit(repository)
+    with pytest.raises(ConfigError, match="--baseline-ref"):
+        resolve(reference)
+
+
+@pytest.mark.parametrize("folder", [":(top)x", "[ab]*", "-x", "--help", "ä b"])
+def test_a_folder_of_records_is_taken_by_its_name_alone(repository, make_run, folder):
+    store.save(make_run(run_id="mine"), Path(folder))
+    store.save(make_run(run_id="other"), "a")
+    commit(repository)
+    assert [run.run_id for run in records_at("main", folder)] == ["mine"]
+
+
+def test_records_are_read_as_a_checkout_has_them(repository, make_run):
+    Path(".gitattributes").write_text("*.json filter=turned\n")
+    repository("config", "filter.turned.clean", "tr a-z A-Z")
+    repository("config", "filter.turned.smudge", "cat >/dev/null; cat kept")
+    store.save(make_run(run_id="mine"), "results").rename("kept")
+    Path("results/2026-11-24T035500Z-patch32-mine.json").write_text("pointer")
+    commit(repository)
+    assert [run.run_id for run in records_at("main", "results")] == ["mine"]

@@ -243,7 +243,7 @@ def test_gated_stages_share_the_error_with_the_whole():
 
 def test_a_side_that_imports_what_the_other_side_is_is_refused(tmp_path):
     script = Script(origin=str(tmp_path / "src" / "my_embedder.py"))
-    own = Contender("main", apart_from=str(tmp_path))
+    own = Contender("main", apart_from=(str(tmp_path),))
     with pytest.raises(ConfigError, match=r"baseline \(main\) imported .*my_embedder.py, which is not what"):
         script.play(baseline=own)
     installed = Script(origin=str(tmp_path / ".venv" / "site-packages" / "my_embedder.py"))

@@ -67,3 +67,42 @@ def test_without_repository_commit_folder_or_git_there_is_no_source(
     assert read_source(tmp_path / "missing") is None
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read_source(tmp_path) is None
+
+
+def test_why_git_does_not_tell_of_a_repository_is_told_with_what_helps(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    assert read_source(repository, report=told.append) is not None
+    assert told == []
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    assert read_source(repository, report=told.append) is None
+    (reason,) = told
+    assert "dubious ownership" in reason
+    assert f"git config --global --add safe.directory {repository}" in reason
+
+
+def test_where_there_is_no_repository_nothing_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    assert read_source(tmp_path, report=told.append) is None
+    assert told == []
+
+
+def test_a_repository_whose_worktree_has_lost_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".git").write_text(f"gitdir: {tmp_path / 'away'}\n")
+    told: list[str] = []
+    assert read_source(tmp_path, report=told.append) is None
+    assert "not a git repository" in told[0]
+
+
+def test_the_repository_of_the_folder_counts_and_not_the_one_that_a_hook_is_for(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    git(other, "init")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    source = read_source(repository)
+    monkeypatch.delenv("GIT_DIR")
+    assert source is not None
+    assert source.commit == git(repository, "rev-parse", "HEAD")

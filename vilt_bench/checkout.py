@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import subprocess
+import re
 import sys
+import tempfile
 import time
-import uuid
-import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from vilt_bench import store
+from vilt_bench import git, layers, store
 from vilt_bench.errors import ConfigError
 from vilt_bench.lockstep import Contender
 from vilt_bench.records import Run, decode
 
-READY = "ready"
-"""In an environment's folder: it is complete."""
+SOURCE = "source"
+"""In an environment's folder: what the reference holds."""
 
 
 def records_at(reference: str, folder: str) -> list[Run]:
@@ -36,12 +36,16 @@ def records_at(reference: str, folder: str) -> list[Run]:
         RecordError: a file is no record.
     """
     commit = resolve(reference)
-    listed = _git("ls-tree", "-r", "-z", "--name-only", commit, "--", folder).split("\0")
+    listed = _git("--literal-pathspecs", "ls-tree", "-r", "-z", "--name-only", commit, "--", folder).split("\0")
     names = sorted(
         (name for name in listed if fnmatch(PurePosixPath(name).name, store.PATTERN)),
         key=lambda name: PurePosixPath(name).name,
     )
-    return [decode(_git("show", f"{commit}:./{name}").encode(), name=f"{reference}:{name}") for name in names]
+    return [
+        # As a checkout has them: they may be kept in another form, as Git LFS does.
+        decode(_ask("cat-file", "--filters", f"{commit}:./{name}"), name=f"{reference}:{name}")
+        for name in names
+    ]
 
 
 def resolve(reference: str) -> str:
@@ -52,19 +56,20 @@ def resolve(reference: str) -> str:
     """
     _git("rev-parse", "--git-dir")
     try:
-        return _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{reference}^{{commit}}").strip()
-    except ConfigError:
-        raise ConfigError(
-            f"--baseline-ref {reference}: this repository has no such branch, tag or commit; "
-            "a shallow clone lacks most of them, 'git fetch --unshallow' gets all"
-        ) from None
+        found = git.text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{reference}^{{commit}}")
+    except git.GitError:
+        found = ""
+    if not re.fullmatch("[0-9a-f]{40,64}", found):  # of ^main git says ^ and the commit: all but what it holds
+        raise ConfigError(f"--baseline-ref {reference}: {_lacking(reference)}")
+    return found
 
 
 def contender_at(reference: str, *, report: Callable[[str], None] = lambda _: None) -> Contender:
     """Returns this folder's repository, as the reference has it, installed in an environment of its own.
 
     The environment is a layer over this one: all other packages are this one's, so that nothing but the repository
-    differs. It is kept for the next time, in the user's cache.
+    differs. What is installed in it is the package that the current folder belongs to, and whatever else this
+    environment has installed from the repository. It is kept for the next time, in the user's cache.
 
     Args:
         reference: a branch, tag or commit.
@@ -74,38 +79,50 @@ def contender_at(reference: str, *, report: Callable[[str], None] = lambda _: No
         ConfigError: there is no repository, no such reference, or what it has can't be installed.
     """
     commit = resolve(reference)
-    here = PurePosixPath(_git("rev-parse", "--show-prefix").strip())
-    root = Path(_git("rev-parse", "--show-toplevel").strip())
-    # Another interpreter, another place of its packages, or another version of one, is another layer.
-    installed = sorted(path.name for folder in _packages() for path in Path(folder).glob("*.dist-info"))
-    told = [sys.executable, sys.version, *_packages(), *installed]
-    key = hashlib.sha256("\0".join(told).encode()).hexdigest()[:12]
-    home = _cache() / f"{commit[:12]}-{key}"
-    if not (home / READY).exists():
+    here = PurePosixPath(_git("rev-parse", "--show-prefix"))
+    root = Path(_git("rev-parse", "--show-toplevel"))
+    try:
+        git.ask("cat-file", "-e", f"{commit}:{here}/" if here.parts else commit)
+    except git.GitError:
+        raise ConfigError(
+            f"--baseline-ref {reference} has no folder {here}; run it where both sides have one"
+        ) from None
+    own = layers.locals_of(root)
+    wanted = [local.origin.relative_to(root.resolve()).as_posix() for local in own]
+    home = layers.cache() / f"{commit[:12]}-{_key(here, wanted, own)}"
+
+    def build(half: Path) -> None:
         begin = time.monotonic()
         report(f"building {reference} ({commit[:12]}) in {home}")
-        half = home.with_name(f".{home.name}-{uuid.uuid4().hex[:8]}")  # others may build the same
-        try:
-            _build(commit, half)
-            shutil.rmtree(home, ignore_errors=True)
-            with suppress(OSError):  # another was faster
-                half.rename(home)
-        finally:
-            shutil.rmtree(half, ignore_errors=True)
+        _Building(reference, commit, root, half, home.with_name(f"{home.name}.log"), report).build(here, wanted)
         report(f"built in {time.monotonic() - begin:.0f} s")
-    source = home / "source"
-    folder = source / here
-    if not folder.is_dir():
-        raise ConfigError(f"--baseline-ref {reference} has no folder {here}; run it where both sides have one")
-    python = home / "environment" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    layers.keep(home, build, report=report)
+    source = home / SOURCE
     return Contender(
         reference,
-        str(python),
-        folder=str(folder),
+        str(layers.python_of(home / layers.ENVIRONMENT)),
+        folder=str(source / here),
         versions=(f"commit {commit[:12]}",),
         variables=_python_path(root, source),
-        apart_from=str(root),
+        built=str(home),
+        apart_from=(str(root), *(str(file) for local in own for file in local.files)),
     )
+
+
+def _key(here: PurePosixPath, wanted: list[str], own: list[layers.Local]) -> str:
+    """Returns what tells layers of one commit apart.
+
+    Another interpreter, another place of its packages, or another version of one, is another layer; so is another
+    folder, which may belong to another package.
+    """
+    mine = {
+        re.sub(r"[-_.]+", "_", local.name).lower() for local in own
+    }  # installed in it: of what version is no matter
+    found = (path.name for folder in layers.package_folders() for path in Path(folder).glob("*.dist-info"))
+    installed = sorted(name for name in found if name.partition("-")[0].lower() not in mine)
+    told = [sys.executable, sys.version, *layers.package_folders(), *installed, "", str(here), *wanted]
+    return hashlib.sha256("\0".join(told).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def _python_path(root: Path, source: Path) -> dict[str, str]:
@@ -122,55 +139,115 @@ def _python_path(root: Path, source: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(map(there, entries.split(os.pathsep)))}
 
 
-def _build(commit: str, home: Path) -> None:
-    tree, environment = home / "worktree", home / "environment"
-    home.mkdir(parents=True)
-    _git("-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--quiet", "--detach", str(tree), commit)
+@dataclass(frozen=True)
+class _Building:
+    """The building of what a commit holds."""
+
+    reference: str
+    commit: str
+    root: Path
+    """Of the repository's working tree."""
+    half: Path
+    """Folder that it is built in."""
+    log: Path
+    report: Callable[[str], None]
+
+    def build(self, here: PurePosixPath, wanted: list[str]) -> None:
+        """Check the commit out and install its packages: what the folder `here` belongs to, and those wanted."""
+        self.half.mkdir()
+        self.log.unlink(missing_ok=True)
+        tree, environment = self.half / "worktree", self.half / layers.ENVIRONMENT
+        try:
+            # By force: a killed build may have left the path in git's list.
+            _git("worktree", "add", "--quiet", "--force", "--detach", str(tree), self.commit)
+            self._add_submodules(self.root, self.commit, tree, PurePosixPath())
+            layers.create(environment)
+            for package in dict.fromkeys([*_nearest(tree, here), *self._known(tree, wanted)]):
+                name = "it" if package == tree else package.relative_to(tree).as_posix()
+                layers.install(package, environment, log=self.log, name=name)
+            (tree / ".git").unlink()  # needed until now: some packages ask git for their version
+            tree.rename(self.half / SOURCE)
+        except ConfigError as error:
+            told = str(error).removeprefix("--baseline-ref: ")
+            raise ConfigError(f"--baseline-ref {self.reference}: {told}") from None
+        finally:
+            # No trace is left in the user's repository; what went wrong before must not be hidden by this.
+            with suppress(git.GitError):
+                git.ask("worktree", "remove", "--force", "--force", str(tree))
+        self.log.unlink(missing_ok=True)
+
+    def _known(self, tree: Path, wanted: list[str]) -> Iterator[Path]:
+        for name in wanted:
+            if layers.is_package(tree / name):
+                yield tree / name
+            else:
+                self.report(f"{self.reference} has no package in {name}, which is installed here")
+
+    def _add_submodules(self, repository: Path, commit: str, tree: Path, prefix: PurePosixPath) -> None:
+        """Check out the submodules that the working tree has, from what is there: nothing is fetched."""
+        for path, wanted in _submodules(repository, commit):
+            told = prefix / path
+            if not (repository / path / ".git").exists():
+                self.report(f"submodule {told} is left empty, as it is here")
+                continue
+            try:
+                _check_out(repository / path, wanted, tree / path)
+            except git.GitError as error:
+                raise ConfigError(
+                    f"submodule {told} can't be checked out at {wanted[:12]} ({error}); "
+                    f"'git -C {told} fetch' may bring it"
+                ) from None
+            self._add_submodules(repository / path, wanted, tree / path, told)
+
+
+def _check_out(repository: Path, commit: str, folder: Path) -> None:
+    """Write what a commit of another repository holds into a folder, with an index of its own: no trace is left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    directory = git.text("rev-parse", "--absolute-git-dir", folder=repository)
+    with tempfile.TemporaryDirectory() as scratch:
+        there = {"GIT_INDEX_FILE": str(Path(scratch) / "index"), "GIT_DIR": directory, "GIT_WORK_TREE": str(folder)}
+        git.ask("read-tree", "--reset", commit, folder=folder, variables=there)
+        git.ask("checkout-index", "--all", "--force", folder=folder, variables=there)
+
+
+def _submodules(repository: Path, commit: str) -> list[tuple[str, str]]:
+    """Returns paths and commits of the submodules that a commit has."""
+    listed = os.fsdecode(git.ask("ls-tree", "-r", "-z", "--full-tree", commit, folder=repository)).split("\0")
+    entries = [entry.split("\t", 1) for entry in listed if entry.startswith("160000 ")]
+    return [(path, told.split()[2]) for told, path in entries]
+
+
+def _nearest(tree: Path, here: PurePosixPath) -> list[Path]:
+    """Returns the package that a folder belongs to, if any: the nearest on the way up to the root."""
+    found = next((each for each in (here, *here.parents) if layers.is_package(tree / each)), None)
+    return [] if found is None else [tree / found]
+
+
+def _lacking(reference: str) -> str:
+    """Returns why a reference names no commit here, and what to give instead."""
+    names = _git("for-each-ref", "--format=%(refname)").splitlines()
+    remote = [name.removeprefix("refs/remotes/") for name in names if name.startswith("refs/remotes/")]
+    here = [name.split("/", 2)[2] for name in names if name.startswith(("refs/heads/", "refs/tags/"))]
+    if elsewhere := [name for name in remote if reference and name.endswith(f"/{reference}")]:
+        there = " and ".join(elsewhere)
+        return f"there is no such branch, tag or commit here, but {there}: give --baseline-ref {elsewhere[0]}"
+    close = get_close_matches(reference, [*here, *remote], n=1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    return (
+        f"this repository has no such branch, tag or commit{meant}; "
+        "a shallow clone lacks most of them, 'git fetch --unshallow' gets all"
+    )
+
+
+def _git(*arguments: str) -> str:
+    return os.fsdecode(_ask(*arguments)).removesuffix("\n")
+
+
+def _ask(*arguments: str) -> bytes:
     try:
-        _install(tree, environment)
-        (tree / ".git").rename(home / "git")  # needed until now: some packages ask git for their version
-        tree.rename(home / "source")
-    finally:
-        _git("worktree", "remove", "--force", str(tree))  # no trace is left in the user's repository
-    (home / READY).touch()
-
-
-def _install(source: Path, environment: Path) -> None:
-    venv.create(environment, symlinks=os.name != "nt")
-    (site,) = [*environment.glob("lib/python*/site-packages"), *environment.glob("Lib/site-packages")]
-    layers = "".join(f"import site; site.addsitedir({folder!r})\n" for folder in _packages())
-    (site / "layers.pth").write_text(layers, encoding="utf-8")
-    if any((source / name).exists() for name in ("pyproject.toml", "setup.py")):
-        python = next(environment.glob("bin/python")) if os.name != "nt" else environment / "Scripts" / "python.exe"
-        command = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
-        _run([*command, "install", "--quiet", "--no-deps", "--ignore-installed", str(source)], "can't install it")
-
-
-def _packages() -> list[str]:
-    """Returns the folders that this interpreter finds installed packages in."""
-    return [folder for folder in sys.path if folder.endswith(("site-packages", "dist-packages"))]
-
-
-def _cache() -> Path:
-    if os.name == "nt":
-        base = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "vilt-bench" / "environments"
-
-
-def _git(*arguments: str, folder: Path | None = None) -> str:
-    try:
-        return _run(["git", *arguments], "failed", folder=folder)
-    except FileNotFoundError:
+        return git.ask(*arguments)
+    except git.NoGitError:
         raise ConfigError("--baseline-ref needs git, which is not there; install it, or give records") from None
-
-
-def _run(command: Sequence[str], problem: str, *, folder: Path | None = None) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ConfigError(f"--baseline-ref: {' '.join(command[:2])} {problem}: {lines[-1]}")
-    return done.stdout
+    except git.GitError as error:
+        command = next(argument for argument in arguments if not argument.startswith("-"))
+        raise ConfigError(f"--baseline-ref: git {command} failed: {error}") from None

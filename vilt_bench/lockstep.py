@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, Protocol, TypeVar
 
-from vilt_bench import errors, protocol
+from vilt_bench import errors, git, protocol
 from vilt_bench.comparison import Comparison, Gate, Side, SideName, StageVerdict, missing
 from vilt_bench.config import Case, Option, Sampling
 from vilt_bench.errors import ConfigError, MeasurementError
@@ -107,8 +107,10 @@ class Contender:
     """What tells it from the other, such as a commit."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """Of its processes' environment, where they differ from this process's."""
-    apart_from: str | None = None
-    """A folder that its modules must not come from, unless they are installed in it: that would be the other side."""
+    built: str | None = None
+    """The folder that it was built in, where its code must come from; `None`: it was not built for this."""
+    apart_from: tuple[str, ...] = ()
+    """Files, and folders but for what is installed in them, that its modules must not come from: the other side's."""
 
     def start(self) -> Worker:
         """Returns a fresh process of this installation.
@@ -117,7 +119,7 @@ class Contender:
             ConfigError: there is no such interpreter.
         """
         try:
-            return Worker(self.python, self.flags, self.folder, {**CALM, **os.environ, **self.variables})
+            return Worker(self.python, self.flags, self.folder, {**CALM, **git.surroundings(), **self.variables})
         except OSError as error:
             raise ConfigError(
                 f"{self.python} can't be started ({(error.strerror or str(error)).lower()}); "
@@ -199,6 +201,24 @@ class Book:
     location: str = ""
     origin: str | None = None
     """Where the embedder came from."""
+    modules: tuple[str, ...] = ()
+    """Files of all that its process has imported."""
+
+    def strays(self) -> Iterator[str]:
+        """Returns files that it has imported though they are the other side's."""
+        told = self.contender
+        own = [Path(each).resolve() for each in told.apart_from]
+        for name in filter(None, (self.location, self.origin, *self.modules)):
+            if any(part in Path(name).parts for part in INSTALLED) and name not in told.apart_from:
+                continue
+            path = Path(name).resolve()
+            if any(path.is_relative_to(each) for each in own) and not _lies_in(path, told.built):
+                yield name
+
+    def is_built(self) -> bool:
+        """Returns whether what is measured came from what was built, if anything was."""
+        built = self.contender.built
+        return built is None or any(path and _lies_in(Path(path), built) for path in (self.location, self.origin))
 
 
 class _OverError(Exception):
@@ -324,21 +344,26 @@ class _Match:
             trials[side] = Trial(len(draft.trials), prepared.started_at)
             draft.environment = draft.environment or prepared.environment
             draft.model = draft.model or prepared.model
-            self.books[side].origin = prepared.origin
-            self._check_origin(side)
+            self.books[side].origin, self.books[side].modules = prepared.origin, prepared.modules
+        self._check_origins()
         return trials
 
-    def _check_origin(self, side: SideName) -> None:
-        """Refuse a side that has imported what the other side is."""
-        book = self.books[side]
-        own = book.contender.apart_from
-        for path in (book.location, book.origin):
-            if own is None or not path or any(name in Path(path).parts for name in INSTALLED):
-                continue
-            if Path(path).resolve().is_relative_to(Path(own).resolve()):
+    def _check_origins(self) -> None:
+        """Refuse a side that has imported what the other side is: the candidate would be compared with itself."""
+        for side, book in self.books.items():
+            name = f"{side} ({book.contender.name})"
+            if (stray := next(book.strays(), None)) is not None:
                 raise ConfigError(
-                    f"{side} ({book.contender.name}) imported {path}, which is not what the reference has; an editable "
-                    "install or a path of Python's leads there: install the package without --editable"
+                    f"{name} imported {stray}, which is not what the reference has{_but(book.contender.built)}; an "
+                    "editable install or a path of Python's leads there: install the package without --editable"
+                )
+            if not book.is_built():
+                other = self.books[CANDIDATE if side == BASELINE else BASELINE]
+                raise ConfigError(
+                    f"no verdict: {name} took the embedder from {book.origin or 'an unknown file'}, the other side "
+                    f"from {other.origin or 'an unknown file'}, and neither that nor vilt-bench comes from what was "
+                    f"built, {book.contender.built}; run the gate in the folder of the package that has the embedder, "
+                    "or install that package from this repository"
                 )
 
     def _greet(self, side: SideName, player: Player) -> None:
@@ -638,7 +663,9 @@ def _outcome(
     total, stages = verdicts
     group = uuid.uuid4().hex
     sampling = Sampling(max_time_s=match.budget_s, trials=max(1, len(match.books[BASELINE].draft.trials)))
-    own = read_source() if match.books[CANDIDATE].contender.python == sys.executable else None
+    problems: list[str] = []
+    is_own = match.books[CANDIDATE].contender.python == sys.executable
+    own = read_source(report=problems.append) if is_own else None
     runs = {
         side: _marked(
             book.draft.finished(
@@ -650,6 +677,7 @@ def _outcome(
             ),
             side,
             book.contender,
+            problems if side == CANDIDATE else (),
         )
         for side, book in match.books.items()
         if book.draft.trials or book.draft.failure is not None
@@ -680,11 +708,11 @@ def _outcome(
     return Outcome(comparison, tuple(runs.values()), match.interrupted)
 
 
-def _marked(run: Run, side: SideName, contender: Contender) -> Run:
-    """Returns the run, saying which side of a gate it was."""
+def _marked(run: Run, side: SideName, contender: Contender, problems: Sequence[str]) -> Run:
+    """Returns the run, saying which side of a gate it was, and what is not known of it."""
     which = " ".join([contender.name, *contender.versions])
     said = f"Measured in turns with another run of its group, as {side}: {which}."
-    return replace(run, side=side, warnings=(said, *run.warnings))
+    return replace(run, side=side, warnings=(said, *run.warnings, *problems))
 
 
 def _side(book: Book, run: Run | None, processes: int) -> Side:
@@ -721,6 +749,17 @@ def _notes(match: _Match, total: StageVerdict) -> Iterator[str]:
             f"{len(match.pairs)} pairs of processes in {match.spent_s:.0f} s were not enough for this noise; "
             f"{advice} a quieter machine."
         )
+
+
+def _lies_in(path: Path, folder: str | None) -> bool:
+    """Returns whether a file lies in a folder, be it by a link."""
+    return folder is not None and (
+        path.absolute().is_relative_to(folder) or path.resolve().is_relative_to(Path(folder).resolve())
+    )
+
+
+def _but(built: str | None) -> str:
+    return "" if built is None else f" (that is in {built})"
 
 
 def _slowed_down(trial: Trial) -> Iterable[str]:

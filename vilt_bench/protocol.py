@@ -76,6 +76,8 @@ class Prepared(msgspec.Struct, frozen=True, tag=True):
     model: Model
     origin: str | None = None
     """File that the embedder's factory was imported from; `None` from versions that do not say."""
+    modules: tuple[str, ...] = ()
+    """Files of what was imported by then, packages by their first; none from versions that do not say."""
 
 
 class Counted(msgspec.Struct, frozen=True, tag=True):

@@ -130,15 +130,26 @@ def load_factory(name: str) -> Callable[..., VisualEmbedder]:
 
 
 def factory_file(name: str) -> str | None:
-    """Returns the file that an embedder's factory was imported from; `None` where Python does not tell.
+    """Returns the file of the module that an embedder's factory is taken from; `None` where Python does not tell.
 
     Raises:
         EmbedderError: as `load_factory`.
     """
-    factory: Any = load_factory(name)
-    while isinstance(factory, functools.partial):
-        factory = factory.func
-    return getattr(sys.modules.get(getattr(factory, "__module__", "")), "__file__", None)
+    load_factory(name)
+    target = name if ":" in name.partition("/")[0] else _find(name).target
+    return getattr(sys.modules.get(target.partition(":")[0]), "__file__", None)
+
+
+def imported_files() -> tuple[str, ...]:
+    """Returns the files of the modules that are imported: of a package its first, of Python's own none."""
+    found = {name: file for name, each in sys.modules.copy().items() if (file := getattr(each, "__file__", None))}
+    return tuple(
+        sorted(
+            os.path.abspath(file)
+            for name, file in found.items()
+            if name.partition(".")[0] not in sys.stdlib_module_names and name.rpartition(".")[0] not in found
+        )
+    )
 
 
 def build(

@@ -4,46 +4,55 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
+from vilt_bench import git
 from vilt_bench.records import Source
 
 _TIMEOUT_S = 5.0
 
 
-def read_source(folder: str | os.PathLike[str] = ".") -> Source | None:
-    """Returns the commit that is checked out; `None` where there is no git, no repository or no commit.
+def read_source(
+    folder: str | os.PathLike[str] = ".", *, report: Callable[[str], None] = lambda _: None
+) -> Source | None:
+    """Returns the commit that is checked out; `None` where there is no repository or no commit, or git can't tell.
 
     Args:
         folder: in the repository.
+        report: told in a sentence why git can't tell of a repository that is there.
     """
-    status = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=no")
-    found = re.search(r"^# branch\.oid ([0-9a-f]{40,64})$", status or "", re.MULTILINE)
-    if status is None or found is None:
+    try:
+        status = _ask(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=no")
+    except git.GitError as error:
+        if _has_repository(folder):
+            report(f"What commit was measured is not known, as git does not tell: {error}.")
+        return None
+    found = re.search(r"^# branch\.oid ([0-9a-f]{40,64})$", status, re.MULTILINE)
+    if found is None:
         return None
     branch = re.search(r"^# branch\.head (?!\(detached\)$)(.+)$", status, re.MULTILINE)
-    seconds = (_git(folder, "-c", "log.showSignature=false", "log", "-1", "--format=%ct", found[1]) or "").strip()
     return Source(
         commit=found[1],
         branch=None if branch is None else branch[1],
         dirty=any(line and not line.startswith("#") for line in status.splitlines()),
-        committed_at=datetime.fromtimestamp(int(seconds), UTC).isoformat() if seconds.isdigit() else None,
+        committed_at=_committed_at(folder, found[1]),
     )
 
 
-def _git(folder: str | os.PathLike[str], *arguments: str) -> str | None:
-    """Returns what git says; `None` where it can't."""
+def _committed_at(folder: str | os.PathLike[str], commit: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=folder,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
+        seconds = int(_ask(folder, "-c", "log.showSignature=false", "log", "-1", "--format=%ct", commit))
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (git.GitError, ValueError, OverflowError):
         return None
-    return done.stdout.decode(errors="replace")
+
+
+def _has_repository(folder: str | os.PathLike[str]) -> bool:
+    here = Path(folder).absolute()
+    return any((each / ".git").exists() for each in (here, *here.parents))
+
+
+def _ask(folder: str | os.PathLike[str], *arguments: str) -> str:
+    return git.ask(*arguments, folder=folder, timeout_s=_TIMEOUT_S).decode(errors="replace")

@@ -18,7 +18,7 @@ from typing import IO, Protocol, TypeVar
 
 import msgspec
 
-from vilt_bench import errors, files, protocol, registry
+from vilt_bench import errors, files, git, protocol, registry
 from vilt_bench.config import Case, Sampling, label
 from vilt_bench.photographs import check_images
 from vilt_bench.records import Energy, Environment, Failure, Model, Run, Series, Source, Stage, Times, Trial
@@ -103,13 +103,13 @@ class Worker:
             python: the interpreter.
             flags: its options.
             folder: where it runs, and looks for modules first; this process's own if `None`.
-            environment: its environment variables; this process's own if `None`.
+            environment: its environment variables; this process's own if `None`. Git's of one repository are left out.
         """
         self._complaints: IO[bytes] = files.temporary_file()  # lives as long as the process
         self._process = subprocess.Popen(
             [python, *flags, "-m", "vilt_bench.worker"],
             cwd=folder,
-            env=environment,
+            env=git.surroundings(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -386,7 +386,8 @@ def measure_together(
     """
     check_cases(cases)
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    source = read_source()
+    problems: list[str] = []
+    source = read_source(report=problems.append)
     drafts = [Draft(case) for case in cases]
     interrupted = False
     try:
@@ -398,10 +399,11 @@ def measure_together(
     except KeyboardInterrupt:
         interrupted = True
     group = uuid.uuid4().hex
-    return [
+    runs = [
         draft.finished(sampling, group=group, started_at=started_at, interrupted=interrupted, source=source)
         for draft in drafts
     ]
+    return [replace(run, warnings=(*run.warnings, *problems)) for run in runs]
 
 
 def check_cases(cases: Iterable[Case]) -> None:

@@ -67,7 +67,7 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply]:
     from vilt_bench.meters.energy import measure_energy
     from vilt_bench.meters.gpu import open_gpu
     from vilt_bench.meters.time import timer_for
-    from vilt_bench.registry import factory_file
+    from vilt_bench.registry import factory_file, imported_files
 
     begin = time.perf_counter()
     device = resolve_device(case.device)
@@ -79,7 +79,8 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply]:
     first_call_s = subject.first_call()
     environment = collect(device, threads=threads)
     origin = factory_file(case.embedder)
-    yield protocol.Prepared(started_at, build_time_s, first_call_s, environment, subject.facts(), origin)
+    modules = imported_files()
+    yield protocol.Prepared(started_at, build_time_s, first_call_s, environment, subject.facts(), origin, modules)
 
     probe.start()
     for request in requests:
