@@ -65,7 +65,7 @@ def detectron2_detector(
         )
     built, config = _build(model, proposals, score_threshold)
     if weights:
-        load_weights(built, weights)
+        weights = load_weights(built, weights)
     else:
         _calm(built)
     rpn, heads = built.proposal_generator, built.roi_heads

@@ -74,10 +74,9 @@ def _grid(
         size_divisor=32,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        weights=weights or "random",
     )
     if weights:
-        load_weights(embedder, weights)
+        embedder.weights = load_weights(embedder, weights)
     return embedder
 
 

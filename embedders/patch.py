@@ -52,10 +52,9 @@ def patch(*, patch_size: int = 32, style: Style = "plain", hidden_size: int = 76
         resolution=(384, 640),
         # ViLT pads to multiples of 32; a patch that does not divide 32 asks for its own.
         size_divisor=patch_size if 32 % patch_size else 32,
-        weights=weights or "random",
     )
     if weights:
-        load_weights(embedder, weights)
+        embedder.weights = load_weights(embedder, weights)
     return embedder
 
 

@@ -71,11 +71,12 @@ def timm_encoder(
     if tome < 0:
         raise EmbedderError(f"timm/{model}: tome={tome} is no number of tokens; expected 0 or more")
     on_meta = torch.empty(0).is_meta  # only shapes are wanted there
+    origin = f"timm {model}" if pretrained else ""
     with explained(f"timm/{model}", library="timm"):
         plan = _plan(model, resolution, dynamic)
         tower = _create(model, plan.options, pretrained=pretrained and not weights and not on_meta)
         if weights:
-            _load(tower, weights)
+            origin = _load(tower, weights)
         plan.prune(tower)
         if fuse:
             tower = reparameterize_model(tower)
@@ -84,7 +85,6 @@ def timm_encoder(
                 raise EmbedderError(f"timm/{model}: tome={tome} returns merged tokens without prefix; drop keep_prefix")
             tower.blocks = nn.Sequential(MergingBlocks(_plain_blocks(model, tower), count=tome, prefix=plan.prefix))
     backbone = TimmBackbone(tower, plan, keep_prefix=keep_prefix, merging=tome > 0)
-    origin = weights or (f"timm {model}" if pretrained else "")
     return VisualEmbedder(
         {"backbone": backbone, "projection": Projection(channels=plan.channels, hidden_size=hidden_size)},
         kind=plan.kind,
@@ -335,17 +335,17 @@ def _create(model: str, options: dict[str, Any], *, pretrained: bool = False) ->
         ) from error
 
 
-def _load(tower: nn.Module, path: str) -> None:
-    """Loads timm's weights but for the classifier's, which the tower does not have."""
+def _load(tower: nn.Module, path: str) -> str:
+    """Loads timm's weights but for the classifier's, which the tower does not have; returns where they come from."""
     named = cast("dict[str, Any]", tower.pretrained_cfg).get("classifier") or ()
     classifiers = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
     own = tower.state_dict()
-    state = {
-        key: tensor
-        for key, tensor in read_state_dict(path).items()
-        if key in own or not (classifiers and key.startswith(classifiers))
+    state = read_state_dict(path)
+    kept = {
+        key: tensor for key, tensor in state.items() if key in own or not (classifiers and key.startswith(classifiers))
     }
-    load_strictly(tower, state, name=path)
+    load_strictly(tower, kept, name=path)
+    return state.origin
 
 
 def _features(tower: Any, pixels: Tensor, *, whole: bool) -> Tensor:

@@ -34,8 +34,9 @@ def fill(model: nn.Module, name: str, *, pretrained: bool, weights: str) -> str:
     if pretrained and weights:
         raise CheckpointError(f"torchvision/{name}: pretrained=true and weights={weights} exclude each other; give one")
     if weights:
-        _load(model, read_state_dict(weights), weights)
-        return f"{weights}, projection random"
+        state = read_state_dict(weights)
+        _load(model, state, weights)
+        return f"{state.origin}, projection random"
     if pretrained:
         published = get_model_weights(name).DEFAULT
         if not next(model.parameters()).is_meta:

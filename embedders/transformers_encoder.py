@@ -89,7 +89,7 @@ def transformers_encoder(
     if pretrained and not weights:
         origin, weights = found.hub or found.folder, "" if _on_meta() else find_weights(found, name=name)
     if weights and not _on_meta():
-        _load(tower, weights)
+        origin += _load(tower, weights)
     if plan.merge > 1:
         tower.merger = Absent()  # its stage is its own
     stages["projection"] = Projection(channels=plan.channels, hidden_size=hidden_size)
@@ -473,8 +473,8 @@ def _modules_of(tower: nn.Module, unused: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _load(tower: nn.Module, path: str) -> None:
-    """Loads a tower's weights from its own checkpoint or that of a model around it.
+def _load(tower: nn.Module, path: str) -> str:
+    """Loads a tower's weights, or those of a model around it; returns a remark on their names, or none.
 
     Raises:
         CheckpointError: the weights can't be read, or are of another model.
@@ -489,7 +489,10 @@ def _load(tower: nn.Module, path: str) -> None:
     # What was left out of the tower, such as its pooling head, and, where the prefix is empty, the model around it.
     parts = {name for name, child in tower.named_children() if not isinstance(child, Absent)}
     kept = {key: tensor for key, tensor in inner.items() if key in own or key.partition(".")[0] in parts}
+    # A constant that older releases of transformers kept with the weights, as of CLIP.
+    kept = {key: tensor for key, tensor in kept.items() if key in own or not key.endswith(".position_ids")}
     load_strictly(tower, kept, name=path)
+    return state.remark
 
 
 def _notes(tower: Any) -> dict[str, str]:

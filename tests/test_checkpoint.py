@@ -115,6 +115,15 @@ def test_the_official_release_loads_and_says_that_heads_are_assumed(tmp_path):
     torch.testing.assert_close(pooled(ours), pooled(theirs), atol=1e-5, rtol=0)
 
 
+def test_a_checkpoint_of_compiled_distributed_training_loads_and_says_so(tmp_path):
+    theirs, ours = hugging_face(), build()
+    state = {f"module._orig_mod.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "vilt.ckpt")
+    said = load_checkpoint(ours, str(tmp_path / "vilt.ckpt"))
+    assert "its names without _orig_mod. and module." in said
+    torch.testing.assert_close(pooled(ours), pooled(theirs), atol=1e-5, rtol=0)
+
+
 def test_of_three_modality_types_the_first_two_are_used(tmp_path):
     theirs = hugging_face("ViltForImagesAndTextClassification", modality_type_vocab_size=3, num_images=2)
     theirs.save_pretrained(tmp_path)

@@ -1,10 +1,12 @@
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from vilt_bench.errors import CheckpointError
 from vilt_bench.weights import load_strictly, load_weights, read_state_dict
@@ -155,7 +157,7 @@ def test_missing_unexpected_and_wrong_shapes_are_named_and_nothing_is_changed():
 
 
 def test_of_many_missing_names_a_few_are_shown_with_their_number():
-    with pytest.raises(CheckpointError, match=r"7 missing: 0\.weight, 0\.bias, 1\.weight, …"):
+    with pytest.raises(CheckpointError, match=r"6 missing: 0\.weight, 0\.bias, 1\.weight, …"):
         load_strictly(model(), {}, name="a.pt")
 
 
@@ -163,3 +165,55 @@ def test_weights_take_the_dtype_of_the_module():
     module = nn.Linear(2, 2).bfloat16()
     load_strictly(module, {"weight": torch.ones(2, 2), "bias": torch.ones(2)}, name="a.pt")
     assert module.weight.dtype == torch.bfloat16
+
+
+def compiled(module: nn.Module) -> dict[str, torch.Tensor]:
+    # torch.compile's OptimizedModule keeps what it compiles as its attribute `_orig_mod`.
+    return {f"_orig_mod.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+WRAPPED = {
+    "module.": lambda module: nn.DataParallel(module).state_dict(),
+    "module. ": lambda module: AveragedModel(module).state_dict(),
+    "_orig_mod.": compiled,
+    "_orig_mod. and module.": lambda module: {f"module.{key}": tensor for key, tensor in compiled(module).items()},
+    "module. and _orig_mod.": lambda module: {
+        f"_orig_mod.{key}": tensor for key, tensor in nn.DataParallel(module).state_dict().items()
+    },
+    "_checkpoint_wrapped_module.": lambda module: {
+        key.replace("0.", "0._checkpoint_wrapped_module."): tensor for key, tensor in module.state_dict().items()
+    },
+}
+
+
+@pytest.mark.parametrize(("said", "wrapped"), WRAPPED.items(), ids=WRAPPED)
+def test_what_wrapped_a_module_in_training_is_taken_off_its_names_and_said(said, wrapped, tmp_path):
+    source, target = model(), model()
+    path = write_pickle(wrapped(source), tmp_path)
+    origin = load_weights(target, str(path))
+    assert all(torch.equal(target.state_dict()[name], tensor) for name, tensor in source.state_dict().items())
+    assert origin.startswith(f"{path}, its names without ")
+    assert all(part.strip() in origin for part in said.split(" and "))
+
+
+def test_weights_that_nothing_wrapped_are_named_by_their_path_alone(tmp_path):
+    source = nn.ModuleDict({"module": nn.Linear(2, 2), "head": nn.Linear(2, 2)})  # a name like any other
+    path = write_safetensors(tensors(source), tmp_path)
+    assert load_weights(nn.ModuleDict({"module": nn.Linear(2, 2), "head": nn.Linear(2, 2)}), str(path)) == str(path)
+
+
+@pytest.mark.parametrize("key", ["model_state_dict", "module"])
+def test_other_places_of_a_state_dict_are_known(key, tmp_path):
+    source, target = model(), model()
+    torch.save({key: source.state_dict(), "epoch": 1, "args": Namespace(lr=0.1)}, tmp_path / "a.pt")
+    load_weights(target, str(tmp_path / "a.pt"))
+    assert torch.equal(target[0].weight, source[0].weight)
+
+
+def test_old_weights_without_a_counter_of_batches_are_whole(tmp_path):
+    source, target = model(), model()
+    state = {name: tensor for name, tensor in tensors(source).items() if not name.endswith("num_batches_tracked")}
+    assert len(state) == len(source.state_dict()) - 1
+    load_weights(target, str(write_safetensors(state, tmp_path)))
+    assert torch.equal(target[1].running_var, source[1].running_var)
+    assert target[1].num_batches_tracked == 0

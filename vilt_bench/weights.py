@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,21 +19,50 @@ from vilt_bench.errors import CheckpointError, FileError
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_WRAPPERS = ("state_dict", "model")
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
+"""Under which Lightning, detectron2 and others, PyTorch's tutorials, and DeepSpeed keep a state dict."""
+_PARALLEL = "module."
+"""What DataParallel, DistributedDataParallel and AveragedModel put before all names."""
+_AVERAGED = "n_averaged"
+"""AveragedModel's counter."""
+_INNER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What torch.compile, FullyShardedDataParallel and checkpoint_wrapper put before the names of any module."""
+_COUNTER = "num_batches_tracked"
+"""Batch normalisation's, which old checkpoints lack, and evaluation does not use."""
 _SHOWN = 3
 
 
-def load_weights(module: nn.Module, path: str) -> None:
+class StateDict(dict[str, Tensor]):
+    """Tensors by name, and where they come from."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, path: str, remark: str = "") -> None:
+        """Take the tensors.
+
+        Args:
+            tensors: by name.
+            path: of the file or folder.
+            remark: what was taken off the names, to stand behind the path.
+        """
+        super().__init__(tensors)
+        self.remark = remark
+        self.origin = f"{path}{remark}"
+
+
+def load_weights(module: nn.Module, path: str) -> str:
     """Loads a file's or folder's tensors into the module, whose names and shapes must be the same.
+
+    Returns where the weights come from, for reports: the path, and what was taken off the names.
 
     Raises:
         CheckpointError: the weights are unreadable, incomplete, or of another model; the module is unchanged.
     """
-    load_strictly(module, read_state_dict(path), name=path)
+    state = read_state_dict(path)
+    load_strictly(module, state, name=path)
+    return state.origin
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
-    """Loads the state dict into the module, whose names and shapes must be the same.
+    """Loads the state dict into the module, whose names and shapes must be the same, but for counters of batches.
 
     Args:
         module: what gets the weights, in its own dtype and on its own device.
@@ -43,11 +74,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, name: str) 
     """
     own = module.state_dict()
     refuse_differences(
-        {key: tuple(tensor.shape) for key, tensor in own.items()},
+        {key: tuple(tensor.shape) for key, tensor in own.items() if key in state or not key.endswith(_COUNTER)},
         {key: tuple(tensor.shape) for key, tensor in state.items()},
         name=name,
     )
-    module.load_state_dict(state)
+    counters = {key: tensor for key, tensor in own.items() if key.endswith(_COUNTER)}
+    module.load_state_dict(counters | dict(state))
 
 
 def refuse_differences(
@@ -77,24 +109,34 @@ def refuse_differences(
         )
 
 
-def read_state_dict(path: str) -> dict[str, Tensor]:
+def read_state_dict(path: str) -> StateDict:
     """Returns the tensors of a file, or of a folder in Hugging Face's layout, by name and on the CPU.
 
     A file is read as safetensors where its name ends so, else as torch's pickle of tensors only. A state dict
-    inside of `{"state_dict": …}` or `{"model": …}` is unwrapped.
+    inside of `{"state_dict": …}` or the like is unwrapped, and what training wraps modules in is taken off the names.
 
     Raises:
         CheckpointError: nothing is there, or it is unreadable, truncated, unsafe, or no state dict.
     """
     try:
-        if files.is_folder(path):
-            return _read_folder(Path(path))
-        return _read_file(Path(path))
+        return _plain(_read_folder(Path(path)) if files.is_folder(path) else _read_file(Path(path)), path)
     except FileError as error:
         problem = f"no weights at {path}" if error.missing else str(error)
         raise CheckpointError(f"{problem}; expected a file or a folder that holds {_WHOLE[0]}") from None
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {files.why(error)}") from None
+
+
+def _plain(tensors: Mapping[str, Tensor], path: str) -> StateDict:
+    """Returns the tensors by the names that they have in a module that nothing wraps."""
+    removed = dict.fromkeys(found for name in tensors for found in _INNER.findall(name))
+    state = {_INNER.sub("", name): tensor for name, tensor in tensors.items()}
+    while (names := state.keys() - {_AVERAGED}) and all(name.startswith(_PARALLEL) for name in names):
+        removed[_PARALLEL.removesuffix(".")] = None
+        state = {name.removeprefix(_PARALLEL): state[name] for name in state if name != _AVERAGED}
+    if not removed:
+        return StateDict(tensors, path=path)
+    return StateDict(state, path=path, remark=f", its names without {' and '.join(f'{name}.' for name in removed)}")
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
@@ -132,7 +174,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
                 f"{path} is no whole safetensors file ({_first_line(error)}); fetch it again"
             ) from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # What timm and others keep of the command line beside the tensors holds values only.
+        with torch.serialization.safe_globals([Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise CheckpointError(
             f"{path} is truncated, no weights file, or a pickle that would run code; expected tensors only, "

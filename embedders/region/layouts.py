@@ -53,7 +53,7 @@ def load_detector(embedder: nn.Module, path: str) -> tuple[str, str]:
     state = read_state_dict(path)
     if not any(name.startswith(MARK) for name in state):
         load_strictly(embedder, state, name=path)
-        return path, ""
+        return state.origin, ""
     own = embedder.state_dict()
     _check_sizes(state, own, path)
     translated = dict(_translated(state))
@@ -63,7 +63,7 @@ def load_detector(embedder: nn.Module, path: str) -> tuple[str, str]:
     load_strictly(embedder, translated | kept, name=path)
     attributes = sorted({name.rpartition(".")[0] for name in state if _ATTRIBUTES.match(name)})
     left_out = f"the file's attribute head was left out: {', '.join(attributes)}" if attributes else ""
-    return f"{path}, projection random", left_out
+    return f"{state.origin}, projection random", left_out
 
 
 def _translated(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

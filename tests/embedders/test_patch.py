@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import unfold
 
 from embedders.patch import patch, patch16, patch32
@@ -122,3 +125,11 @@ def test_a_patch_mlp_is_that_of_transformers() -> None:
 def test_more_patches_than_positions_are_refused() -> None:
     with pytest.raises(EmbedderError, match="more than the 1120 positions"):
         patch(patch_size=1, style="norm", hidden_size=1)(ImageBatch(torch.zeros(1, 3, 1, 1121)))
+
+
+def test_weights_of_distributed_training_are_loaded_and_named(tmp_path: Path) -> None:
+    source = patch(patch_size=32, hidden_size=8)
+    torch.save(nn.DataParallel(source).state_dict(), tmp_path / "patch.pt")
+    loaded = patch(patch_size=32, hidden_size=8, weights=str(tmp_path / "patch.pt"))
+    assert loaded.weights == f"{tmp_path / 'patch.pt'}, its names without module."
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(loaded.parameters(), source.parameters(), strict=True))

@@ -79,6 +79,11 @@ def test_a_checkpoint_of_either_layout_fills_the_detector_and_leaves_its_attribu
     assert "class_nms" not in embedder.notes
 
 
+def test_a_checkpoint_of_distributed_training_fills_the_detector(checkpoint: dict[str, Tensor], tmp_path: Path) -> None:
+    path = saved(tmp_path, {f"module.{name}": tensor for name, tensor in checkpoint.items()}, iteration=1)
+    assert embedder_of(path).weights == f"{path}, its names without module., projection random"
+
+
 def test_an_image_gives_the_first_layer_the_same_in_their_colours_and_in_ours(
     checkpoint: dict[str, Tensor], tmp_path: Path
 ) -> None:

@@ -1,3 +1,4 @@
+from argparse import Namespace
 from functools import partial
 from typing import Any
 
@@ -194,6 +195,22 @@ def test_weights_of_a_file_are_loaded_and_its_classifier_left(tmp_path: Any, suf
         assert torch.equal(tensor, model.state_dict()[key])
     assert "test_resnet" in embedder.weights
     assert "projection random" in embedder.weights
+
+
+def test_weights_that_timms_own_training_wrote_are_loaded(tmp_path: Any) -> None:
+    from timm.utils.checkpoint_saver import CheckpointSaver
+
+    model = nn.DataParallel(timm.create_model("test_resnet"))
+    saver = CheckpointSaver(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), args=Namespace(model="test_resnet"),
+        checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path), unwrap_fn=lambda whole: whole,
+    )  # fmt: skip
+    saver.save_checkpoint(epoch=0)
+    path = tmp_path / "last.pth.tar"
+    embedder = build("test_resnet", weights=str(path))
+    assert embedder.weights == f"{path}, its names without module., projection random"
+    tower = embedder.stages["backbone"].tower
+    assert all(torch.equal(tensor, model.module.state_dict()[key]) for key, tensor in tower.state_dict().items())
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Any) -> None:

@@ -8,7 +8,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import get_model
 
 from embedders.region.selection import Selection
@@ -171,6 +171,15 @@ def test_a_file_in_torchvisions_layout_is_loaded_and_leaves_the_projection_rando
     embedder = torchvision_model(model="shufflenet_v2_x0_5", weights=str(path))
     assert embedder.weights == f"{path}, projection random"
     assert torch.equal(embedder.state_dict()["stages.backbone.layers.0.0.weight"], state["conv1.0.weight"])
+
+
+def test_weights_of_distributed_training_are_loaded(tmp_path: Path) -> None:
+    state = nn.DataParallel(get_model("shufflenet_v2_x0_5", weights=None)).state_dict()
+    path = tmp_path / "shufflenet.pth"
+    torch.save({"model": state, "epoch": 3}, path)  # as torchvision's references write it
+    embedder = torchvision_model(model="shufflenet_v2_x0_5", weights=str(path))
+    assert embedder.weights == f"{path}, its names without module., projection random"
+    assert torch.equal(embedder.state_dict()["stages.backbone.layers.0.0.weight"], state["module.conv1.0.weight"])
 
 
 def test_incomplete_weights_are_refused_by_name(tmp_path: Path) -> None:

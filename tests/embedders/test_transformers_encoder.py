@@ -287,6 +287,17 @@ def test_weights_are_taken_from_the_tower_or_the_model_around_it(
         assert transformers_encoder(model=path, pretrained=True).weights == embedder.weights
 
 
+def test_the_constants_that_older_releases_kept_are_no_obstacle(folder: MakeFolder, tmp_path: Path) -> None:
+    path = folder(TINY["clip"])
+    state = theirs(TINY["clip"]).state_dict()  # as in a checkpoint that transformers 4.30 wrote, distributed
+    table = next(key for key in state if key.endswith("position_embedding.weight"))
+    state[table.replace("position_embedding.weight", "position_ids")] = torch.arange(17)[None]
+    torch.save({f"module.{key}": tensor for key, tensor in state.items()}, tmp_path / "clip.bin")
+    embedder = transformers_encoder(model=path, weights=str(tmp_path / "clip.bin"))
+    assert embedder.weights == f"{tmp_path / 'clip.bin'}, its names without module., projection random"
+    assert torch.equal(embedder.stages["backbone"].tower.state_dict()[table], state[table])
+
+
 def test_weights_of_another_model_are_refused(folder: MakeFolder, tmp_path: Path) -> None:
     path = folder(TINY["siglip"])
     with pytest.raises(CheckpointError, match="holds no weights"):

@@ -97,10 +97,12 @@ def load_checkpoint(model: VisionLanguageModel, source: str) -> str:
         CheckpointError: the checkpoint is unreadable, incomplete, or of another model; the model is unchanged.
     """
     path = fetch_weights(source.removeprefix(HUB)) if source.startswith(HUB) else source
-    state = read_state_dict(path)
-    state = {name.removeprefix("vilt."): tensor for name, tensor in state.items()}
+    found = read_state_dict(path)
+    state = {name.removeprefix("vilt."): tensor for name, tensor in found.items()}
     layout = OFFICIAL if f"{OFFICIAL.image}cls_token" in state else HUGGING_FACE
     remarks = _check_config(path, model.vilt.config, source)
+    if found.remark:
+        remarks.append(found.remark.removeprefix(", "))
 
     state = {
         name: tensor
