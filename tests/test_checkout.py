@@ -1,13 +1,16 @@
 """The other side out of git: real repositories, real environments."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from vilt_bench import store
+from vilt_bench import layers, store
 from vilt_bench.checkout import contender_at, records_at, resolve
 from vilt_bench.errors import ConfigError, RecordError
 
@@ -190,3 +193,248 @@ def test_records_are_read_as_a_checkout_has_them(repository, make_run):
     Path("results/2026-11-24T035500Z-patch32-mine.json").write_text("pointer")
     commit(repository)
     assert [run.run_id for run in records_at("main", "results")] == ["mine"]
+
+
+BACKEND = """
+import pathlib, zipfile
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    name = "acme-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(pathlib.Path(directory) / name, "w") as wheel:
+        for file in sorted(pathlib.Path("src").rglob("*.py")):
+            wheel.write(file, file.relative_to("src"))
+        wheel.writestr("acme-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: acme\\nVersion: 1.0\\n")
+        wheel.writestr("acme-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("acme-1.0.dist-info/RECORD", "")
+    return name
+"""
+PYPROJECT = "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+
+
+def write_package(folder, rows, *, backend=BACKEND):
+    """A package that installs without anything from elsewhere, and can't be imported where it lies."""
+    (folder / "src" / "acme").mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "backend.py").write_text(backend)
+    (folder / "src" / "acme" / "__init__.py").write_text(f"ROWS = {rows}\n")
+
+
+def install_copy(site, origin, rows):
+    """What `pip install FOLDER` leaves, not editable."""
+    (site / "acme").mkdir(parents=True)
+    (site / "acme" / "__init__.py").write_text(f"ROWS = {rows}\n")
+    information = site / "acme-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (information / "RECORD").write_text("acme/__init__.py,,\n")
+    (information / "direct_url.json").write_text(json.dumps({"url": origin.resolve().as_uri(), "dir_info": {}}))
+
+
+@pytest.mark.parametrize("here", ["packages/vision", "packages/vision/src/acme"])
+def test_the_package_that_the_current_folder_belongs_to_is_installed(repository, here, monkeypatch):
+    for rows in (0, 7):
+        write_package(Path("packages/vision"), rows)
+        Path("pyproject.toml").write_text("[tool.ruff]\nline-length = 99\n")  # settings make no package
+        commit(repository)
+    monkeypatch.chdir(here)
+    assert answer(contender_at("main~1"), "import acme; print(acme.ROWS)") == "0"
+    assert answer(contender_at("main"), "import acme; print(acme.ROWS)") == "7"
+
+
+def test_what_this_environment_has_installed_from_the_repository_is_the_references_wherever_the_gate_runs(
+    repository, tmp_path, monkeypatch
+):
+    for rows in (0, 7):
+        write_package(Path("packages/vision"), rows)
+        commit(repository)
+    site = tmp_path / "site-packages"
+    install_copy(site, Path("packages/vision"), 7)
+    monkeypatch.syspath_prepend(site)
+    contender = contender_at("main~1")
+    assert answer(contender, "import acme; print(acme.ROWS)") == "0"
+    assert str(site / "acme" / "__init__.py") in contender.apart_from
+
+
+def test_packages_of_one_commit_have_environments_of_their_own(repository, monkeypatch):
+    for name, rows in (("one", 1), ("two", 2)):
+        write_package(Path(name), rows)
+    commit(repository)
+    root = Path.cwd()
+    for name, rows in (("one", "1"), ("two", "2")):
+        monkeypatch.chdir(root / name)
+        assert answer(contender_at("main"), "import acme; print(acme.ROWS)") == rows
+
+
+def test_a_path_that_pip_could_read_as_more_is_a_path(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a [b] @ c#d"))
+    write_package(Path(), 3)
+    Path("pip.py").write_text("raise SystemExit('taken from the checkout')\n")
+    commit(repository)
+    assert answer(contender_at("main"), "import acme; print(acme.ROWS)") == "3"
+
+
+def test_settings_of_pips_that_lead_elsewhere_are_told(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_TARGET", str(tmp_path / "elsewhere"))
+    write_package(Path(), 3)
+    commit(repository)
+    with pytest.raises(ConfigError, match="pip did not install it into the baseline's environment"):
+        contender_at("main")
+
+
+def test_submodules_are_those_of_the_reference_and_their_repositories_are_left_alone(repository, tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+
+    def git_inner(*arguments):
+        return subprocess.run(["git", *arguments], cwd=inner, check=True, capture_output=True, text=True).stdout
+
+    git_inner("init", "--quiet", "--initial-branch", "main")
+    for rows in (0, 7):
+        (inner / "rows.py").write_text(f"ROWS = {rows}\n")
+        git_inner("add", "--all")
+        git_inner("commit", "--quiet", "--message", "change")
+    repository("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner), "parts/inner")
+    repository("-C", "parts/inner", "checkout", "--quiet", "main~1")
+    commit(repository, my_embedder="from parts.inner.rows import ROWS")
+    repository("-C", "parts/inner", "checkout", "--quiet", "main")
+    commit(repository)
+    contender = contender_at("main~1")
+    assert answer(contender, "import my_embedder; print(my_embedder.ROWS)") == "0"
+    for folder in (".", "parts/inner"):
+        assert repository("-C", folder, "status", "--porcelain") == ""
+        assert len(repository("-C", folder, "worktree", "list").splitlines()) == 1
+    inner.rename(tmp_path / "away")  # nothing is fetched
+    assert answer(contender_at("main"), "import my_embedder; print(my_embedder.ROWS)") == "7"
+
+
+def test_the_checkout_passes_the_filters_that_git_is_set_to(repository):
+    Path(".gitattributes").write_text("rows.py filter=turned\n")
+    repository("config", "filter.turned.clean", "tr 07 70")
+    repository("config", "filter.turned.smudge", "tr 07 70")
+    commit(repository, rows="ROWS = 7")
+    assert repository("show", "main:rows.py") == "ROWS = 0"
+    assert answer(contender_at("main"), "import rows; print(rows.ROWS)") == "7"
+
+
+def test_what_does_not_build_is_told_by_its_own_last_line_and_where_the_log_is(repository, tmp_path):
+    backend = "def build_wheel(*_, **__):\n    print('compiling')\n    raise RuntimeError('needs a compiler of 2031')\n"
+    write_package(Path(), 0, backend=backend)
+    commit(repository)
+    with pytest.raises(ConfigError) as refused:
+        contender_at("main")
+    message = str(refused.value)
+    assert message.startswith("--baseline-ref main: can't install it: RuntimeError: needs a compiler of 2031 ")
+    (log,) = (tmp_path / "cache").rglob("*.log")
+    assert str(log) in message
+    assert "compiling" in log.read_text()
+    assert "Traceback" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (
+            "  error: subprocess-exited-with-error\n  × pip subprocess to install build dependencies did not run "
+            "successfully.\n  │ exit code: 1\n  ╰─> [2 lines of output]\n      ERROR: Could not find a version that "
+            "satisfies the requirement hatchling (from versions: none)\n      ERROR: No matching distribution found "
+            "for hatchling\n      [end of output]\n  \n  note: This error originates from a subprocess, and is likely "
+            "not a problem with pip.\n",
+            "ERROR: No matching distribution found for hatchling",
+        ),
+        (
+            "ERROR: Package 'acme' requires a different Python: 3.11.7 not in '>=3.14'\n\n[notice] A new release of "
+            "pip is available: 23.2.1 -> 25.0\n[notice] To update, run: pip install --upgrade pip\n",
+            "ERROR: Package 'acme' requires a different Python: 3.11.7 not in '>=3.14'",
+        ),
+        ("/x/bin/python: No module named pip\n", "/x/bin/python: No module named pip"),
+        ("", ""),
+    ],
+)
+def test_of_what_pip_says_the_cause_is_shown(said, cause):
+    assert layers.cause(said) == cause
+
+
+def _lose_interpreter(home):
+    (home / "environment" / "bin" / "python").unlink()
+
+
+def _lose_source(home):
+    shutil.rmtree(home / "source")
+
+
+def _lose_layers(home):
+    next(home.rglob("layers.pth")).unlink()
+
+
+def _cut_source(home):
+    (home / "source" / "my_embedder.py").write_text("")
+
+
+def _cut_stamp(home):
+    (home / "ready").write_text("{")
+
+
+def _empty_stamp(home):
+    (home / "ready").write_text("")
+
+
+def _put_file(home):
+    shutil.rmtree(home)
+    home.write_text("")
+
+
+def _leave_half(home):
+    """As a build that was killed does."""
+    half = home.with_name(f".{home.name}.half")
+    subprocess.run(["git", "worktree", "add", "--detach", str(half / "worktree")], check=True, capture_output=True)
+    shutil.rmtree(home)
+
+
+def _lose_half(home):
+    _leave_half(home)
+    shutil.rmtree(home.with_name(f".{home.name}.half"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _lose_interpreter,
+        _lose_source,
+        _lose_layers,
+        _cut_source,
+        _cut_stamp,
+        _empty_stamp,
+        _put_file,
+        _leave_half,
+        _lose_half,
+    ],
+)
+def test_what_is_kept_and_damaged_is_built_anew(repository, damage):
+    commit(repository, my_embedder="ROWS = 5")
+    home = Path(contender_at("main").built)
+    damage(home)
+    told = []
+    contender = contender_at("main", report=told.append)
+    assert told[0].startswith("building main")
+    assert answer(contender, "import my_embedder, msgspec; print(my_embedder.ROWS)") == "5"
+    assert len(repository("worktree", "list").splitlines()) == 1
+    contender_at("main", report=told.append)  # using it is no damage
+    assert len(told) == 2
+
+
+def test_of_two_that_need_the_same_one_builds_and_the_other_waits(repository):
+    commit(repository, my_embedder="ROWS = 5")
+    told = []
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda _: contender_at("main", report=told.append), range(2)))
+    assert both[0] == both[1]
+    assert sum(line.startswith("building") for line in told) == 1
+    assert answer(both[0], "import my_embedder; print(my_embedder.ROWS)") == "5"
+
+
+def test_a_cache_that_can_not_be_written_to_is_told(repository, tmp_path, monkeypatch):
+    commit(repository)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=r"nothing can be built in .*file.*XDG_CACHE_HOME"):
+        contender_at("main")

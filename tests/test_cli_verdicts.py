@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import os
 import random
+import subprocess
 import sys
 
 import pytest
@@ -138,3 +140,32 @@ def test_a_gate_prints_its_verdict_and_saves_both_sides(tmp_path, capsys):
     assert main(["gate", "--embedder", "patch32", *TINY, *arguments]) in (0, 1, 3)
     assert "measured together" in capsys.readouterr().out
     assert len(store.load_folder(folder)) == 2
+
+
+@pytest.mark.slow
+def test_a_gate_whose_baseline_has_the_candidates_embedder_ends_with_both_paths(tmp_path, monkeypatch, capsys):
+    site, root = tmp_path / "site-packages", tmp_path / "repository"
+    site.mkdir()
+    (site / "acme.py").write_text("from embedders.patch import patch as build\n")
+    (root / "docs").mkdir(parents=True)
+    (root / "docs" / "index.md").touch()
+    git = [
+        "git",
+        "-C",
+        str(root),
+        "-c",
+        "user.name=A",
+        "-c",
+        "user.email=a@example.org",
+        "-c",
+        "init.defaultBranch=main",
+    ]
+    for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
+    assert main(["gate", "--embedder", "acme:build", "--baseline-ref", "main", *TINY, "--max-time=120"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.count(str(site / "acme.py")) == 2
+    assert str(tmp_path / "cache") in told

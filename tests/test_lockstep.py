@@ -39,6 +39,7 @@ class Script:
     speaks: int = protocol.VERSION
     throttled: str | None = None
     origin: str | None = None
+    modules: dict[str, tuple[str, ...]] = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     rng: random.Random = field(default_factory=lambda: random.Random(3))
 
@@ -80,7 +81,15 @@ class ScriptedPlayer:
             case protocol.Prepare():
                 script.now_s += script.start_s / 2
                 script.options = dict(self.sent.case.options)
-                return protocol.Prepared("2026-01-01T00:00:00+00:00", 0.5, 0.1, ENVIRONMENT, MODEL, script.origin)
+                return protocol.Prepared(
+                    "2026-01-01T00:00:00+00:00",
+                    0.5,
+                    0.1,
+                    ENVIRONMENT,
+                    MODEL,
+                    script.origin,
+                    script.modules.get(self.side, ()),
+                )
             case protocol.Count():
                 stages = tuple(
                     Stage(name, "visual_embedder", "[]", script.parameters[self.side])
@@ -248,6 +257,49 @@ def test_a_side_that_imports_what_the_other_side_is_is_refused(tmp_path):
         script.play(baseline=own)
     installed = Script(origin=str(tmp_path / ".venv" / "site-packages" / "my_embedder.py"))
     assert installed.play(baseline=own).comparison.verdict == "unchanged"
+
+
+def test_a_baseline_that_is_not_what_was_built_is_no_verdict(tmp_path):
+    shared = str(tmp_path / "site-packages" / "acme" / "__init__.py")
+    built = Contender("main", built=str(tmp_path / "built"))
+    script = Script({"baseline": 0.1, "candidate": 0.1}, origin=shared)
+    with pytest.raises(ConfigError) as refused:
+        script.play(baseline=built)
+    for told in ("no verdict", f"took the embedder from {shared}, the other side from {shared}", str(built.built)):
+        assert told in str(refused.value)
+    with pytest.raises(ConfigError, match="from an unknown file"):
+        Script().play(baseline=built)
+
+
+def test_a_baseline_whose_embedder_or_whose_vilt_bench_was_built_is_one(tmp_path):
+    built = str(tmp_path / "built")
+    own = Script(origin=f"{built}/environment/lib/python3.11/site-packages/acme.py")
+    assert own.play(baseline=Contender("main", built=built)).comparison.verdict == "unchanged"
+    shared = Script(origin="/elsewhere/acme.py")  # what is compared is vilt-bench itself
+    assert shared.play(baseline=Contender("main", built="/baseline")).comparison.verdict == "unchanged"
+
+
+def test_a_baseline_with_a_part_of_the_working_tree_in_it_is_refused(tmp_path):
+    built = str(tmp_path / ".cache" / "built")  # in the repository, as some CI keeps it
+    part, installed = str(tmp_path / "parts.py"), str(tmp_path / "env" / "site-packages" / "parts.py")
+    contender = Contender("main", built=built, apart_from=(str(tmp_path), installed))
+    for stray in (part, installed):
+        script = Script(origin=f"{built}/source/acme.py", modules={"baseline": (f"{built}/source/acme.py", stray)})
+        with pytest.raises(ConfigError, match=rf"baseline \(main\) imported {stray}, which is not what the reference"):
+            script.play(baseline=contender)
+    other = str(tmp_path / "env" / "site-packages" / "numpy" / "__init__.py")
+    script = Script(origin=f"{built}/source/acme.py", modules={"baseline": (other,), "candidate": (part,)})
+    assert script.play(baseline=contender).comparison.verdict == "unchanged"
+
+
+def test_a_link_out_of_what_was_built_leads_to_the_other_side(tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "acme.py").touch()
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built" / "acme.py").symlink_to(tmp_path / "root" / "acme.py")
+    contender = Contender("main", built=str(tmp_path / "built"), apart_from=(str(tmp_path / "root"),))
+    with pytest.raises(ConfigError, match="which is not what the reference has"):
+        Script(origin=str(tmp_path / "built" / "acme.py")).play(baseline=contender)
 
 
 def test_an_embedder_that_both_sides_share_is_told():
