@@ -44,8 +44,8 @@ class Entry:
     """Default (height, width) in pixels, cut to the multiples that the embedder asks for."""
     visual_tokens: int
     parameters: int
-    flops: int
-    """2 per multiply-add."""
+    flops: int | None
+    """2 per multiply-add; `None`: the embedder runs an operator without a formula."""
     stages: tuple[str, ...] = ()
     about: str = ""
     """The first sentence of the factory's documentation."""
@@ -186,7 +186,8 @@ def read_family(package: str, family: str) -> dict[str, Entry]:
         if files.is_file(path):
             for row in csv.DictReader(files.read_text(path).splitlines()):
                 size = (int(row["height"]), int(row["width"]))
-                tokens, parameters, flops = (int(row[key]) for key in ("visual_tokens", "parameters", "flops"))
+                tokens, parameters = int(row["visual_tokens"]), int(row["parameters"])
+                flops = int(row["flops"]) if row["flops"] else None
                 found[f"{family}/{row['name']}"] = Entry(row["kind"], size, tokens, parameters, flops)
     return found
 
@@ -240,7 +241,8 @@ def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None
         outputs.append(embedder(images, mark))
 
     try:
-        flops = count_flops(forward, embedder.eval())
+        embedder.eval()
+        flops = count_flops(forward).total
     except META_ERRORS as error:
         raise EmbedderError(
             f"embedder {name!r} can't run on the meta device: {' '.join(str(error).split())}"
@@ -250,7 +252,7 @@ def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None
         resolution=(height, width),
         visual_tokens=outputs[0].embeddings.shape[1],
         parameters=sum(parameter.numel() for parameter in embedder.parameters()),
-        flops=sum(flops.values()),
+        flops=flops,
         stages=tuple(embedder.stages),
     )
 
@@ -339,8 +341,8 @@ def _cells(entry: Entry | None) -> Sequence[str]:
     if entry is None:
         return [_ABSENT] * 5
     height, width = entry.resolution
-    numbers = [f"{entry.visual_tokens:,}", f"{entry.parameters / 1e6:,.2f}", f"{entry.flops / 1e9:,.2f}"]
-    return [entry.kind, f"{height}×{width}", *numbers]
+    flops = _ABSENT if entry.flops is None else f"{entry.flops / 1e9:,.2f}"
+    return [entry.kind, f"{height}×{width}", f"{entry.visual_tokens:,}", f"{entry.parameters / 1e6:,.2f}", flops]
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ class Stage:
     buffers: int = 0
     """Scalars that are kept with the weights and not learned."""
     flops: int | None = None
-    """2 per multiply-add; NMS, RoIAlign, normalisation and activations count 0."""
+    """2 per multiply-add; NMS, RoIAlign, normalisation and activations count 0; `None`: not known."""
     moved_bytes: int | None = None
     """At least: weights of linear and convolutional layers, input and output, each once."""
     memory: StageMemory | None = None

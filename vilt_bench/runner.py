@@ -22,7 +22,7 @@ from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_count
 from vilt_bench.environment import prepare_threads, resolve_device
 from vilt_bench.errors import CheckpointError, EmbedderError, ViltBenchError
 from vilt_bench.inputs import Inputs, make_inputs
-from vilt_bench.meters.flops import count_flops
+from vilt_bench.meters.flops import FlopCount, count_flops
 from vilt_bench.meters.memory import measure_memory
 from vilt_bench.meters.meta import META_ERRORS, building, without_compiler
 from vilt_bench.meters.parameters import count_parameters
@@ -167,8 +167,9 @@ class Runner:
         try:
             flops, _, counted = count_on_meta(self.case, self.inputs)
             self.observer.moved = counted.moved
+            warnings.extend(f"FLOPs of {name} are not known: {why}" for name, why in _unknown(flops).items())
         except META_ERRORS as error:
-            flops = {}
+            flops = FlopCount({}, {})
             warnings.append(
                 f"FLOPs were not counted: {label(self.case)} can't run on the meta device "
                 f"({type(error).__name__}: {first_line(error)})"
@@ -183,7 +184,7 @@ class Runner:
             self.inputs.batches[0][0].pixels.device,
             packed_bytes=packed_bytes(self.model),
         )
-        return list_stages(self.observer, flops, memory.stages), memory.method, tuple(warnings)
+        return list_stages(self.observer, flops.stages, memory.stages), memory.method, tuple(warnings)
 
     def run_pass(self) -> None:
         """Run one uninstrumented pass."""
@@ -276,7 +277,7 @@ def build_model(case: Case) -> VisionLanguageModel:
     return VisionLanguageModel(shared, _build_embedder(case, shared.visual_size)).eval().requires_grad_(False)
 
 
-def count_on_meta(case: Case, inputs: Inputs) -> tuple[dict[str, int], VisionLanguageModel, Observer]:
+def count_on_meta(case: Case, inputs: Inputs) -> tuple[FlopCount, VisionLanguageModel, Observer]:
     """Returns the FLOPs by stage, from a copy of the model on the meta device; the copy; and what it showed."""
     with building():
         model = build_model(_unweighted(case))
@@ -298,7 +299,7 @@ def count_on_meta(case: Case, inputs: Inputs) -> tuple[dict[str, int], VisionLan
         with count_traffic(model, images.pixels, scalar_bytes=scalar_bytes) as (count_moved, observer.moved):
             model(images, text, observe)
 
-    return without_compiler(lambda: count_flops(forward, model)), model, observer
+    return without_compiler(lambda: count_flops(forward)), model, observer
 
 
 def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
@@ -328,7 +329,18 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
     told = facts(case, model, inputs, observer)
     if weights:
         told = replace(told, visual_weights=f"{weights}, not loaded")
-    return told, list_stages(observer, flops, {})
+    unknown = _unknown(flops)
+    return told, tuple(
+        replace(stage, note="; ".join(filter(None, [stage.note, f"FLOPs are not known: {unknown[stage.name]}"])))
+        if stage.name in unknown
+        else stage
+        for stage in list_stages(observer, flops.stages, {})
+    )
+
+
+def _unknown(flops: FlopCount) -> dict[str, str]:
+    """Returns why FLOPs are not known, by stage."""
+    return {name: f"there is no formula for {', '.join(operators)}" for name, operators in flops.unknown.items()}
 
 
 def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
@@ -379,7 +391,9 @@ def facts(case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Obse
     )
 
 
-def list_stages(observer: Observer, flops: Mapping[str, int], memory: Mapping[str, StageMemory]) -> tuple[Stage, ...]:
+def list_stages(
+    observer: Observer, flops: Mapping[str, int | None], memory: Mapping[str, StageMemory]
+) -> tuple[Stage, ...]:
     """Returns the stages in order, with all that is counted of them."""
     sizes = count_parameters(observer.modules.items())
     return tuple(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from vilt_bench import registry
 from vilt_bench.config import Case, Interaction, label
@@ -75,7 +75,7 @@ class VisualCount:
     """What one pass over a visual embedder on the meta device showed."""
 
     flops: Mapping[str, int]
-    """By stage, by FlopCounterMode."""
+    """By stage, as `count_flops` counts."""
     paper: Mapping[str, int]
     """By stage, in the convention that the paper has for detectors."""
     tokens: VisualTokens
@@ -272,16 +272,14 @@ def _count_visual(row: PaperRow, *, hidden_size: int) -> VisualCount:
     with torch.device("meta"):
         embedder = registry.build(row.embedder, row.options, hidden_size=hidden_size).eval()
         images = ImageBatch(torch.empty(1, 3, *row.resolution))
-    embedder.requires_grad_(False)  # FlopCounterMode fails on parameters used as tokens otherwise
-    honest, paper = FlopCounterMode(display=False), DetectorFlops()
-    flops: dict[str, int] = {}
+    flops = {name: _known(count) for name, count in count_flops(partial(embedder, images)).stages.items()}
+    paper = DetectorFlops()
     as_paper: dict[str, int] = {}
 
     def mark(name: str, _output: Any) -> None:
-        flops[name] = honest.get_total_flops() - sum(flops.values())
         as_paper[name] = paper.flops - sum(as_paper.values())
 
-    with torch.no_grad(), honest, paper:
+    with torch.no_grad(), paper:
         tokens = embedder(images, mark)
     return VisualCount(flops, as_paper, tokens, embedder)
 
@@ -298,7 +296,12 @@ def _interaction_flops(shared: SharedModel, text_tokens: int, visual: VisualToke
     width = shared.config.hidden_size
     with torch.device("meta"):
         text = TextTokens(torch.empty(1, text_tokens, width))
-    return sum(count_flops(lambda mark: shared.interact(text, visual, mark), shared).values())
+    return _known(count_flops(lambda mark: shared.interact(text, visual, mark)).total)
+
+
+def _known(flops: int | None) -> int:
+    assert flops is not None, "the paper's models run nothing without a formula"
+    return flops
 
 
 def _every_parameter(embedder: VisualEmbedder, shared: SharedModel) -> int:

@@ -109,8 +109,8 @@ def notes(table: CountedTable) -> list[str]:
         "FLOPs, the paper's count mixes two conventions: 1 per multiply-add for the detector at 1000 RoIs (2 an "
         "element for batch normalisation, 1 for ReLU and pooling), 2 per multiply-add for the transformer, as the "
         f"script of ELECTRA has it, which multiplies each token with the whole vocabulary{_one_hot(table)}.",
-        "2 per multiply-add: the model as built, by torch's FlopCounterMode; RoIAlign, NMS, normalisation and "
-        "elementwise operations count 0. The detectors and conventions of the paper's count are inferred: they "
+        "2 per multiply-add: the model as built, by torch's formulas on the meta device; RoIAlign, NMS, normalisation "
+        "and elementwise operations count 0. The detectors and conventions of the paper's count are inferred: they "
         "reproduce the printed digits, and the paper names none.",
         *_headline(table),
     ]

@@ -88,7 +88,7 @@ class CountedRow:
     flops_one_hot: int
     """The part of them that is a product of each token with the whole vocabulary, which no model computes."""
     flops_built: int
-    """By FlopCounterMode on the meta device, 2 per multiply-add."""
+    """On the meta device, 2 per multiply-add."""
     flops_printed_tokens: float
     """Likewise, with as many visual tokens as the paper prints."""
     recipe: str
