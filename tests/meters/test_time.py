@@ -98,6 +98,23 @@ def test_the_cpu_is_timed_by_the_host_clock():
     assert isinstance(timer_for(torch.device("cpu")), HostTimer)
 
 
+def test_a_device_that_nothing_has_run_on_yet_is_timed_by_its_events():
+    device = FakeDevice(initialised=False)
+    timer = timer_for(torch.device("xpu"), device)
+    assert isinstance(timer, DeviceTimer)
+    forward = scripted_forward(COSTS_S, device.enqueue)
+    timer.by_stage(forward)
+    timed = timer.by_stage(forward)
+    assert {name: each.device_time_s for name, each in timed.stages.items()} == pytest.approx(COSTS_S)
+
+
+def test_a_device_whose_events_are_not_timed_is_synchronised():
+    device = FakeDevice(initialised=False, has_timed_events=False)
+    timer = timer_for(torch.device("mps"), device)
+    assert isinstance(timer, SynchronizingTimer)
+    assert timer.by_stage(scripted_forward(COSTS_S, device.enqueue)) is None
+
+
 @pytest.mark.gpu
 def test_cuda_stage_times_add_up_to_the_pass():
     device = torch.device("cuda:0")

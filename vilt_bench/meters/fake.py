@@ -34,6 +34,13 @@ class FakeDevice:
     host: FakeTime = field(default_factory=FakeTime)
     busy_until_ns: int = 0
     log: list[str] = field(default_factory=list)
+    initialised: bool = True
+    """Whether something has run on it: before, recording an event fails, as torch's generic ones do."""
+    has_timed_events: bool = True
+
+    def initialise(self) -> None:
+        """Use the device."""
+        self.initialised = True
 
     def enqueue(self, device_s: float, *, host_s: float = 0.0) -> None:
         """Enqueue work that takes the device so long, and the host so long to launch."""
@@ -59,7 +66,13 @@ class FakeEvent:
     at_ns: int | None = None
 
     def record(self) -> None:
-        """Put it behind the work enqueued so far."""
+        """Put it behind the work enqueued so far.
+
+        Raises:
+            RuntimeError: nothing has run on the device yet, or it has no timed events.
+        """
+        if not (self.device.initialised and self.device.has_timed_events):
+            raise RuntimeError("the device has no such event")
         self.device.log.append("record")
         self.at_ns = max(self.device.busy_until_ns, self.device.host.now_ns)
 

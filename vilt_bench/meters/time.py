@@ -194,26 +194,58 @@ class SynchronizingTimer:
         """Returns `None`: a synchronisation between stages would add gaps that use does not have."""
 
 
-def timer_for(device: torch.device) -> Timer:
-    """Returns the timer that fits the device."""
-    if device.type == "cpu":
-        return HostTimer()
+class Backend(Protocol):
+    """What a timer asks of a device that is not the CPU."""
 
-    def synchronize() -> None:
-        torch.accelerator.synchronize(device)
+    def initialise(self) -> None:
+        """Make sure that the device has been used: before, events fail and synchronising does nothing."""
 
-    def new_event() -> Event:
+    def new_event(self) -> Event:
+        """Returns a timed event."""
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+
+
+@dataclass(frozen=True)
+class TorchBackend:
+    """The device by torch: CUDA's own events, else torch's generic ones."""
+
+    device: torch.device
+
+    def initialise(self) -> None:
+        """Allocate and fill a tensor: torch initialises devices when they are first used."""
+        torch.zeros(1, device=self.device)
+
+    def new_event(self) -> Event:
+        """Returns a timed event on the device."""
         # torch leaves its events' constructors untyped.
-        make: Any = torch.cuda.Event if device.type == "cuda" else partial(torch.Event, device)
+        make: Any = torch.cuda.Event if self.device.type == "cuda" else partial(torch.Event, self.device)
         event: Event = make(enable_timing=True)
         return event
 
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        torch.accelerator.synchronize(self.device)
+
+
+def timer_for(device: torch.device, backend: Backend | None = None) -> Timer:
+    """Returns the timer that fits the device, which is initialised for it.
+
+    Args:
+        device: where passes run.
+        backend: how the device is asked; `None`: by torch.
+    """
+    if device.type == "cpu":
+        return HostTimer()
+    backend = TorchBackend(device) if backend is None else backend
+    backend.initialise()
     try:
-        first, last = new_event(), new_event()
+        first, last = backend.new_event(), backend.new_event()
         first.record()
         last.record()
-        synchronize()
+        backend.synchronize()
         first.elapsed_time(last)
     except (RuntimeError, NotImplementedError):  # the backend has no timed events
-        return SynchronizingTimer(synchronize)
-    return DeviceTimer(new_event, synchronize)
+        return SynchronizingTimer(backend.synchronize)
+    return DeviceTimer(backend.new_event, backend.synchronize)
