@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from embedders.patch import cells_with_image, refuse_remainder
 from vilt_bench.configurations import explained
-from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures
+from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures, tensors
 from vilt_bench.errors import CheckpointError, EmbedderError
 from vilt_bench.merging import merge_similar
 from vilt_bench.weights import load_strictly, read_state_dict
@@ -215,20 +215,12 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = list(_tensors([*args, *kwargs.values()]))
+        given = list(tensors([args, kwargs]))
         self.used.update(id(tensor) for tensor in given if isinstance(tensor, nn.Parameter))
         found = func(*args, **kwargs)
         if getattr(func, "__name__", "") in self.PRODUCTS and not any(isinstance(t, nn.Parameter) for t in given):
             self.attention = self.attention or found.shape[-1] > 1  # else it is a weighted mean, as in squeezing
         return found
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, tuple | list):
-            yield from _tensors(value)
 
 
 def _check_name(model: str) -> None:

@@ -5,7 +5,8 @@ Shapes: B images, L text tokens, N visual tokens, D hidden size, HÃ—W pixels, hÃ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
@@ -15,6 +16,19 @@ Kind = Literal["linear", "grid", "region", "encoder"]
 
 Mark = Callable[[str, Any], None]
 """Called after each stage with its name and its output. A mark must not change the output."""
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Returns the tensors in nested lists, tuples, mappings and sets, and in the fields of data classes."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from tensors(list(value.values()))
+    elif isinstance(value, list | tuple | Set):
+        for item in value:
+            yield from tensors(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from tensors([getattr(value, field.name) for field in fields(value)])
 
 
 class ImageBatch(NamedTuple):

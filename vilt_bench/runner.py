@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vilt_bench import registry
 from vilt_bench.config import SYNTHETIC, Case, label
-from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_counts
+from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_counts, tensors
 from vilt_bench.environment import prepare_threads, resolve_device
 from vilt_bench.errors import CheckpointError, EmbedderError, ViltBenchError
 from vilt_bench.inputs import Inputs, make_inputs
@@ -33,6 +33,7 @@ from vilt_bench.model import (
     VisionLanguageModel,
     build_shared,
     load_checkpoint,
+    pack_linear,
     packed_bytes,
     shared_sizes,
     stages,
@@ -351,11 +352,13 @@ def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
     """
     device = resolve_device(case.device)
     threads = prepare_threads(case.threads)
-    peak = measure_peak(device, getattr(torch, case.dtype))
+    packed = {"a matrix product by oneDNN with a prepacked weight": pack_linear} if device.type == "cpu" else {}
+    peak = measure_peak(device, getattr(torch, case.dtype), packed=packed)
     on = f"{threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
     return Bounds(
-        peak=f"{peak.flops_per_s / 1e9:,.0f} GFLOP/s by a matrix product or 1×1 convolution in {case.dtype}, "
-        f"{peak.bytes_per_s / 1e9:,.0f} GB/s by a copy, measured just now on {on}{_busy(peak)}",
+        peak=f"{peak.flops_per_s / 1e9:,.0f} GFLOP/s by {peak.kernel} in {case.dtype}, "
+        f"{peak.bytes_per_s / 1e9:,.0f} GB/s from memory, up to {max(peak.bandwidths.values()) / 1e9:,.0f} from caches "
+        f"by a copy or sum, measured just now on {on}{_busy(peak)}",
         seconds={
             stage.name: peak.bound_s(stage.flops, stage.moved_bytes)
             for stage in stages
@@ -504,17 +507,6 @@ def describe(output: Any) -> str:
     if isinstance(output, dict):
         return describe(list(output.values()))
     return ", ".join(filter(None, map(describe, output))) if isinstance(output, tuple | list) else ""
-
-
-def tensors(value: Any) -> Iterable[Tensor]:
-    """Returns the tensors in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from tensors(list(value.values()))
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors(item)
 
 
 def failure_of(error: BaseException, stage: str | None = None) -> Failure:

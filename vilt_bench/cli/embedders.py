@@ -32,7 +32,7 @@ def register(add: Add) -> None:
     options.add_where(parser).add_argument(
         "--no-peak",
         action="store_true",
-        help="don't measure the machine's peak, which takes about two seconds, for the stages' least times",
+        help="don't measure the machine's peak, which takes a few seconds, for the stages' least times",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +31,13 @@ def use_onednn(module: nn.Module) -> str:
                 gelu = _fuse_gelu(parent, name)
                 setattr(parent, name, PackedLinear(child, gelu=gelu))
     return PACKED
+
+
+def pack_linear(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Returns the product with a weight [out, in] that is packed now; `None` where `use_onednn` would do nothing."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    return None if _obstacle([linear]) else PackedLinear(linear)
 
 
 def packed_bytes(module: nn.Module) -> int:
