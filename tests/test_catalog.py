@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -145,3 +146,14 @@ def test_a_familys_catalogue_tells_what_its_embedder_has(name: str) -> None:
 def test_torchvisions_catalogue_has_all_its_detectors_and_classifiers() -> None:
     names = {f"torchvision/{name}" for module in (models, models.detection) for name in models.list_models(module)}
     assert set(catalog.read_family("embedders", "torchvision")) == names
+
+
+@pytest.mark.parametrize("query", ["timm", "tim", "torch", "clip", "resnet50", "siglip", "encoder", "convnext"])
+def test_what_list_names_next_shows_as_many_as_it_counted(query: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", query]) == 0
+    told = re.findall(r"([\d,]+) models; 'vilt-bench list ([^']+)'", capsys.readouterr().out)
+    assert told
+    for count, following in told:
+        found = catalog.find(following)
+        assert len(found.rows) == int(count.replace(",", ""))
+        assert not found.families

@@ -228,10 +228,13 @@ def test_more_tokens_than_positions_are_one_line(folder: MakeFolder, text: TextB
         ({"model_type": "t5"}, "no causal language model"),
         ({"model_type": "of_the_future"}, "no model type 'of_the_future'"),
         ({**TINY["llama"], "num_hidden_layers": "two"}, "no valid configuration of 'llama'"),
+        ({"model_type": "reformer"}, "is a 'reformer' of transformers"),
+        ({"model_type": "dbrx"}, "its DbrxAttentionConfig has no 'rope_theta'"),
+        ({"model_type": "dots3_note_text"}, "is a 'dots3_note_text' of transformers"),
     ],
 )
 def test_what_is_no_language_model_is_refused(config: dict[str, Any], said: str, folder: MakeFolder) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with building(), pytest.raises(ConfigError) as caught:
         LanguageModel(folder(config))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

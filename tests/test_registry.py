@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vilt_bench.embedding import VisualEmbedder
-from vilt_bench.errors import CheckpointError, EmbedderError
+from vilt_bench.errors import CheckpointError, EmbedderError, UnknownEmbedderError
 from vilt_bench.registry import build, check_name, installed, load_factory
 
 PLUGIN = """
@@ -174,3 +175,24 @@ def test_a_family_offers_whatever_its_factory_knows(make_plugin: MakePlugin, tmp
         build("acme/a/b", {"resolution": 3}, hidden_size=8)
     with pytest.raises(EmbedderError, match="NAME after the family's"):
         build("acme/a/b", {"model": "a/b"}, hidden_size=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet50", "did you mean 'timm/resnet50' or 'torchvision/resnet50'?"),
+        ("clip", "did you mean 'transformers/clip-vit-base-patch32'"),
+        ("clip", "'vilt-bench list clip' finds all that fit"),
+        ("siglip", "did you mean 'transformers/siglip-base-patch16-224'"),
+        ("openai/clip-vit-large-patch14", "did you mean 'transformers/clip-vit-large-patch14'?"),
+        ("openai/clip-vit-large-patch14", "'transformers/hub:openai/clip-vit-large-patch14' fetches"),
+        ("patch3", "did you mean 'patch32'?"),
+        ("resnet-50", "did you mean '"),
+    ],
+)
+def test_a_name_without_its_family_leads_to_what_exists(name, said):
+    with pytest.raises(UnknownEmbedderError) as caught:
+        check_name(name)
+    assert said in str(caught.value)
+    for each in re.findall(r"'([^']+)'", str(caught.value).partition("did you mean")[2].partition("?")[0]):
+        check_name(each)

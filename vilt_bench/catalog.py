@@ -19,7 +19,7 @@ from vilt_bench import files
 from vilt_bench.config import parse_embedder, parse_resolution
 from vilt_bench.errors import EmbedderError, ViltBenchError
 from vilt_bench.presets import Preset, Used, used_by_models
-from vilt_bench.registry import FAMILY, build, installed, load_factory, nearest, package_folders
+from vilt_bench.registry import FAMILY, FAMILY_FILE, build, guess, installed, load_factory, nearest, package_folders
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from vilt_bench.embedding import VisualEmbedder
 
 FILE = "catalog.json"
-FAMILY_FILE = "catalog-{family}.csv"
 FAMILY_COLUMNS = ("name", "kind", "height", "width", "visual_tokens", "parameters", "flops")
 HIDDEN_SIZE = 768
 """D that the entries are for."""
@@ -114,13 +113,14 @@ def find(query: str = "") -> Listing:
         for name, found in families.items()
         if (
             count := sum(
-                wanted in each or wanted == entry.kind for each, entry in read_family(found.package, name).items()
+                wanted in f"{name}/" or wanted in each.partition("/")[2].lower() or wanted == entry.kind
+                for each, entry in read_family(found.package, name).items()
             )
         )
         or not wanted
     }
     if not hits and not more:
-        raise EmbedderError(f"no embedder fits {query!r}{nearest(wanted, list(offered))} 'vilt-bench list' shows all")
+        raise EmbedderError(f"no embedder fits {query!r}{guess(wanted)} 'vilt-bench list' shows all")
     return Listing(tuple(hits), more)
 
 
@@ -138,7 +138,8 @@ def render_list(listing: Listing | Sequence[ListRow], console: Console, *, query
         console.print(Text(f"{_ABSENT}: not in a catalogue; 'vilt-bench show {unknown[0]}' computes it"))
     for family, count in families.items():
         counted = f"{count:,} models" if count else "any model that it knows"
-        shown = f"; 'vilt-bench list {family}/{query}' shows them" if count else ""
+        part = "" if query.strip().lower() in f"{family}/" else query.strip()  # which is not in its models' names
+        shown = f"; 'vilt-bench list {family}/{part}' shows them" if count else ""
         console.print(Text(f"{family}/NAME: {counted}{shown}"))
 
 

@@ -66,7 +66,12 @@ def find_configuration(name: str, table: Path, *, family: str, listing: str = ""
         place = fetch(name.removeprefix(HUB), [CONFIG, "preprocessor_config.json"])
         return _read_folder(Path(place), hub=name.removeprefix(HUB))
     if "/" in name:
-        return _read_folder(Path(name).expanduser())
+        folder = os.path.expanduser(name)
+        if files.is_folder(folder):
+            return _read_folder(Path(folder))
+        if files.is_file(folder) and Path(folder).name == CONFIG:  # itself, not its folder
+            return _read_folder(Path(folder).parent)
+        raise _no_folder(name, read_table(table), family)
     entries = read_table(table)
     if name not in entries:
         close = difflib.get_close_matches(name.lower(), entries, n=1, cutoff=0.5)
@@ -77,6 +82,19 @@ def find_configuration(name: str, table: Path, *, family: str, listing: str = ""
             f"or give a folder with a {CONFIG}, as in {family}./NAME, or {family}{HUB}ORGANISATION/NAME of the network"
         )
     return entries[name]
+
+
+def _no_folder(name: str, entries: Iterable[str], family: str) -> CheckpointError:
+    """Returns what to say of a path that is no folder, and perhaps was meant as a repository's name."""
+    if os.path.lexists(os.path.expanduser(name)):
+        return CheckpointError(f"{name} is no folder; give the folder that has the model's {CONFIG}")
+    problem = f"no {CONFIG} in {name}, as there is no such folder"
+    if name.startswith((".", "~", "/")) or name.count("/") != 1:
+        return CheckpointError(f"{problem}; expected a folder that has a model's")
+    part = name.rpartition("/")[2].lower()
+    best = [each for each in entries if each.lower() == part] or difflib.get_close_matches(part, entries, n=1)
+    guess = f" did you mean '{family}{best[0]}'?" if best else ""
+    return CheckpointError(f"{problem};{guess} '{family}{HUB}{name}' fetches what the hub has of that name")
 
 
 def read_table(table: Path) -> dict[str, Configuration]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import functools
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from importlib.metadata import distributions
@@ -16,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from vilt_bench import files
 from vilt_bench.config import Option
 from vilt_bench.errors import EmbedderError, UnknownEmbedderError, ViltBenchError
 
@@ -30,6 +32,9 @@ FAMILY = "/*"
 
 The factory gets NAME as the keyword argument `model`, and says itself what it does not know.
 """
+
+FAMILY_FILE = "catalog-{family}.csv"
+"""In a package's top folder: what a family of it offers, a row a name."""
 
 GIVEN = {"hidden_size": "--hidden-size", "resolution": "--resolution", "model": "NAME after the family's"}
 """Keyword arguments of a factory that are no options, and what they come from."""
@@ -203,6 +208,54 @@ def nearest(name: str, names: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ";"
 
 
+def family_names(package: str, family: str) -> list[str]:
+    """Returns the names in the catalogue of a family, without the family's own; none where it has no catalogue."""
+    found = []
+    for folder in package_folders(package):
+        path = folder / FAMILY_FILE.format(family=family)
+        if files.is_file(path):
+            found += [row["name"] for row in csv.DictReader(files.read_text(path).splitlines())]
+    return found
+
+
+def guess(name: str, *, most: int = 3) -> str:
+    """Returns `; did you mean 'NAME'?` for what a user may mean who gave no embedder's name, else `;`.
+
+    A misspelt name; the name of a family's model without the family; part of a name; a repository of the hub.
+    """
+    offered = installed()
+    plain = [each for each, found in offered.items() if not found.family]
+    close = difflib.get_close_matches(name.lower(), plain, n=1, cutoff=0.6)
+    part = name.rpartition("/")[2].partition(",")[0].lower()
+    known = {
+        f"{family}/{model}": model.lower()
+        for family, found in ((each.removesuffix(FAMILY), found) for each, found in offered.items() if found.family)
+        for model in family_names(found.package, family)
+    }
+    fits = [
+        [full for full, model in known.items() if model == part],
+        [full for full, model in known.items() if model.startswith(part)] if part else [],
+        [full for full, model in known.items() if part in model] if part else [],
+    ]
+    best = close or next((each for each in fits if each), [])
+    if not best:
+        fallback = difflib.get_close_matches(part, known.values(), n=1, cutoff=0.7)
+        best = [full for full, model in known.items() if model in fallback]
+    hub = ""
+    if "/" in name and ":" not in name and f"transformers{FAMILY}" in offered:
+        hub = f" 'transformers/hub:{name}' fetches what the hub has of that name;"
+    if not best:
+        return f"{nearest(name, plain)}{hub}"
+    more = f" 'vilt-bench list {part}' finds all that fit;" if len(best) > most else ""
+    return f"; did you mean {listed(best[:most])}?{hub}{more}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns `'a', 'b' or 'c'`."""
+    *most, last = map(repr, names)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
 def _offers() -> Iterator[tuple[str, str, str]]:
     """Yields name, target and distribution of each entry point.
 
@@ -224,9 +277,7 @@ def _find(name: str) -> Installed:
     family, _, model = name.partition("/")
     entry = offered.get(f"{family}{FAMILY}" if model else name)
     if entry is None or model == "*":
-        raise UnknownEmbedderError(
-            f"no embedder named {name!r}{nearest(name, list(offered))} 'vilt-bench list' shows all"
-        )
+        raise UnknownEmbedderError(f"no embedder named {name!r}{guess(name)} 'vilt-bench list' shows all")
     if entry.rivals:
         raise EmbedderError(
             f"embedder {name!r} is offered by distributions {', '.join([entry.distribution, *entry.rivals])}; "

@@ -322,6 +322,21 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     assert "did you mean 'transformers/siglip2-so400m-patch16-512'?" in refusal(caught)
 
 
+def test_a_repository_of_the_hub_leads_to_its_bundled_configuration_and_to_the_hub() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        transformers_encoder(model="google/siglip-base-patch16-224")
+    assert "did you mean 'transformers/siglip-base-patch16-224'?" in refusal(caught)
+    assert "'transformers/hub:google/siglip-base-patch16-224' fetches" in refusal(caught)
+
+
+def test_a_configuration_may_be_given_itself(folder: MakeFolder) -> None:
+    place = folder(TINY["clip"], preprocessor_config={"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]})
+    assert transformers_encoder(model=f"{place}/config.json").mean == transformers_encoder(model=place).mean
+    with pytest.raises(CheckpointError) as caught:
+        transformers_encoder(model=f"{place}/preprocessor_config.json")
+    assert "give the folder that has the model's config.json" in refusal(caught)
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [

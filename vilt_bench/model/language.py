@@ -28,6 +28,7 @@ TABLE = Path(__file__).with_name("languages.json")
 _NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 """What transformers' decoders call their last normalisation."""
 
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _PARTS = {"words": "table of words", "head": "head"}
 
 
@@ -227,8 +228,9 @@ def _parsed(name: str, config_json: str) -> Any:
         raise ConfigError(
             f"{LANGUAGE_MODEL}{name}: no valid configuration of {kind!r} ({one_line([error])})"
         ) from error
-    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not all(hasattr(config, key) for key in sizes):
+    with explained(f"{LANGUAGE_MODEL}{name}", config.model_type, library="transformers", error=ConfigError):
+        sized = all(hasattr(config, key) for key in _SIZES)  # some refuse to be asked
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not sized:
         raise ConfigError(
             f"{LANGUAGE_MODEL}{name} is a {config.model_type!r}, no causal language model; expected a decoder, such as "
             f"{LANGUAGE_MODEL}SmolLM2-135M"
