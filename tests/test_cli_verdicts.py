@@ -7,13 +7,16 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from vilt_bench import store
 from vilt_bench.cli import main
 from vilt_bench.config import Case
+from vilt_bench.lockstep import Outcome
 from vilt_bench.records import Series, Times, Trial
+from vilt_bench.stored import compare_all
 
 TINY = ["--hidden-size=32", "--layers=1", "--heads=2", "--mlp-size=64"]
 TINY += ["--resolution=64x64", "--text-length=8", "--device=cpu"]
@@ -140,6 +143,41 @@ def test_a_gate_prints_its_verdict_and_saves_both_sides(tmp_path, capsys):
     assert main(["gate", "--embedder", "patch32", *TINY, *arguments]) in (0, 1, 3)
     assert "measured together" in capsys.readouterr().out
     assert len(store.load_folder(folder)) == 2
+
+
+@pytest.mark.parametrize(("slowdown", "code"), [(-0.9, 2), (9.0, 1)])
+def test_a_folder_that_is_lost_while_a_gate_measures_loses_no_verdict_and_no_record(
+    slowdown, code, make_record, tmp_path, monkeypatch, capsys
+):
+    output, rescue = tmp_path / "output", tmp_path / "rescue"
+    rescue.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(rescue))
+    runs = [store.load(make_record(name, slowdown=share)) for name, share in (("old", 0.0), ("new", slowdown))]
+    measured = []
+
+    def measure(case, *_, tolerance, **__):
+        measured.append(case.embedder)
+        if output.is_dir():  # as if its disk were gone
+            output.rmdir()
+            output.touch()
+        both = [dataclasses.replace(run, case=case, run_id=f"{run.run_id}-{case.embedder}") for run in runs]
+        (comparison,) = compare_all(both[:1], both[1:], tolerance=tolerance)
+        return Outcome(comparison, tuple(both), interrupted=False)
+
+    monkeypatch.setattr("vilt_bench.lockstep.gate", measure)
+    arguments = ["--embedder", "patch16", "--embedder", "patch32", "--baseline-python", sys.executable]
+    arguments += ["--output", str(output), "--format", "json"]
+    assert main(["gate", *arguments]) == code
+    told = capsys.readouterr()
+    assert measured == ["patch16", "patch32"]
+    assert [each["name"] for each in json.loads(told.out)["comparisons"]] == measured
+    assert told.err.count(f"kept as {rescue}") == 4
+    assert len(store.load_folder(rescue)) == 4
+
+
+def test_two_baselines_are_one_too_many(capsys):
+    assert main(["gate", "--embedder", "patch32", "--baseline-python", "python", "--baseline-ref", "main"]) == 2
+    assert "--baseline-python and --baseline-ref both name the baseline; give one of them" in capsys.readouterr().err
 
 
 @pytest.mark.slow

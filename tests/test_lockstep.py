@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import random
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ class Script:
     turns: list[str] = field(default_factory=list)
     started: dict[str, int] = field(default_factory=lambda: {"baseline": 0, "candidate": 0})
     break_at: dict[tuple[str, str, int], BaseException] = field(default_factory=dict)
+    break_once: dict[tuple[str, str, int], BaseException] = field(default_factory=dict)
     stages: dict[str, tuple[str, ...]] = field(
         default_factory=lambda: dict.fromkeys(("baseline", "candidate"), (STAGE,))
     )
@@ -73,7 +75,8 @@ class ScriptedPlayer:
     def receive(self, expected):
         script, kind = self.script, type(self.sent).__name__
         self.asked[kind] = self.asked.get(kind, 0) + 1
-        if (error := script.break_at.get((self.side, kind, self.asked[kind]))) is not None:
+        at = (self.side, kind, self.asked[kind])
+        if (error := script.break_once.pop(at, script.break_at.get(at))) is not None:
             raise error
         match self.sent:
             case protocol.Hello():
@@ -192,6 +195,65 @@ def test_a_candidate_that_fails_is_missing_and_never_a_pass():
     assert outcome.comparison.verdict == "missing"
     assert "no more" in outcome.comparison.total.reason
     assert outcome.runs[1].failure == failure
+
+
+KILLED = Failure("crashed", "the process was killed (signal 9), as the system does when memory runs out")
+
+
+@pytest.mark.parametrize("failure", [KILLED, Failure("out-of-memory", "no more")])
+def test_memory_that_ran_out_once_decides_nothing_and_passes_by_no_option(failure):
+    script = Script()
+    script.break_once["candidate", "Sample", 3] = WorkerFailedError(failure)
+    outcome = script.play()
+    assert outcome.comparison.verdict == "inconclusive"
+    assert "alone it runs through" in outcome.comparison.total.reason
+    assert exit_code([outcome.comparison], "pass") == 3
+    assert outcome.runs[1].failure == failure
+
+
+@pytest.mark.parametrize("request_name", ["Hello", "Prepare", "Count", "Sample", "Finish"])
+def test_memory_that_runs_out_for_the_candidate_alone_where_the_baseline_runs_through_is_a_regression(request_name):
+    script = Script()
+    script.break_at["candidate", request_name, 1] = WorkerFailedError(KILLED)
+    total = script.play().comparison.total
+    assert (total.verdict, total.missing_from) == ("missing", "candidate")
+    assert "where the baseline ran through under the same limit: a regression" in total.reason
+
+
+@pytest.mark.parametrize("late", [30, 34])
+def test_memory_that_ran_out_for_both_decides_nothing(late):
+    script = Script()
+    script.break_at["candidate", "Sample", 3] = WorkerFailedError(KILLED)
+    script.break_at["baseline", "Sample", late] = WorkerFailedError(KILLED)
+    comparison = script.play().comparison
+    assert comparison.verdict == "inconclusive"
+    assert "the baseline alone does not run through either" in comparison.total.reason
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), None])
+def test_memory_that_ran_out_when_there_is_no_time_to_look_again_decides_nothing(stop):
+    script = Script()
+    script.break_once["candidate", "Sample", 3] = WorkerFailedError(KILLED)
+    if stop is not None:
+        script.break_at["baseline", "Sample", 7] = stop
+    outcome = script.play(max_time_s=600 if stop else 8)
+    assert outcome.comparison.verdict == "inconclusive"
+    assert "was not seen in the time" in outcome.comparison.total.reason
+    assert outcome.interrupted == (stop is not None)
+    assert len(outcome.runs) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals")
+def test_a_process_that_the_system_kills_is_told_from_one_that_fails(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o755)
+    script, candidate = Script(), Contender("new", str(python))
+    start = {"baseline": lambda: script._start("baseline"), "candidate": candidate.start}
+    total = gate(Case("patch32"), Contender("main"), candidate, start=start, max_time_s=60).comparison.total
+    assert total.verdict == "missing"
+    assert "signal 9" in total.reason
+    assert "a regression" in total.reason
 
 
 def test_a_baseline_that_fails_at_once_is_an_error():

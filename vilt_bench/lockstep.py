@@ -38,7 +38,7 @@ from vilt_bench.inference import (
     turn_logs,
 )
 from vilt_bench.photographs import check_images
-from vilt_bench.records import SLOWDOWNS, Run, Series, Times, Trial
+from vilt_bench.records import SLOWDOWNS, Failure, Run, Series, Times, Trial
 from vilt_bench.source import read_source
 from vilt_bench.statistics import WHOLE
 from vilt_bench.stored import TOLERANCE, check_tolerance, count_changes, share_of_error, software_differences
@@ -65,6 +65,9 @@ ENDING_S, ENDING_SHARE = 3.0, 0.05
 CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Environment of both sides, unless the user's says otherwise: threads that spin at barriers make passes of a loaded
 machine several times as long, and as noisy."""
+
+KILLED = "(signal 9)"
+"""In what is said of a process that was killed, as the system does when memory runs out."""
 
 ReplyT = TypeVar("ReplyT", bound=protocol.Reply)
 Verdicts = tuple[StageVerdict, tuple[StageVerdict, ...]]
@@ -137,7 +140,7 @@ class GateProgress:
     pair: int
     """From 0."""
     phase: str
-    """`starting`, `counting`, `warming up`, `sampling`"""
+    """`starting`, `counting`, `warming up`, `sampling`, `trying each side alone`"""
     interval: tuple[float, float] | None
     """Of candidate / baseline, from the pairs so far."""
     spent_s: float
@@ -285,6 +288,27 @@ class _Match:
             if len(self.pairs) == known:  # cut off
                 return
             yield self.pairs[-1]
+
+    def alone(self, side: SideName) -> Failure | None:
+        """Returns how a process fails that does alone what it does in a pair; `None` if it runs through.
+
+        Raises:
+            ViltBenchError: it refuses.
+        """
+        self._tell("trying each side alone")
+        try:
+            with self._process(side) as player, self._watchdog([player]):
+                self._greet(side, player)
+                player.ask(protocol.Prepare(self.case), protocol.Prepared)
+                player.ask(protocol.Count(), protocol.Counted)
+                for index in range(2 * (WARMUP_TURNS + SAMPLE_TURNS)):
+                    player.ask(protocol.Sample(instrumented=index // 2 % 2 == 1), protocol.Measured)
+                    if self.left_s <= 0:
+                        raise _OverError
+                player.ask(protocol.Finish(), protocol.Finished)
+        except WorkerFailedError as error:
+            return error.failure
+        return None
 
     def _round(self) -> None:
         """Measure one pair; what was measured of it is kept, whatever happens."""
@@ -525,7 +549,7 @@ def gate(
         where = f" in {problem.failure.stage}" if problem.failure.stage else ""
         reason = f"the {failed} failed{where}: {problem.failure.message}"
         # A candidate that fails has lost something; without a baseline there is nothing that it could have lost.
-        total = _missing(reason, failed) if failed == CANDIDATE else _undecided(reason)
+        total = _candidate_lost(match, problem.failure, reason) if failed == CANDIDATE else _undecided(reason)
         stages = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)[0][1]
     except KeyboardInterrupt:  # while judging
         match.interrupted = True
@@ -546,6 +570,40 @@ def unmeasured(
         error=GATE_ERROR,
         gate=gated,
     )
+
+
+def _candidate_lost(match: _Match, failure: Failure, reason: str) -> StageVerdict:
+    """Returns the verdict of a candidate that failed.
+
+    Where memory ran out, the other side or others on the machine may have taken it: that says nothing of the candidate,
+    unless it happens again to it alone where the baseline, alone as well, runs through.
+    """
+    if not _ran_out(failure):
+        return _missing(reason, CANDIDATE)
+    try:
+        if (baseline := match.alone(BASELINE)) is not None:
+            return _undecided(f"{reason}; the baseline alone does not run through either: {baseline.message}")
+        candidate = match.alone(CANDIDATE)
+    except KeyboardInterrupt:
+        match.interrupted = True
+    except _OverError:
+        pass
+    except errors.ViltBenchError as error:
+        return _undecided(f"{reason}; then: {error}")
+    else:
+        if candidate is None:
+            return _undecided(f"{reason}; alone it runs through: give both sides, which live together, more memory")
+        return _missing(
+            f"{reason}; alone again ({candidate.message}), where the baseline ran through under the same limit: "
+            "a regression",
+            CANDIDATE,
+        )
+    return _undecided(f"{reason}; whether the baseline runs through under the same limit was not seen in the time")
+
+
+def _ran_out(failure: Failure) -> bool:
+    """Returns whether memory ran out, be it that the system killed the process."""
+    return failure.kind == "out-of-memory" or (failure.kind == "crashed" and KILLED in failure.message)
 
 
 def _missing(reason: str, lacking: Literal["baseline", "candidate", "both"]) -> StageVerdict:

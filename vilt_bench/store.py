@@ -46,6 +46,31 @@ def save(run: Run, folder: str | os.PathLike[str]) -> Path:
     return path
 
 
+def save_all(runs: Iterable[Run], folder: str | os.PathLike[str]) -> tuple[list[Path], list[str]]:
+    """Returns the files of the runs, and a sentence for each that its folder did not take.
+
+    Such a run is kept in the system's temporary folder, or else in the current one; what was measured is not lost by a
+    disk that became full meanwhile.
+    """
+    saved, problems = [], []
+    for run in runs:
+        try:
+            saved.append(save(run, folder))
+        except RecordError as error:
+            problems.append(f"{error} ({_rescue(run)})")
+    return saved, problems
+
+
+def _rescue(run: Run) -> str:
+    import tempfile
+
+    with contextlib.suppress(RecordError, OSError):  # there may be no temporary folder
+        return f"kept as {save(run, tempfile.gettempdir())}"
+    with contextlib.suppress(RecordError, OSError):
+        return f"kept as {save(run, Path.cwd())}"
+    return "and nowhere else: what is shown is all there is"
+
+
 def check_writable(folder: str | os.PathLike[str]) -> None:
     """Make the folder and write to it, so that a run is not measured in vain.
 

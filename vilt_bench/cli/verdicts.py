@@ -95,10 +95,10 @@ def gate(asked: argparse.Namespace) -> int:
     from vilt_bench.lockstep import unmeasured
 
     cases = options.cases(asked)
+    screen.keep_on_termination()  # what is half built is cleared away as well
     baseline, candidate = _contenders(asked)
     store.check_writable(asked.output)
-    screen.keep_on_termination()
-    comparisons, otherwise = [], PASSED
+    comparisons, otherwise, is_saved = [], PASSED, True
     for case in cases:
         try:
             found = measure_both(
@@ -118,13 +118,15 @@ def gate(asked: argparse.Namespace) -> int:
             found_none = unmeasured(case, baseline, candidate, str(error), tolerance=asked.tolerance, gated=asked.gate)
             comparisons.append(found_none)
             continue
-        for run in found.runs:
-            store.save(run, asked.output)
+        for problem in store.save_all(found.runs, asked.output)[1]:
+            is_saved = False
+            screen.complain(problem)
         comparisons.append(found.comparison)
         if found.interrupted:
             otherwise = screen.INTERRUPTED
             break
-    return outcome.finish(comparisons, asked, otherwise=otherwise)
+    code = outcome.finish(comparisons, asked, otherwise=otherwise)
+    return screen.USER_ERROR if code == PASSED and not is_saved else code
 
 
 def compare(asked: argparse.Namespace) -> int:
@@ -186,7 +188,9 @@ def _contenders(asked: argparse.Namespace) -> tuple[Contender, Contender | None]
     from vilt_bench.checkout import contender_at
     from vilt_bench.lockstep import Contender
 
-    if (asked.baseline_python is None) == (asked.baseline_ref is None):
+    if asked.baseline_python is not None and asked.baseline_ref is not None:
+        raise ConfigError("--baseline-python and --baseline-ref both name the baseline; give one of them")
+    if asked.baseline_python is None and asked.baseline_ref is None:
         raise ConfigError("give the baseline: --baseline-ref NAME of git, or --baseline-python PATH/bin/python")
 
     def installed(python: str) -> Contender:
