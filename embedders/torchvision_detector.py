@@ -23,7 +23,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms, 
 from embedders.region.boxes import clip, extents, image_sizes
 from embedders.region.heads import PooledRegions, Predictions, RegionFeatures
 from embedders.region.planting import OBJECTS, POOL, SYNONYMS, PlantedBoxes, PlantedLogits
-from embedders.region.proposals import Candidates, Proposals
+from embedders.region.proposals import Candidates, ProposalNMS, Proposals
 from embedders.region.selection import RegionProjection, Selection, padded, padding_mask
 from embedders.resnet import FeatureMaps
 from embedders.torchvision_weights import fill, settle, three
@@ -152,7 +152,14 @@ def _two_stages(
         "backbone": Backbone(model.backbone.body),
         "fpn": Pyramid(model.backbone.fpn),
         "rpn": ProposalNetwork(model.rpn, planted=None if seed is None else PlantedBoxes([most] * levels, seed=seed)),
-        "proposal_nms": ProposalNMS(model.rpn, name=name),
+        "proposal_nms": ProposalNMS(
+            proposals=proposals,
+            name=f"torchvision/{name}",
+            iou_threshold=float(model.rpn.nms_thresh),
+            smallest_side=float(model.rpn.min_size),
+            score_threshold=float(model.rpn.score_thresh),
+            suppress=batched_nms,
+        ),
         "roi_align": Align(heads.box_roi_pool),
         "roi_head": Head(heads.box_head),
         "predictor": Predictor(
@@ -269,47 +276,6 @@ class ProposalNetwork(nn.Module):
         if self.planted is not None:
             found = self.planted(counts, extent)
         return Candidates(features, *found, counts, extent)
-
-
-class ProposalNMS(nn.Module):
-    """Drops proposals that overlap a better one of the same level, by torchvision's thresholds."""
-
-    def __init__(self, rpn: Any, *, name: str) -> None:
-        """Take the thresholds."""
-        super().__init__()
-        self.iou_threshold = float(rpn.nms_thresh)
-        self.score_threshold = float(rpn.score_thresh)
-        self.smallest_side = float(rpn.min_size)
-        self.proposals = int(rpn._post_nms_top_n["testing"])
-        self.name = name
-
-    def forward(self, candidates: Candidates) -> Proposals:
-        """Returns at most as many proposals as the model keeps, best first.
-
-        Raises:
-            EmbedderError: an image has none.
-        """
-        device = candidates.boxes.device
-        levels = torch.cat([torch.full((n,), level, device=device) for level, n in enumerate(candidates.counts)])
-        images = zip(candidates.boxes, candidates.objectness, strict=True)
-        kept = tuple(self._keep(boxes, scores.sigmoid(), levels) for boxes, scores in images)
-        if not all(map(len, kept)):
-            raise EmbedderError(
-                f"torchvision/{self.name} found no proposal in an image; give trained weights, or plant=true"
-            )
-        return Proposals(candidates.features, kept, candidates.extent, candidates.objectness.numel())
-
-    def counts(self, output: Proposals) -> dict[str, int]:
-        """Returns the boxes before and after NMS, over all images."""
-        return {"candidates": output.candidates, "kept": sum(map(len, output.boxes))}
-
-    def _keep(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> Tensor:
-        if boxes.is_meta:  # NMS keeps a number that only values tell; assume all that may be kept
-            return boxes[: self.proposals]
-        real = remove_small_boxes(boxes, self.smallest_side)
-        real = real[scores[real] >= self.score_threshold]
-        boxes, scores, levels = boxes[real], scores[real], levels[real]
-        return boxes[batched_nms(boxes, scores, levels, self.iou_threshold)[: self.proposals]]
 
 
 class Align(nn.Module):

@@ -52,7 +52,7 @@ def clip(boxes: Tensor, extent: Tensor) -> Tensor:
     return boxes.clamp(min=0).minimum(extent)
 
 
-def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, *, iou_threshold: float) -> Tensor:
+def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """Returns the indices that NMS within each group keeps, best first.
 
     One NMS over all boxes, each group moved out of the others' reach. torchvision's `batched_nms` changes to a

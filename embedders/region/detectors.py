@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -23,6 +24,62 @@ ANCHOR_SIZES = (32, 64, 128, 256, 512)
 C4_BOXES, PYRAMID_BOXES = 6000, 1000
 """Boxes that enter the proposals' NMS: of C4, and of each level of a pyramid."""
 PYRAMID_CHANNELS = 256
+
+
+@dataclass(frozen=True)
+class Options:
+    """What users choose of a detector; meanings, errors and defaults as of `region_r101_c4`."""
+
+    hidden_size: int
+    regions: int
+    proposals: int
+    classes: int
+    nms: Mode
+    score_threshold: float
+    roi_chunk: int
+    plant: bool
+    seed: int
+    weights: str
+    rpn_channels: int = CHANNELS[2]
+    anchors: int = 3 * len(ANCHOR_SIZES)
+
+    def __post_init__(self) -> None:
+        """Refuse what is impossible.
+
+        Raises:
+            EmbedderError: an option is out of its range.
+        """
+        for name, least in (("regions", 1), ("proposals", 1), ("classes", 1), ("roi_chunk", 0)):
+            if (value := getattr(self, name)) < least:
+                raise EmbedderError(f"{name}={value} is too small; expected at least {least}")
+        if not 0 <= self.score_threshold < 1:
+            raise EmbedderError(
+                f"score_threshold={self.score_threshold:g} is out of range; expected 0 or more and below 1"
+            )
+        if self.rpn_channels < 1 or self.anchors not in range(3, 3 * len(ANCHOR_SIZES) + 1, 3):
+            raise EmbedderError(
+                f"rpn_channels={self.rpn_channels},anchors={self.anchors} is impossible; expected at least 1 channel, "
+                f"and 3, 6, … or {3 * len(ANCHOR_SIZES)} anchors"
+            )
+
+    @property
+    def planted_seed(self) -> int | None:
+        """Of what is planted; `None`: nothing is."""
+        return self.seed if self.plant and not self.weights else None
+
+
+@dataclass(frozen=True)
+class C4Detector:
+    """A detector whose regions are pooled from the fourth group of a ResNet, at stride 16."""
+
+    name: str
+    depth: int
+    groups: int
+    box_for_each_class: bool
+
+
+R101_C4 = C4Detector("region-r101-c4", depth=101, groups=1, box_for_each_class=True)
+X152_C4 = C4Detector("region-x152-c4", depth=152, groups=32, box_for_each_class=False)
 
 
 def region_r101_c4(
@@ -64,21 +121,21 @@ def region_r101_c4(
     Source: ViLT paper, table 6.
     """
     return _c4(
-        ResNetBackbone(depth=101, last=4, caffe=True),
-        name="region-r101-c4",
-        box_for_each_class=True,
-        hidden_size=hidden_size,
-        regions=regions,
-        proposals=proposals,
-        classes=classes,
-        nms=nms,
-        score_threshold=score_threshold,
-        roi_chunk=roi_chunk,
-        rpn_channels=rpn_channels,
-        anchors=anchors,
-        plant=plant,
-        seed=seed,
-        weights=weights,
+        R101_C4,
+        Options(
+            hidden_size=hidden_size,
+            regions=regions,
+            proposals=proposals,
+            classes=classes,
+            nms=nms,
+            score_threshold=score_threshold,
+            roi_chunk=roi_chunk,
+            rpn_channels=rpn_channels,
+            anchors=anchors,
+            plant=plant,
+            seed=seed,
+            weights=weights,
+        ),
     )
 
 
@@ -99,10 +156,7 @@ def region_x152_c4(
 
     Arguments, errors and source as in `region_r101_c4`.
     """
-    return _c4(
-        ResNetBackbone(depth=152, groups=32, last=4, caffe=True),
-        name="region-x152-c4",
-        box_for_each_class=False,
+    options = Options(
         hidden_size=hidden_size,
         regions=regions,
         proposals=proposals,
@@ -114,6 +168,7 @@ def region_x152_c4(
         seed=seed,
         weights=weights,
     )
+    return _c4(X152_C4, options)
 
 
 def region_x152_fpn(
@@ -134,30 +189,36 @@ def region_x152_fpn(
     Its RoI head ends in 1024 features, so the projection has 787,200 parameters at D = 768; the paper counts
     1,573,632, as for 2048. Arguments, errors and source as in `region_r101_c4`.
     """
-    _check(regions=regions, proposals=proposals, classes=classes, score_threshold=score_threshold, roi_chunk=roi_chunk)
-    planted_seed = seed if plant and not weights else None
+    options = Options(
+        hidden_size=hidden_size,
+        regions=regions,
+        proposals=proposals,
+        classes=classes,
+        nms=nms,
+        score_threshold=score_threshold,
+        roi_chunk=roi_chunk,
+        plant=plant,
+        seed=seed,
+        weights=weights,
+    )
     name = "region-x152-fpn"
+    levels = [(size,) for size in ANCHOR_SIZES]
     stages = {
         "backbone": ResNetBackbone(depth=152, groups=32, every=True),
         "fpn": Pyramid(),
         "rpn": RegionProposalNetwork(
             channels=PYRAMID_CHANNELS,
-            sizes=[(size,) for size in ANCHOR_SIZES],
+            sizes=levels,
             strides=(*STRIDES, 2 * STRIDES[-1]),
             most=PYRAMID_BOXES,
-            seed=planted_seed,
+            seed=options.planted_seed,
         ),
         "proposal_nms": ProposalNMS(proposals=proposals, name=name),
         "roi_align": PyramidAlign(),
         "roi_head": RoIHead(two_layer_head(PYRAMID_CHANNELS), chunk=roi_chunk),
-        "predictor": Predictor(
-            features=1024, classes=classes, box_for_each_class=True, proposals=proposals, seed=planted_seed
-        ),
-        "class_nms": ClassNMS(mode=nms, regions=regions, score_threshold=score_threshold, name=name),
-        "projection": RegionProjection(features=1024, hidden_size=hidden_size),
+        **_after_head(options, name=name, features=1024, box_for_each_class=True),
     }
-    boxes = f"up to {PYRAMID_BOXES} boxes on each of 5 levels"
-    return _embedder(stages, hidden_size=hidden_size, weights=weights, notes=_notes(planted_seed, boxes))
+    return _embedder(stages, options, boxes=f"up to {PYRAMID_BOXES} boxes on each of {len(levels)} levels")
 
 
 def region_grid(*, hidden_size: int = 768, roi_chunk: int = 100, weights: str = "") -> VisualEmbedder:
@@ -173,14 +234,15 @@ def region_grid(*, hidden_size: int = 768, roi_chunk: int = 100, weights: str = 
 
     Source: Cho et al., "X-LXMERT", section 3.
     """
-    _check(roi_chunk=roi_chunk)
+    if roi_chunk < 0:
+        raise EmbedderError(f"roi_chunk={roi_chunk} is too small; expected at least 0")
     stages = {
         "backbone": ResNetBackbone(depth=101, last=4, caffe=True),
         "roi_align": nn.Sequential(GridProposals(cells=8), C4Align()),
         "roi_head": RoIHead(res5_head(), chunk=roi_chunk),
         "projection": nn.Sequential(EveryRegion(), RegionProjection(features=CHANNELS[3], hidden_size=hidden_size)),
     }
-    return _embedder(stages, hidden_size=hidden_size, weights=weights, notes={})
+    return _region_embedder(stages, hidden_size=hidden_size, weights=weights, notes={})
 
 
 class Pyramid(nn.Module):
@@ -200,59 +262,61 @@ class Pyramid(nn.Module):
         return features._replace(maps=tuple(levels.values()))
 
 
-def _c4(
-    backbone: ResNetBackbone,
-    *,
-    name: str,
-    box_for_each_class: bool,
-    hidden_size: int,
-    regions: int,
-    proposals: int,
-    classes: int,
-    nms: Mode,
-    score_threshold: float,
-    roi_chunk: int,
-    rpn_channels: int = CHANNELS[2],
-    anchors: int = 3 * len(ANCHOR_SIZES),
-    plant: bool,
-    seed: int,
-    weights: str,
-) -> VisualEmbedder:
-    _check(regions=regions, proposals=proposals, classes=classes, score_threshold=score_threshold, roi_chunk=roi_chunk)
-    if rpn_channels < 1 or anchors not in range(3, 3 * len(ANCHOR_SIZES) + 1, 3):
-        raise EmbedderError(
-            f"rpn_channels={rpn_channels},anchors={anchors} is impossible; expected at least 1 channel, and "
-            f"3, 6, … or {3 * len(ANCHOR_SIZES)} anchors"
-        )
-    planted_seed = seed if plant and not weights else None
+def _c4(detector: C4Detector, options: Options) -> VisualEmbedder:
     stages = {
-        "backbone": backbone,
+        "backbone": ResNetBackbone(depth=detector.depth, groups=detector.groups, last=4, caffe=True),
         "rpn": RegionProposalNetwork(
             channels=CHANNELS[2],
-            sizes=[ANCHOR_SIZES[-anchors // 3 :]],
+            sizes=[ANCHOR_SIZES[-options.anchors // 3 :]],
             strides=[STRIDES[2]],
             most=C4_BOXES,
-            seed=planted_seed,
-            hidden=rpn_channels,
+            seed=options.planted_seed,
+            hidden=options.rpn_channels,
         ),
-        "proposal_nms": ProposalNMS(proposals=proposals, name=name),
+        "proposal_nms": ProposalNMS(proposals=options.proposals, name=detector.name),
         "roi_align": C4Align(),
-        "roi_head": RoIHead(res5_head(), chunk=roi_chunk),
-        "predictor": Predictor(
-            features=CHANNELS[3],
-            classes=classes,
-            box_for_each_class=box_for_each_class,
-            proposals=proposals,
-            seed=planted_seed,
+        "roi_head": RoIHead(res5_head(), chunk=options.roi_chunk),
+        **_after_head(
+            options, name=detector.name, features=CHANNELS[3], box_for_each_class=detector.box_for_each_class
         ),
-        "class_nms": ClassNMS(mode=nms, regions=regions, score_threshold=score_threshold, name=name),
-        "projection": RegionProjection(features=CHANNELS[3], hidden_size=hidden_size),
     }
-    boxes = f"up to {C4_BOXES} boxes"
-    return _embedder(stages, hidden_size=hidden_size, weights=weights, notes=_notes(planted_seed, boxes))
+    return _embedder(stages, options, boxes=f"up to {C4_BOXES} boxes")
 
 
-def _embedder(stages: dict[str, nn.Module], *, hidden_size: int, weights: str, notes: dict[str, str]) -> VisualEmbedder:
+def _after_head(options: Options, *, name: str, features: int, box_for_each_class: bool) -> dict[str, nn.Module]:
+    """Returns the stages that follow the RoI head's vectors of that width."""
+    return {
+        "predictor": Predictor(
+            features=features,
+            classes=options.classes,
+            box_for_each_class=box_for_each_class,
+            proposals=options.proposals,
+            seed=options.planted_seed,
+        ),
+        "class_nms": ClassNMS(
+            mode=options.nms, regions=options.regions, score_threshold=options.score_threshold, name=name
+        ),
+        "projection": RegionProjection(features=features, hidden_size=options.hidden_size),
+    }
+
+
+def _embedder(stages: dict[str, nn.Module], options: Options, *, boxes: str) -> VisualEmbedder:
+    seed = options.planted_seed
+    notes = (
+        {}
+        if seed is None
+        else {
+            "proposal_nms": f"planted boxes (seed {seed}): {boxes}, around {OBJECTS} objects",
+            "class_nms": f"planted logits (seed {seed}): {OBJECTS} objects of {POOL} classes, "
+            f"{SYNONYMS} near-synonyms each",
+        }
+    )
+    return _region_embedder(stages, hidden_size=options.hidden_size, weights=options.weights, notes=notes)
+
+
+def _region_embedder(
+    stages: dict[str, nn.Module], *, hidden_size: int, weights: str, notes: dict[str, str]
+) -> VisualEmbedder:
     embedder = VisualEmbedder(
         stages,
         kind="region",
@@ -269,33 +333,3 @@ def _embedder(stages: dict[str, nn.Module], *, hidden_size: int, weights: str, n
         if left_out:
             embedder.notes["predictor"] = left_out
     return embedder
-
-
-def _notes(seed: int | None, boxes: str) -> dict[str, str]:
-    if seed is None:
-        return {}
-    return {
-        "proposal_nms": f"planted boxes (seed {seed}): {boxes}, around {OBJECTS} objects",
-        "class_nms": f"planted logits (seed {seed}): {OBJECTS} objects of {POOL} classes, "
-        f"{SYNONYMS} near-synonyms each",
-    }
-
-
-def _check(
-    *,
-    regions: int = 1,
-    proposals: int = 1,
-    classes: int = 1,
-    score_threshold: float = 0.0,
-    roi_chunk: int = 0,
-) -> None:
-    for name, value, least in (
-        ("regions", regions, 1),
-        ("proposals", proposals, 1),
-        ("classes", classes, 1),
-        ("roi_chunk", roi_chunk, 0),
-    ):
-        if value < least:
-            raise EmbedderError(f"{name}={value} is too small; expected at least {least}")
-    if not 0 <= score_threshold < 1:
-        raise EmbedderError(f"score_threshold={score_threshold:g} is out of range; expected 0 or more and below 1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,8 @@ RATIOS = (0.5, 1.0, 2.0)
 IOU_THRESHOLD = 0.7
 SMALLEST_SIDE = 1e-3
 """In pixels; what is smaller is no box."""
+
+Suppress = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 class Candidates(NamedTuple):
@@ -111,13 +113,36 @@ class RegionProposalNetwork(nn.Module):
 
 
 class ProposalNMS(nn.Module):
-    """Drops boxes that overlap a better one of the same feature map by more than 0.7, and keeps the best."""
+    """Drops boxes that overlap a better one of the same feature map, and keeps the best."""
 
-    def __init__(self, *, proposals: int, name: str) -> None:
-        """Remember how many proposals to keep, and the embedder's name for messages."""
+    def __init__(
+        self,
+        *,
+        proposals: int,
+        name: str,
+        iou_threshold: float = IOU_THRESHOLD,
+        smallest_side: float = SMALLEST_SIDE,
+        score_threshold: float | None = None,
+        suppress: Suppress = nms_by_group,
+    ) -> None:
+        """Take the thresholds.
+
+        Args:
+            proposals: the most kept of an image.
+            name: the embedder's, for messages.
+            iou_threshold: boxes that overlap a better one by more are dropped.
+            smallest_side: in pixels; what is smaller is no box.
+            score_threshold: of the objectness as a probability; lower ones never enter. `None`: all enter, and are
+                ordered by their logits.
+            suppress: boxes, scores, feature maps' numbers, IoU threshold in; indices out, best first.
+        """
         super().__init__()
         self.proposals = proposals
         self.name = name
+        self.iou_threshold = iou_threshold
+        self.smallest_side = smallest_side
+        self.score_threshold = score_threshold
+        self.suppress = suppress
 
     def forward(self, candidates: Candidates) -> Proposals:
         """Returns at most the number of proposals asked for, best first.
@@ -133,9 +158,7 @@ class ProposalNMS(nn.Module):
             for boxes, scores in zip(candidates.boxes, candidates.objectness, strict=True)
         )
         if not all(map(len, kept)):
-            raise EmbedderError(
-                f"{self.name} found no proposal in an image; give weights that were trained for it, or plant=true"
-            )
+            raise EmbedderError(f"{self.name} found no proposal in an image; give trained weights, or plant=true")
         return Proposals(candidates.features, kept, candidates.extent, candidates.objectness.numel())
 
     def counts(self, output: Proposals) -> dict[str, int]:
@@ -145,9 +168,12 @@ class ProposalNMS(nn.Module):
     def _keep(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> Tensor:
         if boxes.is_meta:  # NMS keeps a number that only values tell; assume all that may be kept
             return boxes[: self.proposals]
-        real = remove_small_boxes(boxes, SMALLEST_SIDE)
+        real = remove_small_boxes(boxes, self.smallest_side)
+        if self.score_threshold is not None:
+            scores = scores.sigmoid()
+            real = real[scores[real] >= self.score_threshold]
         boxes, scores, levels = boxes[real], scores[real], levels[real]
-        return boxes[nms_by_group(boxes, scores, levels, iou_threshold=IOU_THRESHOLD)[: self.proposals]]
+        return boxes[self.suppress(boxes, scores, levels, self.iou_threshold)[: self.proposals]]
 
 
 class GridProposals(nn.Module):

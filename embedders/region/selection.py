@@ -70,7 +70,7 @@ def per_class(boxes: Tensor, scores: Tensor, threshold: float) -> Survivors:
     rows, classes, chosen = rows[real], classes[real], chosen[real]
     # Numbered anew: 1600 classes times 1333 pixels would leave float32 a quarter of a pixel.
     groups = torch.unique(classes, return_inverse=True)[1]
-    keep = nms_by_group(chosen, scores[rows, classes], groups, iou_threshold=PER_CLASS_IOU)
+    keep = nms_by_group(chosen, scores[rows, classes], groups, PER_CLASS_IOU)
     return Survivors(_only(scores, rows[keep], classes[keep]), classes)
 
 
