@@ -190,3 +190,24 @@ def test_rows_that_a_folder_has_are_read_without_measuring(make_run, tmp_path):
     measure_rows(CASES, tmp_path, rounds=2, measure_one=Measurer(make_run))
     runs = kept_rows({**CASES, "LXMERT": Case("region-r101-c4")}, tmp_path)
     assert {name: len(run.trials) for name, run in runs.items()} == {"ViLT-B/32": 2, "Pixel-BERT-R50": 2}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"settings": {"deterministic": "true"}}, {"omp_wait_policy": None}, {"versions": {"torch": "2.10.0"}}]
+)
+def test_trials_of_other_settings_are_measured_again_and_not_joined(make_run, tmp_path, changed):
+    measure_rows(CASES, tmp_path, rounds=2, measure_one=Measurer(make_run))
+    changed_here = dataclasses.replace(make_run().environment, **changed)
+    again = Measurer(lambda *arguments, **fields: make_run(*arguments, **fields, environment=changed_here))
+    runs = measure_rows(CASES, tmp_path, rounds=2, measure_one=again, here=changed_here).runs
+    assert len(again.asked) == 4
+    assert all(len(run.trials) == 2 for run in runs.values())
+
+
+def test_a_setting_that_older_trials_do_not_tell_sets_none_apart(make_run, tmp_path):
+    measure_rows(CASES, tmp_path, rounds=1, measure_one=Measurer(make_run))
+    here = make_run().environment
+    tells_more = dataclasses.replace(here, settings=here.settings | {"clock_source": "tsc"})
+    again = Measurer(make_run)
+    measure_rows(CASES, tmp_path, rounds=1, measure_one=again, here=tells_more)
+    assert again.asked == []

@@ -190,3 +190,13 @@ def test_empty_run_has_remarks_and_does_not_fail(make_run: MakeRun) -> None:
     run = make_run(trials=0, model=None, environment=None, stages=())
     assert remarks(run) == ("0 of 3 trials measured.",)
     assert verdict(run) == "noisy"
+
+
+def test_one_pass_calls_no_difference_noise(make_run: MakeRun) -> None:
+    run = make_run(trials=1, blocks=(1,), noise=0)
+    samples = dataclasses.replace(run.trials[0].samples, whole=Times(wall_time_s=(0.0352,)))
+    alone = dataclasses.replace(run, trials=(dataclasses.replace(run.trials[0], samples=samples),))
+    (said,) = [remark for remark in remarks(alone) if "sum of stages" in remark]
+    assert "+184.1% from the whole" in said  # 100 / 35.2
+    assert "within the noise" not in said
+    assert "too few to tell noise from a difference" in said

@@ -12,9 +12,11 @@ import pytest
 from rich.console import Console
 
 from vilt_bench import store
+from vilt_bench.config import Case, ViltConfig, case_name, unusual
 from vilt_bench.errors import ConfigError
 from vilt_bench.records import Failure, Run, Series, Stage, Times, Trial
 from vilt_bench.report import FORMATS, render
+from vilt_bench.report.rows import names
 from vilt_bench.report.table import show
 
 MakeRun = Callable[..., Run]
@@ -80,10 +82,10 @@ def test_several_runs_show_bars_in_proportion_to_their_latency(make_run: MakeRun
 
 
 def test_comparison_has_the_share_of_the_visual_embedder(make_run: MakeRun) -> None:
-    lines = shown([make_run(noise=0), make_run("region", latencies_s=REGION, noise=0)])
+    lines = shown([make_run(noise=0), make_run("region", latencies_s=REGION, noise=0)], width=100)
     rows = [text.split() for text in lines if text.startswith(("patch32 ", "region ")) and text.count(".") >= 6]
-    assert rows[0] == ["patch32", "0.300", "4.20", "95.50", "100.0", "4.2%", "6.00", "12.00"]
-    assert rows[1] == ["region", "0.300", "1,000.0", "90.00", "1,090.3", "91.7%", "15.00", "30.00"]
+    assert rows[0] == ["patch32", "384×640", "240", "0.300", "4.20", "95.50", "100.0", "4.2%", "6.00", "12.00"]
+    assert rows[1] == ["region", "384×640", "240", "0.300", "1,000.0", "90.00", "1,090.3", "91.7%", "15.00", "30.00"]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -184,3 +186,97 @@ def test_the_sides_of_a_gate_are_told_apart(make_run: MakeRun) -> None:
     text = render([make_run(run_id=side, side=side) for side in ("baseline", "candidate")], "markdown")
     assert "patch32 (baseline of a gate)" in text
     assert "patch32 (candidate of a gate)" in text
+
+
+def saw(run: Run, resolution: tuple[int, int], tokens: int, **fields: object) -> Run:
+    assert run.model is not None
+    model = dataclasses.replace(run.model, resolution=resolution, visual_tokens=tokens, **fields)  # type: ignore[arg-type]
+    return dataclasses.replace(run, model=model)
+
+
+@pytest.fixture
+def towers(make_run: MakeRun) -> list[Run]:
+    """Two embedders of which one request made different inputs, as of a photograph of 427×640 pixels."""
+    return [
+        saw(make_run("timm/vit", run_id="a"), (336, 336), 576, fit="crop"),
+        saw(make_run("patch32", run_id="b"), (224, 320), 70, fit="aspect"),
+    ]
+
+
+def test_pixels_and_tokens_stand_beside_each_case_in_all_formats(towers: list[Run]) -> None:
+    for format in ("table", "markdown"):
+        text = render(towers, format)
+        side_by_side = next(part for part in text.split("Embedder") if "576" in part)
+        assert all(said in side_by_side for said in ("336×336", "576", "224×320", "70"))
+    for width in (80, 100):
+        assert "336×336 pixels, 576 visual tokens" in " ".join(shown(towers, width=width))
+    rows = list(csv.DictReader(io.StringIO(render(towers, "csv"))))
+    assert {(row["height"], row["width"], row["visual_tokens"], row["fit"]) for row in rows} == {
+        ("336", "336", "576", "crop"), ("224", "320", "70", "aspect"),
+    }  # fmt: skip
+    assert [(each["height"], each["visual_tokens"]) for each in json.loads(render(towers, "json"))] == [
+        (336, 576), (224, 70),
+    ]  # fmt: skip
+    assert "224×320 pixels, 70 visual tokens" in render([towers[1]], "github-action-benchmark")
+
+
+def test_inputs_that_differ_are_told_with_what_makes_them_equal(towers: list[Run]) -> None:
+    for format in ("table", "markdown"):
+        text = " ".join(render(towers, format).split())
+        assert (
+            "Not one input: 336×336 pixels by --fit crop (timm/vit), 224×320 pixels by --fit aspect (patch32)." in text
+        )
+        assert "--fit exact" in text
+        assert "gets 70 to 576 visual tokens" in text
+    remarks = json.loads(render(towers, "json"))[0]["comparison_remarks"]
+    assert any(remark.startswith("Not one input") for remark in remarks)
+    same = [towers[0], saw(towers[1], (336, 336), 576, fit="crop")]
+    assert "Not one input" not in render(same, "table")
+    assert "visual tokens: its" not in render(same, "table")
+    other_fit = [towers[0], saw(towers[1], (336, 336), 576, fit="exact")]
+    assert "fitted differently" in render(other_fit, "table")
+
+
+def test_cases_that_differ_in_any_field_bear_different_names_side_by_side(make_run: MakeRun) -> None:
+    vilt = ViltConfig(layers=3)
+    cases = [
+        Case("patch32"),
+        *(Case("patch32", **field) for field in (
+            {"resolution": (384, 384)}, {"fit": "exact"}, {"reduce": "avg-pool:2"}, {"images": ("a.jpg",)},
+            {"preprocessing": True}, {"text_length": 20}, {"batch_size": 8}, {"device": "cuda"}, {"dtype": "bfloat16"},
+            {"threads": 1}, {"linear": "onednn"}, {"checkpoint": "a"}, {"interaction": "bert"}, {"vilt": vilt},
+            {"seed": 1}, {"options": {"a": 1}}, {"options": {"a": "1"}}, {"options": {"a": "1,b=2"}},
+            {"options": {"a": 1, "b": 2}},
+        )),
+    ]  # fmt: skip
+    assert {field for case in cases for field in unusual(case)} | {"embedder", "options", "reduce", "vilt"} >= {
+        each.name for each in dataclasses.fields(Case)
+    }
+    assert len({case_name(case) for case in cases}) == len(cases)
+    runs = [make_run(case=case, run_id=str(index)) for index, case in enumerate(cases)]
+    assert len(set(names(runs))) == len(cases)
+    assert len({row["case"] for row in csv.DictReader(io.StringIO(render(runs, "csv")))}) == len(cases)
+
+
+def test_what_all_cases_have_alike_is_told_once(make_run: MakeRun) -> None:
+    cases = [Case("patch32", batch_size=8, resolution=size) for size in ((224, 224), (384, 384))]
+    runs = [make_run(case=case, run_id=str(index)) for index, case in enumerate(cases)]
+    assert names(runs) == ["patch32 (224×224)", "patch32 (384×384)"]
+    assert "All: batch_size 8" in render(runs, "table")
+    assert "All: batch_size 8" in render(runs, "markdown")
+
+
+def with_whole(run: Run, seconds: float) -> Run:
+    def changed(trial: Trial) -> Trial:
+        times = Times(wall_time_s=(seconds,) * len(trial.samples.whole.latency_s))
+        return dataclasses.replace(trial, samples=dataclasses.replace(trial.samples, whole=times))
+
+    return dataclasses.replace(run, trials=tuple(map(changed, run.trials)))
+
+
+def test_wholes_that_rank_otherwise_than_the_bars_are_told(make_run: MakeRun) -> None:
+    runs = [with_whole(make_run("a", noise=0), 0.2), with_whole(make_run("b", noise=0), 0.15)]
+    slower = dataclasses.replace(make_run("b", noise=0, latencies_s={"modality_interaction": 0.12}))
+    runs[1] = with_whole(slower, 0.15)
+    assert "the wholes, timed apart, rank otherwise: b 150.0 ms, a 200.0 ms" in " ".join(render(runs, "table").split())
+    assert "rank otherwise" not in render([make_run("a"), slower], "table")

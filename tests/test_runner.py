@@ -208,3 +208,16 @@ def test_a_case_on_the_gpu_has_device_times_for_each_stage():
     assert sum(median(each.device_time_s) for each in series.stages.values()) == pytest.approx(
         median(series.instrumented.device_time_s), rel=0.1
     )
+
+
+@pytest.mark.parametrize("fit", ["aspect", "crop"])
+@pytest.mark.parametrize("images", [(), ("synthetic",)])
+def test_show_and_run_get_one_size_and_as_many_tokens_for_one_request(fit, images):
+    case = tiny_case(resolution=(336, 336), fit=fit, images=images)
+    runner = prepare(case, torch.device("cpu"), HostTimer())
+    runner.first_call()
+    model, _ = inspect(case)
+    assert model == runner.facts()
+    if not images and fit == "aspect":
+        # A photograph of 427×640 pixels within 336×336, edges floored to 32: by ViLT's image processor 224×320.
+        assert (model.resolution, model.visual_tokens, model.fit) == ((224, 320), 70, "aspect")

@@ -10,6 +10,7 @@ import pytest
 
 import vilt_bench
 from vilt_bench import store
+from vilt_bench.config import Case
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.records import Run
 
@@ -147,3 +148,22 @@ def test_record_is_plain_json_with_its_version(make_run: MakeRun, tmp_path: Path
 def test_run_that_started_at_no_time_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="ISO 8601"):
         store.save(dataclasses.replace(make_run(), started_at="yesterday"), tmp_path)
+
+
+def test_runs_of_a_folder_come_as_they_were_asked_for(make_run: MakeRun, tmp_path: Path) -> None:
+    sizes = [(224, 224), (512, 512), (384, 384)]
+    for position, (size, run_id) in enumerate(zip(sizes, "zxy", strict=True)):
+        store.save(
+            make_run(case=Case("patch32", resolution=size), run_id=run_id, group="b", position=position), tmp_path
+        )
+    earlier = make_run("patch16", run_id="0", group="a", started_at="2026-11-24T03:54:59.900+00:00")
+    store.save(earlier, tmp_path)
+    expected = [None, *sizes]
+    assert [run.case.resolution for run in store.load_all([tmp_path])] == expected
+    assert [run.case.resolution for run in store.load_folder(tmp_path)] == expected
+
+
+def test_runs_of_older_records_come_by_size(make_run: MakeRun, tmp_path: Path) -> None:
+    for size, run_id in (((512, 512), "a"), ((224, 224), "c"), ((384, 384), "b")):
+        store.save(make_run(case=Case("patch32", resolution=size), run_id=run_id), tmp_path)
+    assert [run.case.resolution[0] for run in store.load_all([tmp_path])] == [224, 384, 512]

@@ -206,6 +206,7 @@ def test_runs_measured_together_say_so():
     patch, grid = run_script(Script(), "patch32", "grid-r50", trials=1)
     assert patch.group == grid.group
     assert patch.run_id != grid.run_id
+    assert (patch.position, grid.position) == (0, 1)
 
 
 def test_joining_series_keeps_blocks_and_order():

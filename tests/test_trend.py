@@ -1,6 +1,7 @@
 """Histories, from records in a folder to what a reader sees."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -15,6 +16,7 @@ import pytest
 import vilt_bench
 from vilt_bench import records, store
 from vilt_bench.cli import main
+from vilt_bench.config import Case
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.records import Run, Source
 from vilt_bench.report import history as report
@@ -331,3 +333,67 @@ def test_a_sparkline_keeps_the_shape_and_flattens_noise() -> None:
 def test_options_that_do_not_belong_together_are_refused(arguments, capsys) -> None:
     assert main(["history", *(["check"] if "check" in arguments else []), *[a for a in arguments if a != "check"]]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def with_a_wrong_clock(save_history, folder: Path, *, late: int) -> None:
+    """Saves a history that is slower since `late` runs, whose commits a clock dated 30 days back."""
+    save_history(folder, 30, since=30 - late, slower=1.5)
+    for run in store.load_folder(folder):
+        index = int(run.run_id.rpartition("-")[2])
+        if index >= 30 - late:
+            dated = (FIRST + timedelta(days=index - 30)).isoformat()
+            source = dataclasses.replace(run.source, committed_at=dated)
+            (path,) = folder.glob(f"*{run.run_id}.json")
+            path.write_bytes(records.encode(dataclasses.replace(run, source=source)))
+
+
+def test_a_slowdown_that_a_wrong_clock_hides_among_old_commits_is_told_and_decides_nothing(
+    save_history, tmp_path, capsys
+) -> None:
+    with_a_wrong_clock(save_history, tmp_path, late=6)
+    assert main(["history", "check", str(tmp_path), "--order", "run"]) == 1
+    said = capsys.readouterr().out
+    assert "slower since" in said
+    assert "by time of commit instead of run, no slowdown began" in said
+    assert main(["history", "check", str(tmp_path)]) == 3
+    said = capsys.readouterr().out
+    assert "by time of run instead of commit, slower since" in said
+    assert commit(24)[:8] in said
+    assert "no slowdown began in the newest" not in said
+    found = vilt_bench.history(tmp_path)
+    for format in ("table", "markdown", "json"):
+        assert "By time of run instead of commit it changes otherwise" in " ".join(report.render(found, format).split())
+
+
+def test_orders_that_agree_are_not_told_of(save_history, tmp_path, capsys) -> None:
+    save_history(tmp_path, 30, since=24, slower=1.5)
+    assert main(["history", "check", str(tmp_path)]) == 1
+    assert "instead of" not in capsys.readouterr().out
+    assert "instead of" not in report.render(vilt_bench.history(tmp_path), "table")
+
+
+def test_histories_of_two_sizes_bear_two_names_and_say_what_the_model_saw(make_run, tmp_path, capsys) -> None:
+    for index in range(16):
+        size = (224, 224) if index % 2 else (384, 384)
+        run = make_run(case=Case("patch32", resolution=size), run_id=f"r{index}")
+        model = dataclasses.replace(run.model, resolution=size, visual_tokens=size[0] ** 2 // 32**2)
+        store.save(dataclasses.replace(run, model=model), tmp_path)
+    found = vilt_bench.history(tmp_path)
+    for format in ("table", "markdown", "csv", "json"):
+        text = report.render(found, format)
+        assert "patch32 (224×224)" in text
+        assert "patch32 (384×384)" in text
+    assert "224×224 pixels, 49 visual tokens" in report.render(found, "table")
+    assert main(["history", "check", str(tmp_path)]) == 0
+    frame = found.to_frame()
+    assert set(frame["visual_tokens"]) == {49, 144}
+
+
+def test_a_change_of_what_the_model_saw_is_named_with_the_slowdown(save_history, tmp_path) -> None:
+    save_history(tmp_path, 30, since=15, slower=1.5)
+    for path in sorted(tmp_path.glob("*.json")):
+        run = store.load(path)
+        if int(run.run_id.rpartition("-")[2]) >= 15:
+            model = dataclasses.replace(run.model, visual_tokens=960)
+            path.write_bytes(records.encode(dataclasses.replace(run, model=model)))
+    assert "visual tokens 240 → 960" in " ".join(report.render(vilt_bench.history(tmp_path), "table").split())

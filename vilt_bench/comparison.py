@@ -77,6 +77,9 @@ class Side:
     processes: int = 0
     versions: tuple[str, ...] = ()
     """What tells it from the other, such as `vilt-bench 0.1.0` or a commit."""
+    pixels: tuple[int, int] | None = None
+    """(height, width) of what the model saw; `None`: not known."""
+    visual_tokens: int | None = None
 
 
 @dataclass(frozen=True)

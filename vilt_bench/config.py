@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, get_args
 
 from vilt_bench.errors import ConfigError
@@ -269,6 +269,43 @@ def label(case: Case) -> str:
     """Returns how a case's embedder is written on the command line: its name, options and reduction."""
     reduction = [] if case.reduce is None else [f"reduce={case.reduce}"]
     return ",".join([case.embedder, *(f"{key}={value}" for key, value in case.options.items()), *reduction])
+
+
+def case_name(case: Case, *, without: Collection[str] = ()) -> str:
+    """Returns the embedder with all that was asked otherwise than usual: `patch32 (384×640, batch_size 8, cuda)`.
+
+    Equal for equal cases only, so that it can name a row of a table, a bar, or a line of a chart.
+
+    Args:
+        case: any.
+        without: what of `unusual` is told elsewhere.
+    """
+    named = label(replace(case, options={key: _unmistakable(value) for key, value in case.options.items()}))
+    said = [text for name, text in unusual(case).items() if name not in without]
+    return f"{named} ({', '.join(said)})" if said else named
+
+
+def unusual(case: Case) -> dict[str, str]:
+    """Returns what was asked otherwise than usual, but for the embedder and its options, by field as a text."""
+    usual, said = Case(case.embedder), {}
+    for part, plain in ((case, usual), (case.vilt, usual.vilt)):
+        for each in fields(part):
+            value = getattr(part, each.name)
+            if each.name in ("embedder", "options", "reduce", "vilt") or value == getattr(plain, each.name):
+                continue
+            text = "×".join(map(str, value)) if each.name == "resolution" else _listed(value)
+            said[each.name] = text if each.name in ("resolution", "device", "dtype") else f"{each.name} {text}"
+    return said
+
+
+def _listed(value: object) -> str:
+    return " + ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _unmistakable(value: Option) -> Option:
+    """Returns a text that reads as another value, or as another option, in quotes."""
+    mistakable = isinstance(value, str) and ("," in value or "'" in value or parse_option(value) != value)
+    return repr(value) if mistakable else value
 
 
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:

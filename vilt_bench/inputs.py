@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vilt_bench.config import SYNTHETIC, Case
+from vilt_bench.config import SYNTHETIC, Case, Fit
 from vilt_bench.embedding import ImageBatch, TextBatch
 from vilt_bench.photographs import crop_size, find_images, read_encoded, read_image, resize, target_size
 from vilt_bench.preprocessing import Encoded, Preprocessing, Target, batch_images, to_tensor
@@ -44,6 +44,8 @@ class Inputs:
     """Where it is a part of the pass: what makes the images of a batch from its files."""
     encoded: tuple[Encoded, ...] = ()
     """The files of each batch, then."""
+    fit: Fit | None = None
+    """How photographs were fitted; `None`: noise has no size of its own to fit."""
 
 
 def make_inputs(
@@ -129,6 +131,7 @@ def make_inputs(
         if case.preprocessing
         else None,
         encoded=_encoded(paths, count, case.batch_size) if case.preprocessing else (),
+        fit=None if paths == (SYNTHETIC,) else case.fit,
     )
 
 

@@ -779,6 +779,8 @@ def _side(book: Book, run: Run | None, processes: int) -> Side:
         runs=() if run is None else (run.run_id,),
         processes=processes,
         versions=(*book.contender.versions, *([f"vilt-bench {book.package}"] if book.package else [])),
+        pixels=None if book.draft.model is None else book.draft.model.resolution,
+        visual_tokens=None if book.draft.model is None else book.draft.model.visual_tokens,
     )
 
 

@@ -188,11 +188,14 @@ def _sum_of_stages(run: Run) -> Iterator[str]:
         return
     sentence = f"The sum of stages is {100 * (found.value - 1):+.1f}% from the whole, which is timed apart"
     # Neighbouring passes differ by chance too: what lies within their own spread is no difference.
-    by_chance = found.low is None or found.high is None or found.low <= 1 <= found.high
-    if abs(found.value - 1) > UNACCOUNTED and not by_chance:
-        yield f"{sentence}: more than {100 * UNACCOUNTED:g}%, so read shares with care."
+    if abs(found.value - 1) <= UNACCOUNTED:
+        yield f"{sentence}."
+    elif found.low is None or found.high is None:
+        yield f"{sentence}; passes are too few to tell noise from a difference, so read shares with care."
+    elif found.low <= 1 <= found.high:
+        yield f"{sentence} (within the noise)."
     else:
-        yield f"{sentence}{' (within the noise)' if abs(found.value - 1) > UNACCOUNTED else ''}."
+        yield f"{sentence}: more than {100 * UNACCOUNTED:g}%, so read shares with care."
     if (cost := instrumented(run)) is not None and cost.low is not None and cost.low > 1 + UNACCOUNTED:
         yield f"Passes with a clock between the stages take {100 * (cost.value - 1):.1f}% longer than those without."
 

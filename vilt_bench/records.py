@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from vilt_bench.config import Case, Sampling
+from vilt_bench.config import Case, Fit, Sampling, label
 from vilt_bench.errors import RecordError
 
 SCHEMA_VERSION = 1
@@ -210,6 +210,8 @@ class Model:
     """What joined the modalities."""
     vocabulary: int | None = None
     """Tokens that there are; `None` in records that do not say."""
+    fit: Fit | None = None
+    """How images were fitted to the resolution, as it turned out; `None` in records that do not say."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +293,8 @@ class Run:
     """`None` outside a git repository."""
     side: Literal["baseline", "candidate"] | None = None
     """Of the comparison that it was measured for, in turns with the other run of its group; `None`: of none."""
+    position: int | None = None
+    """Within its group, as asked, from 0; `None` in records that do not say."""
     schema_version: int = SCHEMA_VERSION
 
     def to_frame(self) -> Any:
@@ -311,6 +315,22 @@ def parse_time(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def in_order(runs: Iterable[Run]) -> list[Run]:
+    """Returns the runs by start, and those that were measured together in the order in which they were asked for.
+
+    Records that do not say it are then by embedder and size.
+    """
+
+    def key(run: Run) -> tuple[Any, ...]:
+        height, width = run.case.resolution or (0, 0)
+        asked = (run.case.embedder, height * width, run.case.batch_size, run.case.text_length, label(run.case))
+        side = ("baseline", "candidate", None).index(run.side)
+        start = parse_time(run.started_at) or datetime.min.replace(tzinfo=UTC)
+        return start, run.group, run.position is None, run.position or 0, asked, side, run.run_id
+
+    return sorted(runs, key=key)
 
 
 def join_trials(runs: Sequence[Run]) -> Run:
@@ -356,11 +376,23 @@ def join_cases(runs: Sequence[Run]) -> list[Run]:
         if where is None or run.failure is not None:
             key: object = run.run_id
         else:
-            used = (where.fingerprint, where.device, where.threads, where.omp_wait_policy)
-            same = (run.case, *used, where.versions, where.settings, commit, run.side, run.sampling)
+            same = (run.case, _used(where), where.settings, commit, run.side, run.sampling)
             key = msgspec.json.encode(same, order="sorted")
         groups.setdefault(key, []).append(run)
     return [join_trials(group) if len(group) > 1 else group[0] for group in groups.values()]
+
+
+def same_setup(one: Environment, other: Environment) -> bool:
+    """Returns whether trials of the two may be joined: one machine, software and settings.
+
+    A setting that only one of them tells, as older records tell fewer, sets none apart.
+    """
+    both = one.settings.keys() & other.settings.keys()
+    return _used(one) == _used(other) and all(one.settings[name] == other.settings[name] for name in both)
+
+
+def _used(where: Environment) -> tuple[object, ...]:
+    return where.fingerprint, where.device, where.threads, where.omp_wait_policy, dict(where.versions)
 
 
 def encode(run: Run) -> bytes:

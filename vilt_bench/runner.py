@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vilt_bench import registry
-from vilt_bench.config import SYNTHETIC, Case, label
+from vilt_bench.config import Case, label
 from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_counts, tensors
 from vilt_bench.environment import prepare_threads, resolve_device
 from vilt_bench.errors import CheckpointError, EmbedderError, ViltBenchError
@@ -315,8 +315,7 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
     if isinstance(weights, str) and weights and not os.path.isfile(weights):
         raise CheckpointError(f"weights={weights}: there is no such file; give the path of a checkpoint")
     inputs = _inputs(
-        # For native sizes those of the photographs; else noise of the resolution.
-        replace(case, preprocessing=False, images=case.images if case.fit == "native" else (SYNTHETIC,)),
+        replace(case, preprocessing=False),  # whose shapes the model gets all the same
         _embedder_on_meta(case),
         torch.device("cpu"),
     )
@@ -391,6 +390,7 @@ def facts(case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Obse
         text=inputs.text,
         interaction=case.interaction,
         vocabulary=model.vilt.sizes.vocabulary,
+        fit=inputs.fit,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from vilt_bench import files
 from vilt_bench.config import label
 from vilt_bench.errors import ConfigError, FileError, RecordError
-from vilt_bench.records import Run, decode, encode
+from vilt_bench.records import Run, decode, encode, in_order
 
 PATTERN = "[0-9]*T[0-9]*Z-*.json"
 """Names of the records in a folder; what else lies there, such as reports, is not read."""
@@ -106,28 +106,30 @@ def load(path: str | os.PathLike[str]) -> Run:
 
 
 def load_all(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
-    """Returns the runs of files and folders, in the order given; a folder's, subfolders included, by time.
+    """Returns the runs of files and folders, in the order given; a folder's, subfolders included, as `in_order`.
 
     Raises:
         RecordError: a path is missing, a folder has no record, or a file is no record.
     """
-    chosen: dict[Path, Path] = {}
+    runs: list[Run] = []
+    seen: set[Path] = set()
     for path in map(Path, paths):
         found = _records(path) if files.is_folder(path) else [path]
         if not found:
             raise RecordError(f"no record in folder {path}; 'vilt-bench run --output {path}' saves one")
-        for file in found:
-            chosen.setdefault(files.real_path(file), file)
-    return [load(file) for file in chosen.values()]
+        new = {real: file for file in found if (real := files.real_path(file)) not in seen}
+        seen.update(new)
+        runs += in_order([load(file) for file in new.values()])
+    return runs
 
 
 def load_folder(folder: str | os.PathLike[str]) -> list[Run]:
-    """Returns the runs of a folder, subfolders included, by time; none where there is no folder or no record.
+    """Returns the runs of a folder, subfolders included, as `in_order`; none where there is no folder or no record.
 
     Raises:
         RecordError: a file is no record.
     """
-    return [load(file) for file in _records(Path(folder))]
+    return in_order([load(file) for file in _records(Path(folder))])
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -404,7 +404,15 @@ def _side(name: str, runs: Sequence[Run]) -> Side:
         for run in runs
         if run.environment is not None and OWN in run.environment.versions
     )
-    return Side(name, tuple(run.run_id for run in runs), sum(len(run.trials) for run in runs), tuple(versions))
+    model = next((run.model for run in reversed(runs) if run.model is not None), None)
+    return Side(
+        name,
+        tuple(run.run_id for run in runs),
+        sum(len(run.trials) for run in runs),
+        tuple(versions),
+        pixels=None if model is None else model.resolution,
+        visual_tokens=None if model is None else model.visual_tokens,
+    )
 
 
 def _notes(

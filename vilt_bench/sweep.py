@@ -403,7 +403,7 @@ def measure_together(
         draft.finished(sampling, group=group, started_at=started_at, interrupted=interrupted, source=source)
         for draft in drafts
     ]
-    return [replace(run, warnings=(*run.warnings, *problems)) for run in runs]
+    return [replace(run, warnings=(*run.warnings, *problems), position=position) for position, run in enumerate(runs)]
 
 
 def check_cases(cases: Iterable[Case]) -> None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 import msgspec
 
 from vilt_bench.changes import ERROR, LEAST_RUNS, find_shifts
-from vilt_bench.config import Case, label
+from vilt_bench.config import Case, case_name, label
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
 from vilt_bench.folders import EmptyFolderError, read_folder
-from vilt_bench.records import Run, Source, decode, parse_time
+from vilt_bench.records import Model, Run, Source, decode, parse_time
 from vilt_bench.statistics import WHOLE, Estimate, estimate
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ class Point:
     medians_s: Mapping[str, tuple[float, ...]]
     """By stage and component, and of the `whole`: the median of each trial, in seconds."""
     setup: Mapping[str, str]
-    """Versions, and settings that change speed."""
+    """Versions, settings that change speed, and what the model saw."""
+    pixels: tuple[int, int] | None = None
+    """(height, width) of what the model saw; `None`: not recorded."""
+    visual_tokens: int | None = None
 
     @property
     def committed_at(self) -> datetime:
@@ -107,6 +110,13 @@ class CaseHistory:
     """In order of their runs; those of the whole first where they begin together."""
     failed: int = 0
     """Runs without times."""
+    otherwise: CaseHistory | None = None
+    """The same in the other order, by time of run or of commit; `None` where the two agree."""
+
+    @property
+    def name(self) -> str:
+        """The case's name; where it was run is told apart."""
+        return case_name(replace(self.case, device="auto", threads=None))
 
     @property
     def embedder(self) -> str:
@@ -145,8 +155,9 @@ class History:
     def to_frame(self) -> pd.DataFrame:
         """Returns a tidy `pandas.DataFrame`: one row a run and stage.
 
-        Columns: embedder, machine, fingerprint, device, threads, batch_size, dtype, run_id, started_at, committed_at,
-        commit, branch, dirty, stage, latency_s, low_s, high_s, trials, change (the ratio where a change begins).
+        Columns: case, embedder, machine, fingerprint, device, threads, batch_size, dtype, height, width,
+        visual_tokens, run_id, started_at, committed_at, commit, branch, dirty, stage, latency_s, low_s, high_s, trials,
+        change (the ratio where a change begins).
         """
         import pandas as pd
 
@@ -178,12 +189,27 @@ class History:
         Of the whole, or of the stages that were asked for.
         """
         looked_at = self.stages or (WHOLE,)
-        return [
-            (case, change)
-            for case in self.current(newest)
-            for change in case.changes
-            if change.slower and change.stage in looked_at and change.index >= len(case.points) - newest
-        ]
+        return [(case, change) for case in self.current(newest) for change in _newly_slower(case, looked_at, newest)]
+
+    def began_otherwise(self, newest: int = NEWEST) -> list[tuple[CaseHistory, Change | None]]:
+        """Returns histories of which the other order says otherwise whether a slowdown began, and that slowdown.
+
+        `None` instead of a slowdown: one began in this order, and none in the other.
+        """
+        looked_at = self.stages or (WHOLE,)
+        found: list[tuple[CaseHistory, Change | None]] = []
+        for case in self.current(newest):
+            if case.otherwise is None:
+                continue
+            here, there = (_newly_slower(each, looked_at, newest) for each in (case, case.otherwise))
+            found += [(case, change) for change in there[:1] if not here]
+            found += [(case, None) for _ in here[:1] if not there]
+        return found
+
+
+def _newly_slower(case: CaseHistory, stages: Sequence[str], newest: int) -> list[Change]:
+    first = len(case.points) - newest
+    return [change for change in case.changes if change.slower and change.stage in stages and change.index >= first]
 
 
 @dataclass
@@ -232,20 +258,26 @@ def history(
         )
     kept = _of_embedders(list(gathered.values()), embedders)
 
-    def time(point: Point) -> tuple[datetime, datetime]:
-        return (point.committed_at if order == "commit" else point.started_at), point.started_at
+    def ordered(points: Sequence[Point], order: Order) -> list[Point]:
+        def time(point: Point) -> tuple[datetime, datetime]:
+            return (point.committed_at if order == "commit" else point.started_at), point.started_at
 
+        chosen = sorted((point for point in points if earliest is None or time(point)[0] >= earliest), key=time)
+        return chosen[-(limit or 0) :]
+
+    other: Order = "run" if order == "commit" else "commit"
     cases = []
     for each in kept:
-        points = sorted((point for point in each.points if earliest is None or time(point)[0] >= earliest), key=time)
-        if points[-(limit or 0) :]:
-            cases.append(_history(each, points[-(limit or 0) :]))
+        points, otherwise = ordered(each.points, order), ordered(each.points, other)
+        if points:
+            apart = _history(each, otherwise) if otherwise and otherwise != points else None
+            cases.append(replace(_history(each, points), otherwise=apart))
     if not cases:
         raise ConfigError(f"no run since {since}; give an earlier --since")
     wanted = _stages(cases, stages)
-    cases.sort(key=lambda case: (case.embedder, case.machine, case.fingerprint, case.device, case.threads))
+    cases.sort(key=lambda case: (case.name, case.machine, case.fingerprint, case.device, case.threads))
     return History(
-        cases=tuple(replace(case, changes=_changes(case, wanted)) for case in cases),
+        cases=tuple(_with_changes(case, wanted) for case in cases),
         stages=wanted,
         order=order,
         unreadable=tuple(unreadable),
@@ -337,8 +369,16 @@ def _point(run: Run, name: str) -> Point:
         started_at=started_at,
         source=run.source,
         medians_s={part: tuple(values) for part, values in medians.items()},
-        setup={} if where is None else {**where.versions, **where.settings},
+        setup=({} if where is None else {**where.versions, **where.settings}) | _saw(run.model),
+        pixels=None if run.model is None else run.model.resolution,
+        visual_tokens=None if run.model is None else run.model.visual_tokens,
     )
+
+
+def _saw(model: Model | None) -> dict[str, str]:
+    if model is None:
+        return {}
+    return {"pixels": "×".join(map(str, model.resolution)), "visual tokens": str(model.visual_tokens)}
 
 
 def _history(each: _Gathered, points: Sequence[Point]) -> CaseHistory:
@@ -354,6 +394,11 @@ def _history(each: _Gathered, points: Sequence[Point]) -> CaseHistory:
         in_turns=each.run.side is not None,
         failed=each.failed,
     )
+
+
+def _with_changes(case: CaseHistory, stages: Sequence[str]) -> CaseHistory:
+    otherwise = None if case.otherwise is None else _with_changes(case.otherwise, stages)
+    return replace(case, changes=_changes(case, stages), otherwise=otherwise)
 
 
 def _changes(case: CaseHistory, stages: Sequence[str]) -> tuple[Change, ...]:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from vilt_bench import store
 from vilt_bench.cli import main
-from vilt_bench.comparison import Comparison, CountChange, Ratio, SideName, StageVerdict
+from vilt_bench.comparison import Comparison, CountChange, Ratio, Side, SideName, StageVerdict
 from vilt_bench.config import Case
 from vilt_bench.errors import ConfigError
 from vilt_bench.records import Run
@@ -456,3 +456,22 @@ def test_report_writes_records_for_dashboards(make_run: MakeRun, format: str, tm
     target = tmp_path / "benchmark.json"
     assert main(["report", str(tmp_path), "--format", format, "--output", str(target)]) == 0
     assert len(json.loads(target.read_text())) == 5
+
+
+def test_pixels_and_tokens_stand_beside_each_comparison_and_sides_that_differ_are_told(
+    make_comparison: MakeComparison,
+) -> None:
+    before = Side("main", pixels=(384, 640), visual_tokens=240)
+    after = Side("this branch", pixels=(224, 320), visual_tokens=70)
+    same, other = (
+        make_comparison(baseline=before, candidate=before),
+        make_comparison("patch16", baseline=before, candidate=after),
+    )
+    for format in ("table", "markdown"):
+        text = " ".join(render([same, other], format).split())
+        assert "384×640 pixels, 240 visual tokens" in text
+        assert "The sides did not see the same: 384×640 pixels, 240 visual tokens / 224×320 pixels, 70" in text
+        assert text.count("did not see") == 1
+    found = json.loads(render([other], "json"))["comparisons"][0]
+    assert found["candidate"]["pixels"] == [224, 320]
+    assert found["candidate"]["visual_tokens"] == 70

@@ -29,6 +29,7 @@ def register(add: Add) -> None:
     parser = add("show", show, "show an embedder's stages, shapes, parameters, FLOPs and least times; no model is run")
     parser.add_argument("embedder", nargs=1, metavar="NAME[,KEY=VALUE…]")
     options.add_case(parser)
+    options.add_images(parser)
     options.add_where(parser).add_argument(
         "--no-peak",
         action="store_true",

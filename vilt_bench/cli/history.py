@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PICTURES = ("svg", "png", "pdf")
 SLOWER = 1
-TOO_FEW = 3
+TOO_FEW = UNDECIDED = 3
 _TOLD = 3
 """Unreadable files that are named; the rest are counted."""
 
@@ -26,7 +26,8 @@ def register(add: Add) -> None:
     parser.usage = "vilt-bench history [check] [FOLDER …] [options]"
     parser.epilog = (
         "'history check' says whether the newest runs begin a slowdown: exit code 1 if they do, 0 if not, 3 if no "
-        "history has runs enough to tell. A trend, not a gate: 'vilt-bench gate' measures both sides together."
+        "history has runs enough to tell, or if the order of runs and that of commits disagree. A trend, not a gate: "
+        "'vilt-bench gate' measures both sides together."
     )
     parser.add_argument(
         "folders",
@@ -115,16 +116,27 @@ def _check(found: History, newest: int) -> int:
 
     began = found.began(newest)
     for case, change in began:
-        print(f"{case.embedder} on {machine_line(case)}: slower since {change_line([change])}")
+        print(f"{case.name} on {machine_line(case)}: slower since {change_line([change])}")
+    other = "run" if found.order == "commit" else "commit"
+    otherwise = found.began_otherwise(newest)
+    for case, slower in otherwise:
+        said = "no slowdown began" if slower is None else f"slower since {change_line([slower])}"
+        print(
+            f"{case.name} on {machine_line(case)}: by time of {other} instead of {found.order}, {said}; commits were "
+            f"measured in another order than they are dated, so a clock was wrong or old ones were measured late: "
+            f"look at both with 'vilt-bench history --order {other}'"
+        )
     current = found.current(newest)
     for case in found.cases:
         if case not in current:
-            print(f"{case.embedder} on {machine_line(case)}: not measured lately, so not looked at")
+            print(f"{case.name} on {machine_line(case)}: not measured lately, so not looked at")
     short = [case for case in current if not case.enough]
     for case in short:
-        print(f"{case.embedder} on {machine_line(case)}: {too_few(case)}")
+        print(f"{case.name} on {machine_line(case)}: {too_few(case)}")
     if began:
         return SLOWER
+    if otherwise:
+        return UNDECIDED
     if len(short) == len(current):
         return TOO_FEW
     told = len(current) - len(short)

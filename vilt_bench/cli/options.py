@@ -67,6 +67,23 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
 
 def add_input(parser: argparse.ArgumentParser) -> None:
     """Add the images, and what weights and text are made of."""
+    group = add_images(parser)
+    group.add_argument(
+        "--with-preprocessing",
+        dest="preprocessing",
+        action="store_true",
+        help="decode, resize and normalise the photographs within the pass, on the CPU, from files in memory",
+    )
+    group.add_argument("--seed", type=int, default=0, help="of weights, text and noise (default: 0)")
+    group.add_argument(
+        "--checkpoint",
+        metavar="SOURCE",
+        help="weights of the shared ViLT: a file, a folder, or hub:ORGANISATION/NAME (default: random)",
+    )
+
+
+def add_images(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the images, which decide what size a model gets; returns the group, for more of its kind."""
     group = parser.add_argument_group("input")
     group.add_argument(
         "--image",
@@ -83,18 +100,7 @@ def add_input(parser: argparse.ArgumentParser) -> None:
         help="resize a photograph with its aspect kept; crop it to the resolution, cut to multiples of the embedder's "
         "stride, or exact to the pixel; or keep its own size, as --resolution native does (default: aspect)",
     )
-    group.add_argument(
-        "--with-preprocessing",
-        dest="preprocessing",
-        action="store_true",
-        help="decode, resize and normalise the photographs within the pass, on the CPU, from files in memory",
-    )
-    group.add_argument("--seed", type=int, default=0, help="of weights, text and noise (default: 0)")
-    group.add_argument(
-        "--checkpoint",
-        metavar="SOURCE",
-        help="weights of the shared ViLT: a file, a folder, or hub:ORGANISATION/NAME (default: random)",
-    )
+    return group
 
 
 def add_linear(group: argparse._ArgumentGroup) -> None:

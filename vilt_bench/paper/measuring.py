@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from vilt_bench import store, sweep
 from vilt_bench.config import Case, Sampling
 from vilt_bench.errors import ConfigError
-from vilt_bench.records import Environment, Run, join_trials
+from vilt_bench.records import Environment, Run, join_trials, same_setup
 from vilt_bench.statistics import latency
 
 PRECISION = 0.05
@@ -64,7 +64,8 @@ def measure_rows(
 ) -> Measured:
     """Returns a run for each row, of as many trials as rounds; what is in the folder already is not measured again.
 
-    A trial in the folder counts if it is of the same case and sampling, complete, and of this machine and software.
+    A trial in the folder counts if it is of the same case and sampling, complete, and of this machine, software and
+    settings.
     Ctrl-C ends the measuring; the runs then hold the trials that there are.
 
     Args:
@@ -111,7 +112,7 @@ def measure_rows(
 def kept_rows(cases: Mapping[str, Case], folder: str | os.PathLike[str]) -> dict[str, Run]:
     """Returns a run for each row that the folder has complete trials of, joined; nothing is measured.
 
-    A row's trials are those with the sampling, device, precision, machine and software of its newest one.
+    A row's trials are those with the sampling, device, precision, machine, software and settings of its newest one.
 
     Args:
         cases: by the row's name.
@@ -145,14 +146,9 @@ def _kept(case: Case, sampling: Sampling, runs: Sequence[Run], here: Environment
     wanted = here or (mine[-1].environment if mine else None)
     if wanted is None:
         return []
-    same = [run for run in mine if run.environment is not None and _same(run.environment, wanted)]
+    same = [run for run in mine if run.environment is not None and same_setup(run.environment, wanted)]
     # The first one that counted stages goes first, so that joining finds it.
     return sorted(same, key=lambda run: not run.stages)
-
-
-def _same(one: Environment, other: Environment) -> bool:
-    fields = ("fingerprint", "device", "threads", "versions")
-    return all(getattr(one, field) == getattr(other, field) for field in fields)
 
 
 def _complete(run: Run) -> bool:

@@ -46,17 +46,15 @@ class Bar:
     value: str
     """At the end of the title line."""
     parts: tuple[Part, ...]
-    whole: float | None = None
-    """Where the whole ends; marked where it is known apart from the parts."""
     interval: tuple[float, float] | None = None
+    """Of the sum of the parts."""
     notes: tuple[str, ...] = ()
     """Small lines below the title."""
 
     @property
     def extent(self) -> float:
         """Where the bar or its interval ends."""
-        drawn = (sum(part.length for part in self.parts), self.whole or 0.0, self.interval[1] if self.interval else 0.0)
-        return max(drawn)
+        return max(sum(part.length for part in self.parts), self.interval[1] if self.interval else 0.0)
 
 
 @dataclass(frozen=True)
@@ -267,7 +265,7 @@ def _stack(axes: Axes, bar: Bar, top: float, scale: float, looks: Mapping[str, L
                 left + room / 2, middle, part.text,
                 size=SMALL_PT, color=look.text_colour, ha="center", va="center_baseline", bbox=ground,
             )  # fmt: skip
-    if bar.whole is not None and bar.interval is not None:
+    if bar.interval is not None:
         for colour, width in (("white", 2.2), (INK, 0.8)):
             axes.hlines(middle, *bar.interval, color=colour, linewidth=width, clip_on=False, zorder=4)
             axes.vlines(bar.interval, middle - 2, middle + 2, color=colour, linewidth=width, clip_on=False, zorder=4)

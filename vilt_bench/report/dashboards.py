@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from vilt_bench.config import case_name
 from vilt_bench.errors import ConfigError
 from vilt_bench.records import Run
-from vilt_bench.report.rows import case_name, environment_line, rows
+from vilt_bench.report.rows import environment_line, rows, size_line
 
 RATIO = "candidate / baseline"
 
@@ -46,6 +47,7 @@ def run_points(runs: Iterable[Run]) -> Iterator[Point]:
                         line
                         for line in (
                             f"median of {found.samples} passes, {found.units} {found.unit}s",
+                            size_line(run.model),
                             environment_line(run.environment),
                             f"run {run.run_id}",
                         )

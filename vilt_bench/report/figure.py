@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import starmap
 from typing import Literal
 
 from matplotlib.figure import Figure
@@ -61,14 +62,18 @@ def figure1(
     Source: ViLT paper, Figure 1.
     """
     labels = _labels(runs, allow_different=allow_different)
-    measured = tuple(_latency_bar(run, _named(run, titles), notes) for run, notes in zip(runs, labels, strict=True))
+    named = _named(runs, titles)
+    measured = tuple(starmap(_latency_bar, zip(runs, named, labels, strict=True)))
     charts = [Chart(measured, "Latency (ms)", heading="Measured here" if with_paper else "")]
     if with_paper:
         charts.append(Chart(_paper_bars(), "Latency (ms), read off the figure", heading=PAPER_HEADING))
     names = [part.name for chart in charts for bar in chart.bars for part in bar.parts]
-    footer = [*_conditions(runs, different=any(labels)), *_notes(runs)]
-    if any(bar.interval for bar in measured):
-        footer.append("Whisker: 95% interval of the whole, timed apart from its stages.")
+    footer = [*_conditions(runs, different=any(labels)), *_notes(runs), *_side_by_side(runs, titles, ranks=True)]
+    if any(bar.parts for bar in measured):
+        whisker = "; whisker: its 95% interval" if any(bar.interval for bar in measured) else ""
+        missing = any(bar.parts and not bar.interval for bar in measured)
+        few = f"; {'where there is none' if whisker else 'no interval'}, passes are too few to tell it" * missing
+        footer.append(f"Bar and number: the sum of the stages{whisker}{few}. The whole is timed apart.")
     if with_paper:
         footer.append("The paper leaves the textual embedder out.")
     return draw(charts, style.looks(names), _legend(names), footer, width_in=width_in).figure
@@ -92,22 +97,24 @@ def figure2(
     Source: ViLT paper, Figure 2, which draws relative computational size.
     """
     _refuse_none(runs)
+    named = list(zip(runs, _named(runs, titles), strict=True))
     charts = [
         Chart(
-            tuple(_share_bar(run, _named(run, titles), _flops, shown.giga, "GFLOPs") for run in runs),
+            tuple(_share_bar(run, name, _flops, shown.giga, "GFLOPs") for run, name in named),
             "Share (%); on the bars: GFLOPs",
             heading="FLOPs (2 per multiply-add)",
             limit=100.0,
         ),
         Chart(
-            tuple(_share_bar(run, _named(run, titles), _parameters, shown.millions, "M") for run in runs),
+            tuple(_share_bar(run, name, _parameters, shown.millions, "M") for run, name in named),
             "Share (%); on the bars: millions",
             heading="Parameters",
             limit=100.0,
         ),
     ]
     legend = [(name, title) for name, title in shown.TITLES.items() if name != shown.OPTIONAL]
-    return draw(charts, style.looks(shown.COMPONENTS), legend, [], width_in=width_in).figure
+    footer = _side_by_side(runs, titles, ranks=False)
+    return draw(charts, style.looks(shown.COMPONENTS), legend, footer, width_in=width_in).figure
 
 
 def accuracy_scatter(
@@ -141,6 +148,8 @@ def accuracy_scatter(
     if not points:
         raise ConfigError("none of the runs has times; a scatter needs runs that were measured")
     said = [*_conditions(list(runs.values()), different=any(labels)), "Accuracy: as published. Bars: 95% intervals."]
+    said += [f"{model}: {size}." for model, run in runs.items() if (size := shown.size_line(run.model))]
+    said += shown.comparison_remarks(list(runs.values()), list(runs), ranks=False)
     if any(labels):
         said += [f"{model}: {', '.join(notes)}" for (model, notes) in zip(runs, labels, strict=True)]
     width = width_in * style.POINTS_PER_INCH
@@ -213,12 +222,18 @@ def _row(run: Run, component: str | None) -> shown.Row:
     )
 
 
-def _named(run: Run, titles: Mapping[str, str] | None) -> str:
-    return (titles or {}).get(run.run_id, shown.name(run))
+def _named(runs: Sequence[Run], titles: Mapping[str, str] | None) -> list[str]:
+    return [(titles or {}).get(run.run_id, name) for run, name in zip(runs, shown.names(runs), strict=True)]
+
+
+def _side_by_side(runs: Sequence[Run], titles: Mapping[str, str] | None, *, ranks: bool) -> list[str]:
+    """Returns what names leave out, and what must be known before the bars are compared."""
+    left_out = [] if titles else [f"{alike}." for alike in filter(None, [shown.alike(runs)])]
+    return [*left_out, *shown.comparison_remarks(runs, _named(runs, titles), ranks=ranks)]
 
 
 def _latency_bar(run: Run, title: str, notes: tuple[str, ...]) -> Bar:
-    whole = latency(run)
+    whole, total = latency(run), latency(run, "")
     parts = []
     for component in shown.COMPONENTS:
         stages = [name for name in shown.stage_names(run) if name.partition(".")[0] == component]
@@ -232,14 +247,23 @@ def _latency_bar(run: Run, title: str, notes: tuple[str, ...]) -> Bar:
         notes = (*notes, f"failed{where}: {run.failure.kind}")
     return Bar(
         title=title,
-        value=f"{shown.milliseconds_interval(whole)} ms" if whole is not None else "no times",
+        value=f"{shown.milliseconds_interval(total)} ms" if total is not None else _only_whole(whole),
         parts=tuple(parts),
-        whole=None if whole is None else 1000 * whole.value,
-        interval=None if whole is None or whole.low is None or whole.high is None else (
-            1000 * whole.low, 1000 * whole.high
+        interval=None if total is None or total.low is None or total.high is None else (
+            1000 * total.low, 1000 * total.high
         ),
-        notes=notes,
+        notes=(_beside(run, total, whole), *notes),
     )  # fmt: skip
+
+
+def _beside(run: Run, total: Estimate | None, whole: Estimate | None) -> str:
+    """Returns what stands below a bar's title: what the model saw, and the whole, which no bar shows."""
+    apart = f"whole: {shown.milliseconds_interval(whole)} ms" if whole is not None and total is not None else ""
+    return " · ".join(part for part in (shown.size_line(run.model), apart) if part)
+
+
+def _only_whole(whole: Estimate | None) -> str:
+    return "no times" if whole is None else f"whole: {shown.milliseconds_interval(whole)} ms"
 
 
 def _paper_bars() -> tuple[Bar, ...]:
@@ -266,6 +290,7 @@ def _share_bar(
             for component, value in sizes.items()
             if value and whole
         ),
+        notes=tuple(filter(None, [shown.size_line(run.model)])),
     )
 
 
@@ -332,7 +357,11 @@ def _conditions(runs: Sequence[Run], *, different: bool) -> list[str]:
     lines = [] if different else [_where(timed[0])]
     if different:
         lines.append("Runs of different machines or settings: compare with care.")
-    weights = {shown.name(run): (run.model.visual_weights, run.model.shared_weights) for run in runs if run.model}
+    weights = {
+        name: (run.model.visual_weights, run.model.shared_weights)
+        for name, run in zip(shown.names(runs), runs, strict=True)
+        if run.model
+    }
     if set(weights.values()) == {("random", "random")}:
         return [*lines, "Random weights."]
     return [

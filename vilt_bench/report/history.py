@@ -36,8 +36,9 @@ SPARK_CELLS = 24
 FLAT = 0.1
 """A sparkline's full height is at least this share of the median, so that noise looks like noise."""
 FIELDS = (
-    "embedder", "machine", "fingerprint", "device", "threads", "batch_size", "dtype", "run_id", "started_at",
-    "committed_at", "commit", "branch", "dirty", "stage", "latency_s", "low_s", "high_s", "trials", "change",
+    "case", "embedder", "machine", "fingerprint", "device", "threads", "batch_size", "dtype", "height", "width",
+    "visual_tokens", "run_id", "started_at", "committed_at", "commit", "branch", "dirty", "stage", "latency_s",
+    "low_s", "high_s", "trials", "change",
 )  # fmt: skip
 
 
@@ -75,7 +76,9 @@ def rows(history: History) -> Iterator[dict[str, Any]]:
                 found = point.latency(stage)
                 if found is None:
                     continue
+                height, width = point.pixels or (None, None)
                 yield {
+                    "case": case.name,
                     "embedder": case.embedder,
                     "machine": case.machine,
                     "fingerprint": case.fingerprint,
@@ -83,6 +86,9 @@ def rows(history: History) -> Iterator[dict[str, Any]]:
                     "threads": case.threads,
                     "batch_size": case.case.batch_size,
                     "dtype": case.case.dtype,
+                    "height": height,
+                    "width": width,
+                    "visual_tokens": point.visual_tokens,
                     "run_id": point.run_id,
                     "started_at": point.started_at.isoformat(),
                     "committed_at": point.committed_at.isoformat() if point.source is not None else None,
@@ -103,11 +109,11 @@ def show(history: History, console: Console) -> None:
     plain = console.options.ascii_only
     for case in history.cases:
         console.print()
-        console.print(Text.assemble((case.embedder, "bold"), f" – {case_line(case)}"))
+        console.print(Text.assemble((case.name, "bold"), f" – {case_line(case)}"))
         console.print(Text(f"{machine_line(case)} · {_span(case, history)}", style="dim"))
         console.print()
         console.print(_levels(case, history, plain=plain))
-        for line in change_lines(case):
+        for line in (*change_lines(case), *order_lines(case, history)):
             console.print(Text(f"• {line}"))
         console.print()
         console.print(_newest(case, history))
@@ -116,7 +122,14 @@ def show(history: History, console: Console) -> None:
 def case_line(case: CaseHistory) -> str:
     """Returns what was run, in one line: what differs from the defaults, and batch size and precision."""
     asked, usual = case.case, Case(case.case.embedder)
-    size = "" if asked.resolution is None else f"{asked.resolution[0]}×{asked.resolution[1]} pixels"
+    saw = dict.fromkeys((point.pixels, point.visual_tokens) for point in case.points)
+    size = " / ".join(
+        f"{pixels[0]}×{pixels[1]} pixels, {tokens:,} visual tokens"
+        for pixels, tokens in saw
+        if pixels is not None and tokens is not None
+    )
+    if not size and asked.resolution is not None:
+        size = f"{asked.resolution[0]}×{asked.resolution[1]} pixels asked"
     parts = [size, f"batch {asked.batch_size}", f"{asked.text_length} text tokens", asked.dtype]
     told = ("fit", "linear", "interaction", "checkpoint", "seed")
     parts += [f"{name} {getattr(asked, name)}" for name in told if getattr(asked, name) != getattr(usual, name)]
@@ -153,6 +166,21 @@ def change_lines(case: CaseHistory) -> list[str]:
     lines = [change_line(group) for group in list(groups.values())[-MOST_CHANGES:]]
     hidden = len(groups) - len(lines)
     return [f"{hidden} earlier changes; --format json has all.", *lines] if hidden else lines
+
+
+def order_lines(case: CaseHistory, history: History) -> list[str]:
+    """Returns a sentence where the other order of the runs tells other changes."""
+    if case.otherwise is None:
+        return []
+    told, others = ({(change.stage, change.first.run_id) for change in each.changes} for each in (case, case.otherwise))
+    if told == others:
+        return []
+    other = "run" if history.order == "commit" else "commit"
+    return [
+        f"By time of {other} instead of {history.order} it changes otherwise: "
+        f"{'; '.join(change_lines(case.otherwise)).rstrip('.')}. Commits were measured in another order than they are "
+        "dated: a clock was wrong, or old ones were measured late."
+    ]
 
 
 def too_few(case: CaseHistory) -> str:
@@ -277,6 +305,7 @@ def _summary(case: CaseHistory, history: History) -> dict[str, Any]:
     alone = History((case,), history.stages, history.order)
     stages = shown_stages(case, history)
     return {
+        "name": case.name,
         "embedder": case.embedder,
         "case": case_line(case),
         "machine": case.machine,
@@ -305,11 +334,12 @@ def _summary(case: CaseHistory, history: History) -> dict[str, Any]:
             for change in case.changes
             if change.stage in stages
         ],
-        "runs": [
-            {key: value for key, value in row.items() if key not in ("embedder", "machine", "fingerprint", "device")}
-            for row in rows(alone)
-        ],
+        "order_remarks": order_lines(case, history),
+        "runs": [{key: value for key, value in row.items() if key not in _SAID_ONCE} for row in rows(alone)],
     }
+
+
+_SAID_ONCE = ("case", "embedder", "machine", "fingerprint", "device")
 
 
 def _identity(point: Point) -> dict[str, Any]:
@@ -317,7 +347,7 @@ def _identity(point: Point) -> dict[str, Any]:
 
 
 def _markdown(case: CaseHistory, history: History) -> Iterator[str]:
-    yield f"## {_escape(case.embedder)}"
+    yield f"## {_escape(case.name)}"
     yield _escape(f"{case_line(case)} · {machine_line(case)} · {_span(case, history)}")
     lines = ["| Stage | Newest (ms) [95% interval] | Level (ms) | Changes | |", "| --- | ---: | ---: | ---: | --- |"]
     for stage in shown_stages(case, history):
@@ -329,7 +359,7 @@ def _markdown(case: CaseHistory, history: History) -> Iterator[str]:
             f"| {len(changes) if case.enough else ABSENT} | {sparkline(values)} |"
         )
     yield "\n".join(lines)
-    yield "\n".join(f"- {_escape(line)}" for line in change_lines(case))
+    yield "\n".join(f"- {_escape(line)}" for line in (*change_lines(case), *order_lines(case, history)))
 
 
 def _percent(ratio: float) -> str:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vilt_bench.errors import ConfigError
 from vilt_bench.report import style
-from vilt_bench.report.history import case_line, date, machine_line, shown_stages, title
+from vilt_bench.report.history import case_line, date, machine_line, order_lines, shown_stages, title
 from vilt_bench.statistics import WHOLE
 from vilt_bench.trend import CaseHistory, History
 
@@ -47,7 +47,7 @@ def draw(history: History, *, width_in: float = style.PAGE_IN) -> Figure:
     Stages are the whole and its components, or those asked for. Axes of latency do not begin at zero.
     """
     width = width_in * style.POINTS_PER_INCH
-    heads = [_head(case, width - 8) for case in history.cases]
+    heads = [_head(case, history, width - 8) for case in history.cases]
     panels = [_panels(case, history) for case in history.cases]
     foot = style.wrap(_FOOTER.format(order=history.order), width - 8, style.SMALL_PT)
     height = sum(
@@ -81,8 +81,10 @@ _FOOTER = (
 )
 
 
-def _head(case: CaseHistory, width: float) -> list[str]:
-    return [case.embedder, *style.wrap(f"{case_line(case)} · {machine_line(case)}", width)]
+def _head(case: CaseHistory, history: History, width: float) -> list[str]:
+    lines = style.wrap(f"{case_line(case)} · {machine_line(case)}", width)
+    remarks = (line for remark in order_lines(case, history) for line in style.wrap(remark, width))
+    return [case.name, *lines, *remarks]
 
 
 def _panels(case: CaseHistory, history: History) -> list[str]:

@@ -8,12 +8,15 @@ from typing import Any
 
 from vilt_bench.quality import remarks
 from vilt_bench.records import Run
+from vilt_bench.report import rows as shown
 from vilt_bench.report.rows import rows, run_fields, stage_fields
 
 
 def render(runs: Sequence[Run]) -> str:
-    """Returns the summaries of the runs; `null` is unknown."""
-    return json.dumps([summary(run) for run in runs], indent=2, ensure_ascii=False) + "\n"
+    """Returns the summaries of the runs, each with what must be known before they are compared; `null` is unknown."""
+    beside = shown.comparison_remarks(runs)
+    found = [summary(run) | {"comparison_remarks": beside} for run in runs]
+    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
 def summary(run: Run) -> dict[str, Any]:

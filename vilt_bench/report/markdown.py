@@ -18,14 +18,22 @@ def render(runs: Sequence[Run]) -> str:
 def _comparison(runs: Sequence[Run]) -> Iterator[str]:
     yield "## Side by side"
     components = shown.components(runs)
-    head = ["Embedder", *(f"{shown.TITLES[name].capitalize()} (ms)" for name in components), "Whole (ms)"]
+    head = [
+        "Embedder",
+        "Pixels",
+        "Visual tokens",
+        *(f"{shown.TITLES[name].capitalize()} (ms)" for name in components),
+        "Whole (ms)",
+    ]
     lines = []
-    for run in runs:
+    for name, run in zip(shown.names(runs), runs, strict=True):
         parts = [shown.component_row(run, component) for component in components]
         whole = shown.whole_row(run)
         failed = run.failure.kind if run.failure is not None and whole.latency is None else None
         lines.append([
-            shown.name(run),
+            name,
+            shown.pixels(run.model),
+            shown.tokens(run.model),
             *(shown.milliseconds(part.latency) for part in parts),
             failed or shown.milliseconds(whole.latency),
             shown.percent(shown.component_row(run, "visual_embedder").share),
@@ -34,6 +42,8 @@ def _comparison(runs: Sequence[Run]) -> Iterator[str]:
             shown.giga(whole.macs),
         ])  # fmt: skip
     yield _table([*head, "Share of visual embedder", "Parameters (M)", "GFLOPs", "GMACs"], lines)
+    if said := [*filter(None, [shown.alike(runs)]), *shown.comparison_remarks(runs)]:
+        yield "\n".join(f"- {escape(remark)}" for remark in said)
 
 
 def _run(run: Run) -> Iterator[str]:

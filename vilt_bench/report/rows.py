@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal, get_args
 
-from vilt_bench.config import LANGUAGE_MODEL, Case, label
-from vilt_bench.quality import verdict
+from vilt_bench.config import LANGUAGE_MODEL, case_name, label, unusual
+from vilt_bench.quality import UNACCOUNTED, verdict
 from vilt_bench.records import Component, Environment, Model, Run, Stage
 from vilt_bench.statistics import WHOLE, Estimate, latency
 
@@ -86,31 +85,110 @@ def stage_names(run: Run) -> list[str]:
     return list(dict.fromkeys([*(stage.name for stage in run.stages), *timed]))
 
 
-def name(run: Run) -> str:
-    """Returns the embedder as written on the command line, and what else sets the case apart from the usual."""
-    case = run.case
-    unusual = [f"{case.text_length} text tokens"] if case.text_length != Case.text_length else []
-    if case.interaction != Case.interaction:
-        unusual.insert(0, case.interaction)
-    if run.side is not None:
-        unusual.append(f"{run.side} of a gate")
-    return f"{label(case)} ({', '.join(unusual)})" if unusual else label(case)
+def name(run: Run, *, without: Collection[str] = ()) -> str:
+    """Returns the case's name, and which side of a gate it was.
 
-
-def case_name(case: Case) -> str:
-    """Returns the embedder with all that was asked otherwise than usual: `patch32 (384×640, batch_size 8, cuda)`.
-
-    Equal for equal cases only, so that it can name a line of a chart.
+    Args:
+        run: any.
+        without: fields of the case that are told elsewhere.
     """
-    usual, said = Case(case.embedder), []
-    for part, plain in ((case, usual), (case.vilt, usual.vilt)):
-        for each in dataclasses.fields(part):
-            value = getattr(part, each.name)
-            if each.name in ("embedder", "options", "vilt") or value == getattr(plain, each.name):
-                continue
-            text = "×".join(map(str, value)) if each.name == "resolution" else _listed(value)
-            said.append(text if each.name in ("resolution", "device", "dtype") else f"{each.name} {text}")
-    return f"{label(case)} ({', '.join(said)})" if said else label(case)
+    named = case_name(run.case, without=without)
+    return named if run.side is None else f"{named} ({run.side} of a gate)"
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """Returns the runs' names side by side: what all cases have alike is left out, see `alike`."""
+    return [name(run, without=_alike(runs)) for run in runs]
+
+
+def alike(runs: Sequence[Run]) -> str:
+    """Returns what all cases that stand side by side have alike and unusual: `All: 800×1333, fit exact`; or nothing."""
+    shared = _alike(runs)
+    return f"All: {', '.join(shared.values())}" if shared else ""
+
+
+def _alike(runs: Sequence[Run]) -> dict[str, str]:
+    if len(runs) < 2:
+        return {}
+    first, *others = (unusual(run.case) for run in runs)
+    return {field: text for field, text in first.items() if all(other.get(field) == text for other in others)}
+
+
+def pixels(model: Model | None) -> str:
+    """Returns height and width of what the model saw, such as `384×640`."""
+    return ABSENT if model is None else "×".join(map(str, model.resolution))
+
+
+def tokens(model: Model | None) -> str:
+    """Returns the number of visual tokens."""
+    return ABSENT if model is None else f"{model.visual_tokens:,}"
+
+
+def size_line(model: Model | None) -> str:
+    """Returns what the model saw, in few words: `384×640 pixels, 240 visual tokens`; empty where it is not known."""
+    return "" if model is None else f"{pixels(model)} pixels, {tokens(model)} visual tokens"
+
+
+def comparison_remarks(runs: Sequence[Run], named: Sequence[str] | None = None, *, ranks: bool = True) -> list[str]:
+    """Returns what must be known before runs are compared: where they saw different things, or rank two ways.
+
+    Args:
+        runs: that stand side by side.
+        named: how the reader knows them; `None`: by `names`.
+        ranks: whether bars of latencies are shown.
+    """
+    found = list(zip(named or names(runs), runs, strict=True))
+    return [*_different_inputs(found), *(_different_ranks(found) if ranks else ())]
+
+
+def _different_inputs(runs: Sequence[tuple[str, Run]]) -> Iterator[str]:
+    """Yields where inputs differ, and what makes them equal."""
+    built = [(named, run.model) for named, run in runs if run.model is not None]
+    fitted = _by_value((_fitted(model), named) for named, model in built)
+    if len({model.resolution for _, model in built}) > 1:
+        yield (
+            f"Not one input: {fitted}. --resolution HxW --fit exact gives all embedders that take any size the same "
+            "pixels, --fit crop those whose strides divide HxW."
+        )
+    elif len({model.fit for _, model in built if model.fit}) > 1:
+        yield f"Photographs were fitted differently: {fitted}. Give all the same --fit."
+    if len({model.images for _, model in built}) > 1:
+        images = _by_value((", ".join(model.images), named) for named, model in built)
+        yield f"Not the same images: {images}. Give all the same --image."
+    if len({model.visual_tokens for _, model in built}) > 1:
+        counts = sorted(model.visual_tokens for _, model in built)
+        yield (
+            f"The modality interaction gets {counts[0]:,} to {counts[-1]:,} visual tokens: its times are of different "
+            "work; equal pixels and patches, or --reduce, make them equal."
+        )
+
+
+def _different_ranks(runs: Sequence[tuple[str, Run]]) -> Iterator[str]:
+    """Yields that the whole ranks otherwise than the sum of the stages, which bars show."""
+    found = [
+        (total.value, whole.value, named)
+        for named, run in runs
+        if (total := latency(run, "")) is not None and (whole := latency(run)) is not None
+    ]
+    if any(one[0] < other[0] and one[1] > (1 + UNACCOUNTED) * other[1] for one in found for other in found):
+        order = [f"{named} {milliseconds_of(whole)} ms" for _, whole, named in sorted(found, key=lambda each: each[1])]
+        yield f"Bars are sums of stages; the wholes, timed apart, rank otherwise: {', '.join(order)}."
+
+
+def _by_value(pairs: Iterable[tuple[str, str]], most: int = 4) -> str:
+    """Returns what has which value: `384×640 pixels (a, b), 224×320 pixels (c and 5 more)`."""
+    found: dict[str, dict[str, None]] = {}
+    for value, named in pairs:
+        found.setdefault(value, {})[named] = None
+    told = []
+    for value, own in found.items():
+        more = f" and {len(own) - most} more" if len(own) > most else ""
+        told.append(f"{value} ({', '.join(list(own)[:most])}{more})")
+    return ", ".join(told)
+
+
+def _fitted(model: Model) -> str:
+    return f"{pixels(model)} pixels" + (f" by --fit {model.fit}" if model.fit else "")
 
 
 def model_line(run: Run) -> str:
@@ -118,13 +196,12 @@ def model_line(run: Run) -> str:
     model, case = run.model, run.case
     if model is None:
         return f"batch {case.batch_size}, {case.dtype}"
-    height, width = model.resolution
     weighed = f"{model.visual_weights} weights"
     if model.visual_weights != model.shared_weights:
         weighed = f"weights {model.visual_weights} (visual embedder), {model.shared_weights} (shared)"
     joined = "" if model.interaction == "vilt" else f" · interaction: {model.interaction}{_language_sizes(model)}"
     return (
-        f"{model.kind}{joined} · {height}×{width} pixels · "
+        f"{model.kind}{joined} · {_fitted(model)} · "
         f"{model.visual_tokens} visual + {model.text_tokens} text tokens · "
         f"batch {case.batch_size} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT} · "
         f"text: {model.text}"
@@ -162,6 +239,7 @@ def run_fields(run: Run) -> dict[str, str | int | float | None]:
         "run_id": run.run_id,
         "started_at": run.started_at,
         "group": run.group,
+        "case": case_name(run.case),
         "embedder": label(run.case),
         "kind": model.kind if model is not None else None,
         "verdict": verdict(run),
@@ -175,6 +253,7 @@ def run_fields(run: Run) -> dict[str, str | int | float | None]:
         "batch_size": run.case.batch_size,
         "height": height,
         "width": width,
+        "fit": model.fit if model is not None else None,
         "visual_tokens": model.visual_tokens if model is not None else None,
         "text_tokens": model.text_tokens if model is not None else None,
         "visual_weights": model.visual_weights if model is not None else None,
@@ -251,10 +330,6 @@ def giga(count: int | None) -> str:
 def mebibytes(size: int | None) -> str:
     """Returns bytes in MiB."""
     return ABSENT if size is None else number(size / 2**20)
-
-
-def _listed(value: object) -> str:
-    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _row(run: Run, level: Level, name: str, component: str | None, stages: Sequence[Stage]) -> Row:

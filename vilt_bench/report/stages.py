@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vilt_bench.config import LANGUAGE_MODEL, Case, label
+from vilt_bench.config import LANGUAGE_MODEL, Case, case_name
 from vilt_bench.records import Bounds, Model, Stage
 from vilt_bench.report.rows import TITLES, giga, millions, milliseconds_of, percent
 
@@ -21,8 +21,8 @@ def show_stages(
     height, width = model.resolution
     console.print(
         Text.assemble(
-            (label(case), "bold"),
-            f" – {model.kind} visual embedder, {height}×{width} pixels, batch {case.batch_size}: "
+            (case_name(case), "bold"),
+            f" – {model.kind} visual embedder, {height}×{width} pixels ({_input(model)}), batch {case.batch_size}: "
             f"{model.visual_tokens} visual and {model.text_tokens} text tokens of width {model.hidden_size}",
         )
     )
@@ -69,6 +69,11 @@ def show_stages(
     for stage in stages:
         if stage.note:
             console.print(Text(f"• {stage.name.partition('.')[2]}: {stage.note}"))
+
+
+def _input(model: Model) -> str:
+    fitted = f", --fit {model.fit}" if model.fit else ""
+    return f"{', '.join(model.images)}{fitted}"
 
 
 def _first_token(stages: Sequence[Stage]) -> str:

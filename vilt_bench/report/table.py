@@ -17,7 +17,7 @@ from vilt_bench.report import rows as shown
 WIDTH = 100
 """Columns of a report that goes to a file."""
 WIDE = 90
-"""Columns from which the stages' MACs have room."""
+"""Columns from which the stages' MACs have room, and side by side the parameters."""
 # Colour and shade, so that bars can be told apart without colour as well; the last is for ASCII-only terminals.
 LOOKS = {
     "preprocessing": ("yellow", "▓", "="),
@@ -38,7 +38,9 @@ def show(runs: Sequence[Run], console: Console) -> None:
     """Print the runs: side by side if there are several, then each with its stages and remarks."""
     if len(runs) > 1:
         _show_bars(runs, console)
-        console.print(_comparison(runs))
+        console.print(_comparison(runs, parameters=console.width >= WIDE))
+        for remark in shown.comparison_remarks(runs):
+            console.print(Text(f"• {remark}"))
     for run in runs:
         _show_run(run, console)
 
@@ -77,29 +79,34 @@ def _stages(found: Sequence[shown.Row], *, macs: bool) -> Table:
     return table
 
 
-def _comparison(runs: Sequence[Run]) -> Table:
+def _comparison(runs: Sequence[Run], *, parameters: bool) -> Table:
     components = shown.components(runs)
     before = ["Preproc.\n(ms)"] if shown.OPTIONAL in components else []
     titles = [
+        "Pixels",
+        "Visual\ntokens",
+        *before,
         "Textual\n(ms)",
         "Visual\n(ms)",
         "Interact.\n(ms)",
         "Whole\n(ms)",
         "Visual\nshare",
-        "Params\n(M)",
+        *(["Params\n(M)"] if parameters else []),
         "GFLOPs",
     ]
-    table = _table("Embedder", *before, *titles)
-    for run in runs:
+    table = _table("Embedder", *titles)
+    for name, run in zip(shown.names(runs), runs, strict=True):
         parts = [shown.component_row(run, component) for component in components]
         whole = shown.whole_row(run)
         failed = "failed" if run.failure is not None and whole.latency is None else None
         table.add_row(
-            Text(shown.name(run)),
+            Text(name),
+            shown.pixels(run.model),
+            shown.tokens(run.model),
             *(shown.milliseconds(part.latency) for part in parts),
             failed or shown.milliseconds(whole.latency),
             shown.percent(shown.component_row(run, "visual_embedder").share),
-            shown.millions(whole.parameters),
+            *([shown.millions(whole.parameters)] if parameters else []),
             shown.giga(whole.flops),
         )
     return table
@@ -113,20 +120,24 @@ def _show_bars(runs: Sequence[Run], console: Console) -> None:
         *((f"{_mark(name, plain)} {shown.TITLES[name]}   ", LOOKS[name][0]) for name in components), "(ms)"
     )
     console.print(legend)
+    if alike := shown.alike(runs):
+        console.print(Text(alike, style="dim"))
     measured = [{name: shown.component_row(run, name).latency for name in components} for run in runs]
     bars = [{name: part.value for name, part in parts.items() if part is not None} for parts in measured]
     longest = max(sum(bar.values()) for bar in bars)
-    for run, parts, bar in zip(runs, measured, bars, strict=True):
+    for name, run, parts, bar in zip(shown.names(runs), runs, measured, bars, strict=True):
         console.print()
-        head = Text(shown.name(run), style="bold")
+        head = Text(name, style="bold")
         if run.failure is not None:
             head.append(f"  {verdict(run)}: {run.failure.kind}", style="red")
+        if size := shown.size_line(run.model):
+            head.append(f"  {size}", style="not bold dim")
         if bar:
-            head.append(f"  {' + '.join(shown.milliseconds(parts[name]) for name in bar)}", style="not bold")
+            head.append(f"  {' + '.join(shown.milliseconds(parts[part]) for part in bar)}", style="not bold")
         console.print(head)
         line = Text()
-        for name, width in zip(bar, _cells(list(bar.values()), longest, console.width), strict=True):
-            line.append(_mark(name, plain) * width, style=LOOKS[name][0])
+        for part, width in zip(bar, _cells(list(bar.values()), longest, console.width), strict=True):
+            line.append(_mark(part, plain) * width, style=LOOKS[part][0])
         console.print(line)
     console.print()
 

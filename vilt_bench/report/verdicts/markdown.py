@@ -44,6 +44,8 @@ def _short(comparisons: Sequence[Comparison]) -> str:
             whole = stage is comparison.total
             title = _code(words.name(comparison)) if whole else f"↳&nbsp;{escape(words.stage_title(stage.name))}"
             title += words.clock_mark(stage)
+            if whole and (size := words.size_line(comparison)):
+                title += f"<br><sub>{size}</sub>"
             why = [] if stage.verdict == "unchanged" else [stage.reason, words.where(comparison) if whole else ""]
             lines.append([title, *_cells(stage, why)])
     return _table(["Embedder", *_HEAD], lines)

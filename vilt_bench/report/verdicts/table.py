@@ -80,11 +80,18 @@ def _stages(comparison: Comparison) -> Table:
 
 
 def _all(comparisons: Sequence[Comparison]) -> Table:
-    table = _table("Whole, by embedder", "Baseline\n(ms)", "Candidate\n(ms)", "Candidate / baseline\n[95% interval]")
+    table = _table(
+        "Whole, by embedder",
+        "Pixels, visual\ntokens",
+        "Baseline\n(ms)",
+        "Candidate\n(ms)",
+        "Candidate / baseline\n[95% interval]",
+    )
     for comparison in comparisons:
         *numbers, _ = _cells(comparison.total)
         verdict = Text(comparison.verdict, style=STYLES[comparison.verdict])
-        table.add_row(Text(words.name(comparison) + words.clock_mark(comparison.total)), *numbers, verdict)
+        named = Text(words.name(comparison) + words.clock_mark(comparison.total))
+        table.add_row(named, words.short_size(comparison), *numbers, verdict)
     return table
 
 

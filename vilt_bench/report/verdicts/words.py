@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from vilt_bench.comparison import Comparison, CountChange, Ratio, Side, StageVerdict, Verdict
+from vilt_bench.config import case_name
 from vilt_bench.inference import WIDEST, clock_name
-from vilt_bench.report.rows import ABSENT, TITLES, case_name, decimals, environment_line, giga, mebibytes, millions
+from vilt_bench.report.rows import ABSENT, TITLES, decimals, environment_line, giga, mebibytes, millions
 from vilt_bench.report.verdicts.decision import SEVERITY
 from vilt_bench.statistics import WHOLE
 
@@ -149,9 +150,20 @@ def count(change: CountChange) -> str:
 def case_line(comparison: Comparison) -> str:
     """Returns what was compared, in one line."""
     case = comparison.case
-    size = "usual resolution" if case.resolution is None else f"{case.resolution[0]}×{case.resolution[1]} pixels"
+    asked = "usual resolution" if case.resolution is None else f"{case.resolution[0]}×{case.resolution[1]} pixels asked"
     device = case.device if comparison.environment is None else comparison.environment.device
-    return f"{size} · batch {case.batch_size} · {case.text_length} text tokens · {case.dtype} · {device}"
+    parts = [size_line(comparison) or asked, f"batch {case.batch_size}", f"{case.text_length} text tokens", case.dtype]
+    return " · ".join([*parts, device])
+
+
+def size_line(comparison: Comparison) -> str:
+    """Returns what the model saw, such as `384×640 pixels, 240 visual tokens`; both sides where they differ."""
+    saw = [
+        f"{one.pixels[0]}×{one.pixels[1]} pixels, {one.visual_tokens:,} visual tokens"
+        for one in (comparison.baseline, comparison.candidate)
+        if one.pixels is not None and one.visual_tokens is not None
+    ]
+    return " / ".join(dict.fromkeys(saw))
 
 
 def machine(comparison: Comparison) -> str:
@@ -203,9 +215,25 @@ def detectable(comparison: Comparison) -> str:
     return f"A slowdown of {_percent(comparison.detectable)}{by} would be found in 95 of 100 such comparisons."
 
 
+def short_size(comparison: Comparison) -> str:
+    """Returns what the candidate saw, such as `384×640, 240`, or the baseline where the candidate does not tell."""
+    for one in (comparison.candidate, comparison.baseline):
+        if one.pixels is not None and one.visual_tokens is not None:
+            return f"{one.pixels[0]}×{one.pixels[1]}, {one.visual_tokens:,}"
+    return ABSENT
+
+
 def different(comparison: Comparison) -> str:
-    """Returns what differs between the sides and was allowed to; empty if nothing does."""
-    return f"The sides differ in more than the code: {', '.join(comparison.different)}." if comparison.different else ""
+    """Returns what differs between the sides and was allowed to, or what they saw; empty if nothing does."""
+    before, after = comparison.baseline, comparison.candidate
+    said = []
+    if comparison.different:
+        said.append(f"The sides differ in more than the code: {', '.join(comparison.different)}.")
+    if before.pixels != after.pixels and None not in (before.pixels, after.pixels):
+        said.append(f"The sides did not see the same: {size_line(comparison)}; --fit exact gives both the same pixels.")
+    elif before.visual_tokens != after.visual_tokens and None not in (before.visual_tokens, after.visual_tokens):
+        said.append(f"The sides make different numbers of visual tokens: {size_line(comparison)}.")
+    return " ".join(said)
 
 
 def tally(comparisons: Sequence[Comparison]) -> str:
