@@ -219,15 +219,17 @@ def write_package(folder, rows, *, backend=BACKEND):
     (folder / "src" / "acme" / "__init__.py").write_text(f"ROWS = {rows}\n")
 
 
-def install_copy(site, origin, rows):
-    """What `pip install FOLDER` leaves, not editable."""
+def install_copy(site, origin, rows, *, editable=False):
+    """What `pip install FOLDER` leaves."""
     (site / "acme").mkdir(parents=True)
     (site / "acme" / "__init__.py").write_text(f"ROWS = {rows}\n")
     information = site / "acme-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
     (information / "RECORD").write_text("acme/__init__.py,,\n")
-    (information / "direct_url.json").write_text(json.dumps({"url": origin.resolve().as_uri(), "dir_info": {}}))
+    (information / "direct_url.json").write_text(
+        json.dumps({"url": origin.resolve().as_uri(), "dir_info": {"editable": editable}})
+    )
 
 
 @pytest.mark.parametrize("here", ["packages/vision", "packages/vision/src/acme"])
@@ -252,7 +254,15 @@ def test_what_this_environment_has_installed_from_the_repository_is_the_referenc
     monkeypatch.syspath_prepend(site)
     contender = contender_at("main~1")
     assert answer(contender, "import acme; print(acme.ROWS)") == "0"
-    assert str(site / "acme" / "__init__.py") in contender.apart_from
+    assert contender.apart_from == (str(Path.cwd()), str(site / "acme" / "__init__.py"))
+
+
+def test_what_finds_an_editable_package_is_not_the_other_side(repository, tmp_path, monkeypatch):
+    write_package(Path(), 3)
+    commit(repository)
+    install_copy(tmp_path / "site-packages", Path(), 7, editable=True)
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    assert contender_at("main").apart_from == (str(Path.cwd()),)
 
 
 def test_packages_of_one_commit_have_environments_of_their_own(repository, monkeypatch):

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from vilt_bench import git
+from vilt_bench.lockstep import Contender
+from vilt_bench.sweep import Worker
 
 BASE, CHANGE = "ROWS = 0\n", "ROWS = 7\n"
 VILT_BENCH = [sys.executable, "-c", "import sys; from vilt_bench.cli import main; sys.exit(main())"]
@@ -170,3 +172,16 @@ def test_settings_that_the_user_gives_git_by_variables_hold(run, repository, mon
     for name, value in {"COUNT": "1", "KEY_0": "safe.directory", "VALUE_0": "*"}.items():
         monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
     assert len(git.text("rev-parse", "HEAD", folder=repository)) == 40
+
+
+def test_the_processes_that_measure_get_none_of_them(run, repository, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nenv >'{tmp_path}/seen'\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", "index.lock")
+    for start in (Contender("old", str(python)).start, lambda: Worker(str(python))):
+        start().close()
+        seen = (tmp_path / "seen").read_text().splitlines()
+        assert not any(line.startswith(("GIT_DIR=", "GIT_INDEX_FILE=")) for line in seen)
+        assert any(line.startswith("PATH=") for line in seen)

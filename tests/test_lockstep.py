@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import random
+import subprocess
 from dataclasses import dataclass, field
 
 import pytest
@@ -241,6 +242,20 @@ def test_memory_that_ran_out_when_there_is_no_time_to_look_again_decides_nothing
     assert "was not seen in the time" in outcome.comparison.total.reason
     assert outcome.interrupted == (stop is not None)
     assert len(outcome.runs) == 2
+
+
+def test_why_the_commit_is_not_known_is_told_with_the_verdict_and_kept_in_the_record(tmp_path, monkeypatch):
+    for arguments in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    outcome = Script().play()
+    remedy = f"git config --global --add safe.directory {tmp_path}"
+    assert any("dubious ownership" in note and remedy in note for note in outcome.comparison.notes)
+    baseline, candidate = (" ".join(run.warnings) for run in outcome.runs)
+    assert remedy in candidate
+    assert remedy not in baseline
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no signals")

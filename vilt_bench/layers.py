@@ -30,6 +30,8 @@ from vilt_bench.errors import ConfigError
 READY = "ready"
 """The stamp in an environment's folder, written last: what files it is made of."""
 ENVIRONMENT = "environment"
+LONGEST_WAIT_S = 3600.0
+"""For another process to build the same."""
 PASSING = ("note:", "hint:", "[notice]", "[end of output]", "WARNING:", "warning:")
 """Beginnings of lines that say no cause."""
 SUFFIXES = (".py", ".so", ".pyd")
@@ -41,11 +43,10 @@ class Local:
     """A distribution of this environment that was installed from a folder, or from a file in it."""
 
     name: str
-    version: str
     origin: Path
     """What it was installed from."""
     files: tuple[Path, ...]
-    """What of it can be imported."""
+    """What of it can be imported; nothing where it is editable, as it is imported where it lies."""
 
 
 def cache() -> Path:
@@ -77,7 +78,13 @@ def keep(home: Path, build: Callable[[Path], None], *, report: Callable[[str], N
             lock.acquire(timeout=0)
         except Timeout:
             report(f"waiting for another process, which builds {home}")
-            lock.acquire()
+            try:
+                lock.acquire(timeout=LONGEST_WAIT_S)
+            except Timeout:
+                raise ConfigError(
+                    f"--baseline-ref: {lock.lock_file} has been locked for {LONGEST_WAIT_S / 60:.0f} minutes; end the "
+                    "process that builds, or let XDG_CACHE_HOME name a folder of a file system that has locks"
+                ) from None
         try:
             if is_whole(home):
                 return
@@ -215,12 +222,13 @@ def _locals_of(root: Path) -> Iterator[Local]:
             told = json.loads(each.read_text("direct_url.json") or "null")
             parts = urlsplit(told["url"])
             origin = Path(url2pathname(parts.path)).resolve() / (told.get("subdirectory") or "")
-        except (OSError, ValueError, TypeError, KeyError):
+            if parts.scheme not in ("file", "git+file") or not origin.is_relative_to(root):
+                continue
+            is_editable = told.get("dir_info", {}).get("editable", False)
+            named = [file for file in each.files or () if file.suffix in SUFFIXES and not is_editable]
+            yield Local(each.name, origin, tuple(Path(str(each.locate_file(file))) for file in named))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):  # not from a folder, or damaged
             continue
-        if parts.scheme != "file" or not origin.is_relative_to(root):
-            continue
-        named = (Path(str(each.locate_file(file))) for file in each.files or () if file.suffix in SUFFIXES)
-        yield Local(each.name, each.version, origin, tuple(named))
 
 
 def _site(environment: Path) -> Path:

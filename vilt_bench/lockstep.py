@@ -761,7 +761,7 @@ def _outcome(
         detectable_channel=detectable_channel,
         spent_s=match.spent_s,
         different=_different(match),
-        notes=tuple(_notes(match, total)),
+        notes=(*_notes(match, total), *problems),
     )
     return Outcome(comparison, tuple(runs.values()), match.interrupted)
 
