@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from vilt_bench.embedding import VisualEmbedder
+from vilt_bench.embedding import VisualEmbedder, stage_counts
 from vilt_bench.errors import CheckpointError, EmbedderError, UnknownEmbedderError
 from vilt_bench.registry import build, check_name, installed, load_factory
 
@@ -35,6 +37,11 @@ def wrong_type(*, hidden_size: int):
     return nn.Linear(1, 1)
 def wrong_size(*, hidden_size: int):
     return tiny(hidden_size=hidden_size + 1)
+def says(*, hidden_size: int, what: str):
+    embedder = tiny(hidden_size=hidden_size)
+    key, _, value = what.partition("=")
+    setattr(embedder, key, eval(value))
+    return embedder
 def family(*, model: str, hidden_size: int = 8, size: int = 4, resolution: tuple[int, int] | None = None):
     if model != "a/b":
         raise CheckpointError(f"the family has no {model}")
@@ -196,3 +203,35 @@ def test_a_name_without_its_family_leads_to_what_exists(name, said):
     assert said in str(caught.value)
     for each in re.findall(r"'([^']+)'", str(caught.value).partition("did you mean")[2].partition("?")[0]):
         check_name(each)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("kind=None", "its kind is None; expected one of linear, grid, region, encoder"),
+        ("kind='vit'", "its kind is 'vit'; expected one of"),
+        ("weights=None", "its weights is None; expected a text"),
+        ("resolution=(224, 2.5)", r"its resolution is \(224, 2.5\); expected \(height, width\) in pixels"),
+        ("resolution=224", "its resolution is 224"),
+        ("size_divisor=0", "its size_divisor is 0; expected a whole number of pixels"),
+        ("fixed_size=None", "its fixed_size is None; expected true or false"),
+        ("mean=(0.5, 0.5)", "its mean is .0.5, 0.5.; expected three numbers"),
+        ("std=(1.0, 0.0, 1.0)", "its std is .* not 0"),
+        ("std=None", "its std is None"),
+        ("notes={'all': None}", "its notes is {'all': None}; expected texts by stage"),
+        ("stages=nn.ModuleDict()", "its stages is .*; expected at least one"),
+    ],
+)
+def test_what_an_embedder_says_of_itself_is_checked_and_blamed_on_it(module: str, what: str, message: str) -> None:
+    with pytest.raises(EmbedderError, match=f"^embedder '{module}:says' can't be used: {message}.*; mend its factory$"):
+        build(f"{module}:says", {"what": what}, hidden_size=8)
+
+
+@pytest.mark.parametrize("found", ["3", "{'kept': 'many'}", "{'kept': 2.5}"])
+def test_what_a_stage_counts_must_be_whole_numbers(found: str) -> None:
+    stage = nn.Identity()
+    stage.counts = lambda _: eval(found)  # type: ignore[assignment]
+    with pytest.raises(EmbedderError, match=r"^Identity.counts returned .*; expected whole numbers by name$"):
+        stage_counts(stage, None)
+    stage.counts = lambda _: {"kept": torch.tensor(3)}  # type: ignore[assignment]
+    assert stage_counts(stage, None) == {"kept": 3}

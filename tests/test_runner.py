@@ -163,8 +163,8 @@ def test_inspecting_does_not_load_weights_but_tells_whether_they_are_there(tmp_p
 def test_tokens_of_another_width_are_refused():
     from vilt_bench.embedding import VisualTokens
 
-    with pytest.raises(EmbedderError, match=r"'acme'.*\[1, 5, 16\].*\[B, N, 32\]"):
-        check_tokens(VisualTokens(torch.zeros(1, 5, 16)), name="acme", hidden_size=32)
+    with pytest.raises(EmbedderError, match=r"'acme'.*\[1, 5, 16\].*\[1, N, 32\]"):
+        check_tokens(VisualTokens(torch.zeros(1, 5, 16)), name="acme", batch_size=1, hidden_size=32)
 
 
 def test_running_out_of_memory_in_a_stage_is_told_with_the_stage():
@@ -221,3 +221,127 @@ def test_show_and_run_get_one_size_and_as_many_tokens_for_one_request(fit, image
     if not images and fit == "aspect":
         # A photograph of 427×640 pixels within 336×336, edges floored to 32: by ViLT's image processor 224×320.
         assert (model.resolution, model.visual_tokens, model.fit) == ((224, 320), 70, "aspect")
+
+
+class Strange(nn.Module):
+    """Noise as visual tokens, as many and of the kind that is asked for, one pass after the other."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+        self.passes = 0
+
+    def forward(self, images):
+        self.passes += 1
+        return self.outputs(self.passes, images.pixels)
+
+
+def tokens_of(count, pixels, value=0.5):
+    from vilt_bench.embedding import VisualTokens
+
+    return VisualTokens(torch.full((len(pixels), count, 32), value))
+
+
+def strange_runner(outputs):
+    runner = prepare(tiny_case(images=("synthetic",)), torch.device("cpu"), HostTimer())
+    runner.model.visual_embedder.stages["projection"] = Strange(outputs)
+    return runner
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_tokens_that_are_no_numbers_are_remarked(value):
+    runner = strange_runner(lambda _, pixels: tokens_of(6, pixels, value))
+    runner.first_call()
+    assert [remark for remark in runner.remarks() if "NaN or infinite values in float32" in remark]
+
+
+def test_a_number_of_tokens_that_changes_from_pass_to_pass_is_remarked():
+    runner = strange_runner(lambda index, pixels: tokens_of(3 + index, pixels))
+    runner.first_call()
+    assert runner.remarks() == ()
+    runner.block(0.0)
+    (remark,) = runner.remarks()
+    assert remark.startswith("The number of visual tokens changed from pass to pass, 4 to 5: ")
+    runner.sample(instrumented=True)
+    assert "4 to 7: " in runner.remarks()[0]  # the block had a pass of either kind
+
+
+def test_sound_passes_have_no_remark():
+    runner = prepare(tiny_case(images=("synthetic",)), torch.device("cpu"), HostTimer())
+    runner.first_call()
+    runner.block(0.0)
+    runner.count()
+    assert runner.remarks() == ()
+    assert runner.token_counts == {6}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (
+            lambda _, pixels: tokens_of(6, pixels)._replace(embeddings=torch.ones(1, 6, 32).long()),
+            "int64, not floating",
+        ),
+        (lambda _, pixels: tokens_of(6, torch.cat([pixels, pixels])), r"\[2, 6, 32\], not \[1, N, 32\]"),
+        (lambda _, pixels: tokens_of(6, pixels)._replace(mask=torch.ones(1, 5, dtype=torch.bool)), r"mask is \[1, 5\]"),
+        (lambda _, pixels: tokens_of(6, pixels)._replace(grid=(2, 2)), r"grid is \(2, 2\) for 6 tokens"),
+        (lambda _, pixels: tokens_of(6, pixels).embeddings, "returned a Tensor; expected VisualTokens"),
+    ],
+)
+def test_tokens_that_break_the_contract_are_refused_in_the_first_call(outputs, message):
+    with pytest.raises(EmbedderError, match=f"^embedder 'patch32' .*{message}"):
+        strange_runner(outputs).first_call()
+
+
+@pytest.fixture
+def torchs_own_state():
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda: torch.set_num_threads(torch.get_num_threads() + 1), r"threads from (\d+) to \d+"),
+        (lambda: torch.set_default_dtype(torch.float64), r"default_dtype from torch\.float32 to torch\.float64"),
+        (lambda: torch.set_default_device("meta"), "default_device from cpu to meta"),
+    ],
+)
+def test_an_embedder_that_changes_what_was_asked_for_is_refused(change, said, torchs_own_state):
+    runner = strange_runner(lambda _, pixels: (change(), tokens_of(6, torch.empty(1, device="cpu")))[1])
+    with pytest.raises(EmbedderError, match=f"^embedder 'patch32' has set torch's {said}, against what was asked for"):
+        runner.first_call()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda: setattr(torch.backends.cudnn, "benchmark", True), "cudnn_benchmark from False to True"),
+        (lambda: torch.use_deterministic_algorithms(True), "deterministic_algorithms from False to True"),
+        (lambda: torch.set_grad_enabled(False), "grad_mode from True to False"),
+    ],
+)
+def test_what_else_an_embedder_changes_in_torch_is_remarked(change, said, torchs_own_state):
+    runner = prepare(tiny_case(images=("synthetic",)), torch.device("cpu"), HostTimer())
+    runner.first_call()
+    change()
+    assert runner.remarks() == (f"Code of the embedder has set torch's {said}.",)
+
+
+def test_what_importing_and_building_an_embedder_changes_is_seen(tmp_path, monkeypatch, torchs_own_state):
+    (tmp_path / "doubling_embedder.py").write_text(
+        "import torch\nfrom embedders.patch import patch\n"
+        "def build(*, hidden_size):\n    torch.set_default_dtype(torch.float64)\n"
+        "    return patch(patch_size=32, hidden_size=hidden_size)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    case = tiny_case(embedder="doubling_embedder:build", images=("synthetic",))
+    with pytest.raises(EmbedderError, match="default_dtype from"):
+        prepare(case, torch.device("cpu"), HostTimer())

@@ -5,11 +5,14 @@ Shapes: B images, L text tokens, N visual tokens, D hidden size, HÃ—W pixels, hÃ
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor, nn
+
+from vilt_bench.errors import EmbedderError
 
 Kind = Literal["linear", "grid", "region", "encoder"]
 """As in the paper's tables; `encoder` for a transformer or hybrid tower."""
@@ -178,6 +181,18 @@ EmbedderFactory = Callable[..., VisualEmbedder]
 
 
 def stage_counts(stage: nn.Module, output: Any) -> dict[str, int]:
-    """Returns what a stage says that it found in its output; empty where it says nothing."""
+    """Returns what a stage says that it found in its output; empty where it says nothing.
+
+    Raises:
+        EmbedderError: it says something else than whole numbers by name.
+    """
     counts = getattr(stage, "counts", None)
-    return dict(cast("Mapping[str, int]", counts(output))) if callable(counts) else {}
+    if not callable(counts):
+        return {}
+    found: Any = counts(output)
+    try:
+        return {str(name): operator.index(count) for name, count in found.items()}
+    except (TypeError, AttributeError):
+        raise EmbedderError(
+            f"{type(stage).__name__}.counts returned {' '.join(str(found).split())}; expected whole numbers by name"
+        ) from None

@@ -413,8 +413,19 @@ def _cuda_facts(device: torch.device) -> tuple[dict[str, str], dict[str, str]]:
     return _told(hardware), _told(versions)
 
 
-def _settings(root: Path) -> dict[str, str]:
-    """Returns what changes speed: of torch, of the environment, of the processor."""
+def torch_state() -> dict[str, str]:
+    """Returns what of torch any code of this process can change for all other code of it."""
+    return {
+        "threads": str(torch.get_num_threads()),
+        "default_dtype": str(torch.get_default_dtype()),
+        "default_device": str(torch.get_default_device()),
+        "grad_mode": str(torch.is_grad_enabled()),
+        **torch_settings(),
+    }
+
+
+def torch_settings() -> dict[str, str]:
+    """Returns torch's settings that change speed; what torch refuses to say is left out."""
     asked: dict[str, Callable[[], object]] = {
         "float32_matmul_precision": torch.get_float32_matmul_precision,
         "tf32_matmul": lambda: torch.backends.cuda.matmul.allow_tf32,
@@ -430,6 +441,12 @@ def _settings(root: Path) -> dict[str, str]:
         # torch refuses to say where a program has used both its old and its new interface to TF32.
         with suppress(RuntimeError, AttributeError):
             settings[key] = str(ask())
+    return settings
+
+
+def _settings(root: Path) -> dict[str, str]:
+    """Returns what changes speed: of torch, of the environment, of the processor."""
+    settings = torch_settings()
     settings |= {key: value for key, value in os.environ.items() if _VARIABLES.fullmatch(key)}
     if preload := os.environ.get("LD_PRELOAD"):
         settings["LD_PRELOAD"] = " ".join(Path(library).name for library in re.split(r"[ :]+", preload) if library)

@@ -331,8 +331,10 @@ class _Match:
                 self._turns(players, order, self.turns(), "sampling", samples)
                 for side, player in players.items():
                     with self._named(side):
-                        conditions = player.ask(protocol.Finish(), protocol.Finished).conditions
-                    trials[side] = replace(trials[side], conditions=conditions)
+                        finished = player.ask(protocol.Finish(), protocol.Finished)
+                    trials[side] = replace(trials[side], conditions=finished.conditions)
+                    draft = self.books[side].draft
+                    draft.warnings = tuple(dict.fromkeys((*draft.warnings, *finished.remarks)))
         finally:
             for side, trial in trials.items():
                 self.books[side].draft.trials.append(

@@ -104,6 +104,8 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     """What went on around the samples."""
 
     conditions: Conditions
+    remarks: tuple[str, ...] = ()
+    """What a reader must know of the passes; none from versions that do not say."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

@@ -170,10 +170,12 @@ def build(
             it; `None`: the embedder's own.
 
     Raises:
-        EmbedderError: nothing has that name, an option is unknown or of the wrong type, or building fails.
+        EmbedderError: nothing has that name, an option is unknown or of the wrong type, building fails, or what is
+            built says of itself what nobody can use.
     """
     import torch
 
+    from vilt_bench.contract import misdescribed
     from vilt_bench.embedding import VisualEmbedder
 
     factory = load_factory(name)
@@ -190,6 +192,8 @@ def build(
         raise EmbedderError(f"embedder {name!r} must build a VisualEmbedder, got {type(embedder).__name__}")
     if embedder.hidden_size != hidden_size:
         raise EmbedderError(f"embedder {name!r} has hidden size {embedder.hidden_size}, asked was {hidden_size}")
+    if wrong := list(misdescribed(embedder)):
+        raise EmbedderError(f"embedder {name!r} can't be used: its {'; its '.join(wrong)}; mend its factory")
     return embedder
 
 

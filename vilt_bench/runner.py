@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from vilt_bench import registry
 from vilt_bench.config import Case, label
+from vilt_bench.contract import breaches
 from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_counts, tensors
-from vilt_bench.environment import prepare_threads, resolve_device
+from vilt_bench.environment import prepare_threads, resolve_device, torch_state
 from vilt_bench.errors import CheckpointError, EmbedderError, ViltBenchError
 from vilt_bench.inputs import Inputs, make_inputs
 from vilt_bench.meters.flops import FlopCount, count_flops
@@ -47,6 +48,8 @@ PREPROCESSING: Component = "preprocessing"
 
 BUSY = 0.9
 """Share of the time that threads must have had the cores for a peak to be taken for the machine's."""
+ASKED_FOR = ("threads", "default_dtype", "default_device")
+"""Of torch's state, what a case asks for; its record would be false."""
 OVERSHOOT = 0.5
 """A block ends when the next pair of passes would overshoot its time by more than this share of the pair."""
 
@@ -74,6 +77,7 @@ class Observer:
     def __init__(self, case: Case, model: VisionLanguageModel, preprocessing: Preprocessing | None = None) -> None:
         """Look at nothing yet."""
         self._name = label(case)
+        self._batch_size = case.batch_size
         self._hidden_size = model.vilt.visual_size
         before = {} if preprocessing is None else dict(preprocessing.stages.items())
         self.modules = {f"{PREPROCESSING}.{name}": stage for name, stage in before.items()} | dict(stages(model))
@@ -83,8 +87,11 @@ class Observer:
             for component, chain in ((PREPROCESSING, preprocessing), ("visual_embedder", model.visual_embedder))
             for name, note in (chain.notes.items() if chain is not None else ())
         }
+        self.last_visual_stage = f"visual_embedder.{list(model.visual_embedder.stages)[-1]}"
         self.seen: dict[str, Observed] = {}
         self.visual_tokens = 0
+        self.tokens: VisualTokens | None = None
+        """Of the pass, for whoever wants to look at their values."""
         self.moved: dict[str, int] = {}
         """Bytes by stage, where they were counted."""
 
@@ -95,8 +102,13 @@ class Observer:
             EmbedderError: the embedder breaks the contract.
         """
         if isinstance(output, VisualTokens):
-            check_tokens(output, name=self._name, hidden_size=self._hidden_size)
+            check_tokens(output, name=self._name, batch_size=self._batch_size, hidden_size=self._hidden_size)
             self.visual_tokens = output.embeddings.shape[1]
+            self.tokens = output
+        elif name == self.last_visual_stage:
+            raise EmbedderError(
+                f"embedder {self._name!r} returned a {type(output).__name__}; expected VisualTokens of its last stage"
+            )
         on_meta = any(tensor.is_meta for tensor in tensors(output))  # where there is nothing to count
         counts = {} if on_meta else stage_counts(self.modules[name], output)
         self.seen[name] = Observed(describe(output), counts)
@@ -116,7 +128,12 @@ class Runner:
     timer: Timer
     linear: str
     shared_weights: str
+    torch_before: Mapping[str, str] = field(default_factory=torch_state)
+    """torch's state before the embedder's code was imported."""
     passes: int = 0
+    token_counts: set[int] = field(default_factory=set)
+    """Visual tokens that passes had."""
+    _strange: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Prepare to observe the first call."""
@@ -135,10 +152,41 @@ class Runner:
             except ViltBenchError:
                 raise
             except Exception as error:
+                check_torch(self.torch_before, torch_state(), name=label(self.case))  # which may be why
                 raise StageError(self.observer.unreached()) from error
+        check_torch(self.torch_before, torch_state(), name=label(self.case))
+        self._look(self.observer.tokens)
+        self.observer.tokens = None  # not to be held, as memory is measured
         # A call is over when its result is there: the host's clock, the device synchronised.
         assert call.wall_time_s is not None
         return call.wall_time_s
+
+    def remarks(self) -> tuple[str, ...]:
+        """Returns what a reader must know of the passes so far, a sentence each."""
+        found = list(self._strange)
+        if len(self.token_counts) > 1:
+            fewest, most = min(self.token_counts), max(self.token_counts)
+            found.append(
+                f"The number of visual tokens changed from pass to pass, {fewest} to {most}: so did the work, and "
+                f"{self.observer.visual_tokens} is of the first pass."
+            )
+        found.extend(
+            f"Code of the embedder has set torch's {name} from {before} to {now}."
+            for name, before, now in changes(self.torch_before, torch_state())
+        )
+        return tuple(found)
+
+    def _look(self, tokens: VisualTokens | None) -> None:
+        """Note what is strange in the values of visual tokens."""
+        if tokens is None:
+            return
+        if not bool(tokens.embeddings.isfinite().all()):
+            self._strange.append(
+                f"Visual tokens hold NaN or infinite values in {self.case.dtype}: their times are of a pass whose "
+                "answer is of no use."
+            )
+        if tokens.mask is not None and not bool(tokens.mask.any(dim=1).all()):
+            self._strange.append("The mask of the visual tokens leaves an image without a token.")
 
     def block(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Series:
         """Returns the samples of one block: instrumented and uninstrumented passes, alternating.
@@ -205,14 +253,27 @@ class Runner:
         images, text = self.inputs.batches[index % len(self.inputs.batches)]
         preprocessing = self.inputs.preprocessing
         if preprocessing is None:
-            return lambda mark: self.model(images, text, mark)
+            return lambda mark: self.model(images, text, self._counting(mark))
         encoded = self.inputs.encoded[index % len(self.inputs.encoded)]
 
         def forward(mark: Mark | None) -> object:
             within = None if mark is None else lambda name, output: mark(f"{PREPROCESSING}.{name}", output)
-            return self.model(preprocessing(encoded, within), text, mark)
+            return self.model(preprocessing(encoded, within), text, self._counting(mark))
 
         return forward
+
+    def _counting(self, mark: Mark | None) -> Mark | None:
+        """Returns the mark, which then also counts the visual tokens, after it has read its clock."""
+        if mark is None:
+            return None
+        last, add = self.observer.last_visual_stage, self.token_counts.add
+
+        def counting(name: str, output: Any) -> None:
+            mark(name, output)
+            if name == last:
+                add(output.embeddings.shape[1])
+
+        return counting
 
 
 def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
@@ -223,13 +284,15 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
         InputError: an image can't be used.
         CheckpointError: weights can't be used.
     """
+    before = torch_state()
     # The input first: whether it fits is told by an embedder that takes no memory and hardly any time.
     inputs = _inputs(case, _embedder_on_meta(case), device)
     model = build_model(case)
     shared_weights = "random" if case.checkpoint is None else load_checkpoint(model, case.checkpoint)
     model = model.to(device, getattr(torch, case.dtype))
     linear = use_onednn(model.vilt) if case.linear == "onednn" else "torch"
-    return Runner(case, model, inputs, timer, linear, shared_weights)
+    check_torch(before, torch_state(), name=label(case))
+    return Runner(case, model, inputs, timer, linear, shared_weights, before)
 
 
 def _inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> Inputs:
@@ -484,16 +547,34 @@ def quiet() -> Iterator[None]:
             gc.enable()
 
 
-def check_tokens(tokens: VisualTokens, *, name: str, hidden_size: int) -> None:
+def check_tokens(tokens: VisualTokens, *, name: str, batch_size: int, hidden_size: int) -> None:
     """Refuse visual tokens that the transformer can't take.
 
     Raises:
-        EmbedderError: the shape is not [B, N, D] with N at least 1 and D the hidden size.
+        EmbedderError: they are not [B, N, D] in floating point, N at least 1, or what is said of them does not fit.
     """
-    shape = tuple(tokens.embeddings.shape)
-    if len(shape) != 3 or shape[1] < 1 or shape[2] != hidden_size:
+    for breach in breaches(tokens, batch_size=batch_size, hidden_size=hidden_size):
+        raise EmbedderError(f"embedder {name!r} returned no tokens that can be used: its {breach}")
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yields name, value before and value now of each of torch's settings that has changed."""
+    for name, value in now.items():
+        if (was := before.get(name, value)) != value:
+            yield name, was, value
+
+
+def check_torch(before: Mapping[str, str], now: Mapping[str, str], *, name: str) -> None:
+    """Refuse an embedder that has changed for all of the process what the case asks for.
+
+    Raises:
+        EmbedderError: threads, default dtype or default device are others than before its code was imported.
+    """
+    changed = [f"{each} from {was} to {value}" for each, was, value in changes(before, now) if each in ASKED_FOR]
+    if changed:
         raise EmbedderError(
-            f"embedder {name!r} returned embeddings of shape {list(shape)}; expected [B, N, {hidden_size}] with N > 0"
+            f"embedder {name!r} has set torch's {', '.join(changed)}, against what was asked for and is recorded; "
+            "remove that from its code, and give --threads, --dtype or --device"
         )
 
 

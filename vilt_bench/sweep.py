@@ -297,9 +297,10 @@ class Lane:
         """Keep the trial, and let the worker end."""
         if self.index == 0:
             self.draft.energy = self.worker.ask(protocol.MeasureEnergy(), protocol.EnergyMeasured).energy
-        conditions = self.worker.ask(protocol.Finish(), protocol.Finished).conditions
+        finished = self.worker.ask(protocol.Finish(), protocol.Finished)
+        self.draft.warnings = tuple(dict.fromkeys((*self.draft.warnings, *finished.remarks)))
         if self.trial is not None:
-            self.trial = replace(self.trial, conditions=conditions)
+            self.trial = replace(self.trial, conditions=finished.conditions)
 
     def keep(self) -> None:
         """Put what the trial has so far into the run; a trial that never became ready has nothing."""

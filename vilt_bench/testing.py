@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vilt_bench.contract import breaches, misdescribed
 from vilt_bench.embedding import EmbedderFactory, ImageBatch, VisualEmbedder, VisualTokens
 
 HIDDEN_SIZES = (64, 32)
@@ -64,30 +65,19 @@ def _build(name: str, factory: EmbedderFactory, hidden_size: int, options: dict[
     assert isinstance(embedder, VisualEmbedder)
     found = embedder.hidden_size
     _require(found == hidden_size, f"{name} was asked for hidden_size={hidden_size} and says {found}")
+    for wrong in misdescribed(embedder):
+        _require(False, f"{name}'s {wrong}")
     return embedder
 
 
 def _check_tokens(name: str, tokens: object, batch_size: int, hidden_size: int) -> None:
     _require(isinstance(tokens, VisualTokens), f"{name} returns a {type(tokens).__name__}, not VisualTokens")
     assert isinstance(tokens, VisualTokens)
-    embeddings, mask, boxes, grid, cells = tokens
-    shape = tuple(embeddings.shape)
-    _require(embeddings.is_floating_point(), f"{name}'s embeddings are {embeddings.dtype}, not floating point")
-    _require(
-        len(shape) == 3 and shape[0] == batch_size and shape[1] > 0 and shape[2] == hidden_size,
-        f"{name}'s embeddings are {list(shape)}, not [{batch_size}, N, {hidden_size}]",
-    )
-    _require(bool(embeddings.isfinite().all()), f"{name}'s embeddings are not all finite")
-    if mask is not None:
-        _require(mask.dtype == torch.bool, f"{name}'s mask is {mask.dtype}, not bool")
-        _require(mask.shape == shape[:2], f"{name}'s mask is {list(mask.shape)}, not {list(shape[:2])}")
-        _require(bool(mask.any(dim=1).all()), f"{name}'s mask leaves an image without a token")
-    if boxes is not None:
-        _require(boxes.shape == (*shape[:2], 4), f"{name}'s boxes are {list(boxes.shape)}, not {[*shape[:2], 4]}")
-    if grid is not None:
-        _require(grid[0] * grid[1] == shape[1], f"{name}'s grid is {grid} for {shape[1]} tokens")
-    if cells is not None:
-        _require(cells[0] * cells[1] == shape[1], f"{name}'s cells are {cells} for {shape[1]} tokens")
+    for breach in breaches(tokens, batch_size=batch_size, hidden_size=hidden_size):
+        _require(False, f"{name}'s {breach}")
+    _require(bool(tokens.embeddings.isfinite().all()), f"{name}'s embeddings are not all finite")
+    if tokens.mask is not None:
+        _require(bool(tokens.mask.any(dim=1).all()), f"{name}'s mask leaves an image without a token")
 
 
 def _check_parameters(name: str, embedder: VisualEmbedder) -> None:

@@ -107,7 +107,7 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply]:
 
                 yield protocol.EnergyMeasured(measure_energy(subject.run_pass, synchronize, gpu))
             case protocol.Finish():
-                yield protocol.Finished(probe.stop())
+                yield protocol.Finished(probe.stop(), subject.remarks())
                 return
             case protocol.Prepare() | protocol.Hello():
                 raise RuntimeError("a worker is greeted once, and prepares one case only")
