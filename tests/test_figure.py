@@ -386,3 +386,13 @@ def test_cases_of_two_sizes_bear_two_names_in_a_picture(make_run: MakeRun) -> No
     runs = [make_run(case=case, run_id=str(index)) for index, case in enumerate(cases)]
     for figure in (figure1(runs), figure2(runs)):
         assert {"patch32 (384×384)", "patch32 (512×512)"} <= set(words(figure).splitlines())
+
+
+def test_named_differences_are_allowed_and_no_others(runs: list[Run]) -> None:
+    case = dataclasses.replace(runs[0].case, dtype="bfloat16", batch_size=2)
+    other = dataclasses.replace(runs[1], case=case)
+    figure1([runs[0], other], allow_different=["dtype", "batch-size"])
+    with pytest.raises(ConfigError, match=r"differ in batch size .*--allow-different batch-size"):
+        figure1([runs[0], other], allow_different=["dtype"])
+    with pytest.raises(ConfigError, match=r"'dtipe' is nothing that is checked; known: .*batch-size"):
+        figure1(runs, allow_different=["dtipe"])

@@ -201,6 +201,31 @@ def test_what_is_allowed_to_differ_is_told(session):
     assert seen.different == ("torch 2.9.0 / 2.10.0",)
 
 
+def test_everything_may_be_allowed_to_differ(session):
+    rng = random.Random(16)
+    run = session(rng)
+    versions = {**run.environment.versions, "torch": "2.10.0", "python": "3.14.0"}
+    other = dataclasses.replace(run.environment, versions=versions, threads=run.environment.threads + 1)
+    seen = compare([run], [session(rng, environment=other)], allow_different=["all"])
+    assert {each.partition(" ")[0] for each in seen.different} == {"torch", "python", "threads"}
+
+
+def test_what_an_older_record_does_not_tell_contradicts_nothing(session):
+    rng = random.Random(16)
+    run = session(rng)
+
+    def of(**settings):
+        return dataclasses.replace(run.environment, settings={**run.environment.settings, **settings})
+
+    seen = compare([run], [session(rng, environment=of(clock_source="tsc"))])
+    assert seen.different == ("clock_source – / tsc",)
+    hpet, tsc = (session(rng, environment=of(clock_source=name)) for name in ("hpet", "tsc"))
+    with pytest.raises(ConfigError, match="clock_source hpet / tsc"):
+        compare([hpet], [tsc])
+    with pytest.raises(ConfigError, match="OMP_SCHEDULE – / static"):  # that it is not set is known
+        compare([run], [session(rng, environment=of(OMP_SCHEDULE="static"))])
+
+
 def test_a_name_that_is_not_checked_can_not_be_allowed(session):
     rng = random.Random(17)
     with pytest.raises(ConfigError, match="'tourch' is nothing that is checked"):

@@ -31,6 +31,9 @@ REDUCTIONS = {"pixel-shuffle": 2, "avg-pool": 2, "perceiver": 64, "qformer": 32,
 """Ways to reduce visual tokens, each with an example of its number: the edge of the squares of cells that become one
 token; the tokens left; for `tome`, the tokens merged away."""
 
+ALL = "all"
+"""Among the names of what may differ: everything."""
+
 _DEVICE = re.compile(r"auto|cpu|(cuda|xpu)(:\d+)?|mps")
 
 

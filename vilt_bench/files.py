@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import stat
-import tempfile
-import tomllib
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -81,6 +77,8 @@ def read_json(path: Name, *, most: int = LARGEST_BYTES) -> Any:
     Raises:
         FileError: as `read_bytes`, or it is no JSON.
     """
+    import json  # here as elsewhere in this module: a command that reads none starts without it
+
     data = read_bytes(path, most=most)
     try:
         return json.loads(data)
@@ -96,6 +94,8 @@ def read_toml(path: Name, *, most: int = LARGEST_BYTES) -> dict[str, Any]:
     Raises:
         FileError: as `read_text`, or it is no TOML.
     """
+    import tomllib
+
     text = read_text(path, most=most)
     try:
         return tomllib.loads(text)
@@ -146,7 +146,7 @@ def write_bytes(path: Name, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             _check_mode(path, os.stat(path).st_mode, "can't be written")
         target = real_path(path)  # a link stays one
-        temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+        temporary = target.with_name(f".{os.urandom(16).hex()}.tmp")
         temporary.write_bytes(data)
         temporary.replace(target)
     except (OSError, ValueError) as error:
@@ -179,6 +179,8 @@ def temporary_file() -> IO[bytes]:
     Raises:
         ConfigError: there is no folder for temporary files.
     """
+    import tempfile
+
     try:
         return tempfile.TemporaryFile()
     except OSError as error:
@@ -191,6 +193,8 @@ def temporary_folder() -> str:
     Raises:
         ConfigError: there is none.
     """
+    import tempfile
+
     try:
         return tempfile.gettempdir()
     except OSError as error:

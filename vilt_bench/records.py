@@ -25,6 +25,9 @@ SCHEMA_VERSION = 1
 UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By version: the step that makes a record of that version one of the next."""
 
+MAY_BE_UNTOLD = frozenset({"governor", "turbo", "smt", "transparent_huge_pages", "clock_source"})
+"""Settings that systems and older versions of this package may not tell: a record without one contradicts none."""
+
 SLOWDOWNS = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
 """NVML's reasons where heat or the power supply slow a GPU down; a power cap is many a card's normal state."""
 

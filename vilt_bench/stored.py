@@ -15,10 +15,10 @@ from statistics import fmean, median, stdev
 import msgspec
 
 from vilt_bench.comparison import Comparison, CountChange, Gate, Side, SideName, StageVerdict, missing
-from vilt_bench.config import label
+from vilt_bench.config import ALL, label
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.inference import WIDEST, Evidence, Subject, best_detectable, clock_name, judge, trimmed_mean, unpaired
-from vilt_bench.records import Environment, Run, Stage, Times, Trial, parse_time
+from vilt_bench.records import MAY_BE_UNTOLD, Environment, Run, Stage, Times, Trial, parse_time
 from vilt_bench.statistics import WHOLE, student_t
 
 TOLERANCE = 0.025
@@ -59,7 +59,7 @@ def compare(
         history: earlier runs; those of this case and machine tell how far the machine drifts.
         tolerance: accepted slowdown, as a share.
         gated: what the verdict is of, `total` or the `stages` as well.
-        allow_different: names of what may differ, such as `torch`.
+        allow_different: names of what may differ, such as `torch`; `all`: everything.
         names: of the sides, as a reader knows them.
         cases: how many are compared at once: they share the probability of a false alarm.
 
@@ -74,6 +74,7 @@ def compare(
     if both := {run.run_id for run in baseline} & {run.run_id for run in candidate}:
         raise RecordError(f"run {min(both)} is on both sides; give a baseline that was measured apart")
     different = _check_comparable(baseline, candidate, allow_different)
+    allow_different = [*allow_different, *different]
     together = _together(baseline, candidate)
     known_runs = _once([*history, *baseline])  # folders may overlap
     sessions = [run for run in known_runs if _same_session_kind(run, candidate[0], allow_different)]
@@ -112,7 +113,7 @@ def compare(
         detectable=detectable,
         detectable_channel=detectable_channel,
         spent_s=None,
-        different=different,
+        different=tuple(f"{name} {values}" for name, values in different.items()),
         notes=tuple(_notes(baseline, candidate, whole, sessions, together=together)),
     )
 
@@ -285,24 +286,28 @@ def _check_runs(side: str, runs: Sequence[Run]) -> None:
 
 def _check_comparable(
     baseline: Sequence[Run], candidate: Sequence[Run], allow_different: Sequence[str]
-) -> tuple[str, ...]:
-    """Returns what differs and may."""
+) -> dict[str, str]:
+    """Returns what differs and may, by name."""
     facts = [_facts(run) for run in (*baseline, *candidate)]
     names = list(dict.fromkeys(name for each in facts for name in each))
-    if unknown := [name for name in allow_different if name not in (*names, *ELSEWHERE)]:
+    if unknown := [name for name in allow_different if name not in (*names, *ELSEWHERE, *MAY_BE_UNTOLD, ALL)]:
         raise ConfigError(f"--allow-different {unknown[0]!r} is nothing that is checked; known: {', '.join(names)}")
     differing = {}
     for name in names:
         values = list(dict.fromkeys(each.get(name, "–") for each in facts))
         if len(values) > 1:
             differing[name] = " / ".join(values)
+        if name in MAY_BE_UNTOLD and len([value for value in values if value != "–"]) < 2:
+            allow_different = [*allow_different, name]  # one side does not tell, which is no contradiction
+    if ALL in allow_different:
+        return differing
     if refused := [name for name in differing if name not in (*allow_different, OWN)]:
         told = "; ".join(f"{name} {differing[name]}" for name in refused)
         raise ConfigError(
             f"baseline and candidate differ in {told}; measure both alike, "
             f"or give --allow-different {','.join(refused)}"
         )
-    return tuple(f"{name} {values}" for name, values in differing.items())
+    return differing
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -325,11 +330,14 @@ def _facts(run: Run) -> dict[str, str]:
 
 def _same_session_kind(run: Run, other: Run, allow_different: Sequence[str]) -> bool:
     """Returns whether a run tells how far measurements like the other drift: the same case, machine and software."""
+    mine, theirs = _facts(run), _facts(other)
+    untold = {name for name in MAY_BE_UNTOLD if name not in mine or name not in theirs}
+    left_out = {*allow_different, *untold, OWN, "sampling"}
 
-    def facts(run: Run) -> dict[str, str]:
-        return {name: value for name, value in _facts(run).items() if name not in (*allow_different, OWN, "sampling")}
+    def facts(of: Mapping[str, str]) -> dict[str, str]:
+        return {name: value for name, value in of.items() if name not in left_out}
 
-    return run.side == other.side and run.failure is None and facts(run) == facts(other)
+    return run.side == other.side and run.failure is None and facts(mine) == facts(theirs)
 
 
 def _once(runs: Sequence[Run]) -> list[Run]:

@@ -17,7 +17,7 @@ from vilt_bench.changes import ERROR, LEAST_RUNS, find_shifts
 from vilt_bench.config import Case, case_name, label
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
 from vilt_bench.folders import EmptyFolderError, read_folder
-from vilt_bench.records import Model, Run, Source, decode, parse_time
+from vilt_bench.records import MAY_BE_UNTOLD, Model, Run, Source, decode, parse_time
 from vilt_bench.statistics import WHOLE, Estimate, estimate
 
 if TYPE_CHECKING:
@@ -431,6 +431,8 @@ def _changes(case: CaseHistory, stages: Sequence[str]) -> tuple[Change, ...]:
 
 def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
     for name in dict.fromkeys([*before, *after]):
+        if name in MAY_BE_UNTOLD and not (name in before and name in after):
+            continue
         if before.get(name) != after.get(name):
             yield f"{name} {before.get(name, '–')} → {after.get(name, '–')}"
 

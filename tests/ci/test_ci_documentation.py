@@ -106,3 +106,8 @@ def test_every_field_of_the_json_file_is_told(all_kinds: list[Comparison]) -> No
         name for cell in re.findall(r"(?m)^\| (`[^|]+) \|", section) for name in re.findall(r"`(\w+)`", cell)
     }
     assert first_column == set(document["comparisons"][0])
+
+
+def test_documents_name_no_extra_of_a_package_that_no_index_has() -> None:
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        assert "vilt-bench[" not in path.read_text(encoding="utf-8"), path

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from vilt_bench import __version__, files
 from vilt_bench.cli import crash, doctor, embedders, history, paper, report, run, screen, streams, verdicts
+from vilt_bench.cli.parser import Parser
 from vilt_bench.errors import ViltBenchError
 
 COMMANDS = (run, verdicts, embedders, paper, report, history, doctor)
@@ -49,6 +48,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         code: int = asked.command(asked)
     except ViltBenchError as error:
         if asked.debug:
+            import traceback
+
             traceback.print_exception(error)
         return screen.complain(str(error))
     except OSError as error:
@@ -62,14 +63,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     return code
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Complain in one line."""
-        sys.exit(screen.complain(f"{message}; see '{self.prog} --help'"))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="vilt-bench",
         description="What does it cost a vision-and-language model to see? Measures visual embedders, stage by stage.",
         allow_abbrev=False,
@@ -79,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+        end = "" if text.endswith("?") else "."
+        sentence = f"{text[0].upper()}{text[1:]}{end}"
+        sub = commands.add_parser(name, help=text, description=sentence, allow_abbrev=False)
         sub.set_defaults(command=command)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return sub

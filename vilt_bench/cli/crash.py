@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
-import uuid
 from pathlib import Path
 
 from vilt_bench import __version__
@@ -18,6 +16,8 @@ UNEXPECTED = 70
 def tell(error: BaseException, *, debug: bool) -> int:
     """Say in one line what happened and where its traceback is; returns the exit code."""
     if debug:
+        import traceback  # here, as it takes a tenth of what --help does
+
         traceback.print_exception(error)
         kept = "its traceback is above"
     else:
@@ -29,6 +29,9 @@ def tell(error: BaseException, *, debug: bool) -> int:
 
 def _keep(error: BaseException) -> str:
     """Returns where the traceback is now."""
+    import traceback
+    import uuid
+
     from vilt_bench import files
 
     lines = [f"vilt-bench {__version__}, Python {sys.version.split()[0]}\n", *traceback.format_exception(error)]

@@ -27,7 +27,7 @@ def register(add: Add) -> None:
     parser.add_argument("--presets", action="store_true", help="the sets of embedders that 'run --preset NAME' takes")
 
     parser = add("show", show, "show an embedder's stages, shapes, parameters, FLOPs and least times; no model is run")
-    parser.add_argument("embedder", nargs=1, metavar="NAME[,KEY=VALUE…]")
+    options.add_embedders(parser, help="the embedder, by a name that 'vilt-bench list' shows, with its options")
     options.add_case(parser)
     options.add_images(parser)
     options.add_where(parser).add_argument(
@@ -64,7 +64,9 @@ def show(asked: argparse.Namespace) -> int:
     from vilt_bench.report.stages import show_stages
     from vilt_bench.runner import bound, inspect
 
-    (case,) = options.cases(asked)
+    case, *others = options.cases(asked)
+    if others:
+        raise ConfigError(f"'show' takes one embedder; got {case.embedder} and {others[0].embedder}")
     model, stages = inspect(case)
     show_stages(case, model, stages, screen.console(), None if asked.no_peak else bound(case, stages))
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from vilt_bench.cli import values
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -12,6 +13,17 @@ if TYPE_CHECKING:
 
 RESULTS = "results"
 """Where records go unless another folder is given."""
+
+
+def add_embedders(parser: argparse.ArgumentParser, *, metavar: str = "NAME[,KEY=VALUE…]", help: str) -> None:
+    """Add the embedders: as they are, or each behind --embedder."""
+    parser.add_argument("names", nargs="*", metavar=metavar, help=help)
+    parser.add_argument(
+        "--embedder",
+        action="append",
+        metavar=metavar,
+        help="likewise; give it several times for several embedders",
+    )
 
 
 def add_case(parser: argparse.ArgumentParser) -> None:
@@ -137,17 +149,18 @@ def add_effort(
     group = parser.add_argument_group("how hard to look")
     group.add_argument(
         "--precision",
-        type=float,
+        type=values.share,
         default=given[0],
         metavar="SHARE",
-        help=f"sample until the 95%% interval is within ± this share of the median (default: {precision})",
+        help="sample until the 95%% interval is within ± this share of the median, such as 1%% or 0.01 "
+        f"(default: {precision})",
     )
     group.add_argument(
         "--max-time",
-        type=float,
+        type=values.seconds,
         default=given[1],
-        metavar="SECONDS",
-        help=f"measuring time (default: {max_time})",
+        metavar="TIME",
+        help=f"measuring time in seconds, or such as 90s, 1.5m or 2h (default: {max_time})",
     )
     group.add_argument("--trials", type=int, default=given[2], metavar="N", help=trials)
 
@@ -222,9 +235,10 @@ def _embedders(asked: argparse.Namespace) -> list[str]:
     """Returns the embedders asked for, those of presets among them, each once."""
     from vilt_bench.presets import find_preset
 
-    texts = list(asked.embedder or ())
+    texts = [*asked.names, *(asked.embedder or ())]
     for name in getattr(asked, "preset", None) or ():
         texts += find_preset(name)
     if not texts:
-        raise ConfigError("give --embedder NAME or --preset NAME; 'vilt-bench list' shows all")
+        preset = " or --preset NAME" if hasattr(asked, "preset") else ""
+        raise ConfigError(f"give --embedder NAME{preset}; 'vilt-bench list' shows all")
     return list(dict.fromkeys(texts))

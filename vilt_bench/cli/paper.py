@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vilt_bench.cli import options, screen
+from vilt_bench.cli import options, screen, values
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def register(add: Add) -> None:
         "--sequence", action="store_true", help="study: the interaction's latency against the sequence's length"
     )
     parser.add_argument(
-        "--study-time", type=float, metavar="SECONDS", help=f"measuring time of a study (default: {STUDY_TIME_S:g})"
+        "--study-time",
+        type=values.seconds,
+        metavar="TIME",
+        help=f"measuring time of a study in seconds, or such as 90s or 2m (default: {STUDY_TIME_S:g})",
     )
     parser.add_argument(
         "--output",

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vilt_bench.cli import screen
+from vilt_bench.cli import screen, values
+from vilt_bench.cli.options import RESULTS
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ FIGURES = ("latency", "size")
 def register(add: Add) -> None:
     """Add the command."""
     parser = add("report", report, "show records as a table, CSV, Markdown, JSON, a picture or a page")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a record, or a folder of them")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="a record, or a folder of them")
     parser.add_argument("--format", choices=[*TEXTS, *PICTURES], default="table")
     parser.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
     parser.add_argument(
@@ -44,8 +45,11 @@ def register(add: Add) -> None:
     group.add_argument("--with-paper", action="store_true", help="with the bars of the ViLT paper's Figure 1")
     group.add_argument(
         "--allow-different",
-        action="store_true",
-        help="draw runs of different machines or settings, each labelled, instead of refusing them",
+        action=values.NamesOrAll,
+        default=[],
+        metavar="NAME,…",
+        help="what may differ between runs that are drawn side by side, such as torch,driver; alone: everything; each "
+        "is then labelled",
     )
     group.add_argument("--columns", type=int, choices=[1, 2], default=1, help="of a paper, to span (default: 1)")
 
@@ -54,7 +58,10 @@ def report(asked: argparse.Namespace) -> int:
     """Print records, or write them to a file, as a table, text of some format, a picture or a page."""
     from vilt_bench import store
 
-    runs = store.load_all(asked.runs)
+    paths = [*asked.runs, *getattr(asked, "after", [])]
+    if not paths:
+        raise ConfigError(f"give records or folders of them, such as {RESULTS}; 'vilt-bench run' saves them there")
+    runs = store.load_all(paths)
     if asked.join:
         from vilt_bench.records import join_cases
 

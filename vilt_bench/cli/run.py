@@ -18,13 +18,10 @@ if TYPE_CHECKING:
 def register(add: Add) -> None:
     """Add the command."""
     parser = add("run", run, "measure embedders: where does the time go, stage by stage?")
-    parser.add_argument(
-        "--embedder",
-        action="append",
-        metavar="NAME[,KEY=VALUE…]",
+    options.add_embedders(
+        parser,
         help="a name that 'vilt-bench list' shows, or module.path:factory, with options of its factory, and with "
-        "resolution=HxW or reduce=NAME:N where they are for it alone; give it several times to measure several "
-        "embedders side by side",
+        "resolution=HxW or reduce=NAME:N where they are for it alone; several are measured side by side",
     )
     parser.add_argument(
         "--preset",

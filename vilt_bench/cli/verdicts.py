@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vilt_bench import files
-from vilt_bench.cli import options, outcome, screen
+from vilt_bench.cli import options, outcome, screen, values
 from vilt_bench.config import label
 from vilt_bench.errors import ConfigError, ViltBenchError
 
@@ -23,13 +23,7 @@ PASSED, NO_BASELINE = 0, 4
 def register(add: Add) -> None:
     """Add the commands."""
     parser = add("gate", gate, "measure baseline and candidate together, in turns: is the candidate slower?")
-    parser.add_argument(
-        "--embedder",
-        action="append",
-        required=True,
-        metavar="NAME[,KEY=VALUE…]",
-        help="what both sides measure; give it several times to guard several embedders",
-    )
+    options.add_embedders(parser, help="what both sides measure; several embedders are guarded one after the other")
     group = parser.add_argument_group("the two sides")
     group.add_argument("--baseline-python", metavar="PATH", help="interpreter of the baseline's environment")
     group.add_argument(
@@ -47,10 +41,11 @@ def register(add: Add) -> None:
     group = parser.add_argument_group("how hard to look")
     group.add_argument(
         "--max-time",
-        type=float,
+        type=values.seconds,
         default=300.0,
-        metavar="SECONDS",
-        help="for an embedder, starting of processes included; it ends earlier when the answer is clear (default: 300)",
+        metavar="TIME",
+        help="in seconds, or such as 90s or 5m: for an embedder, starting of processes included; it ends earlier when "
+        "the answer is clear (default: 300)",
     )
     _add_rule(parser)
     outcome.add_outputs(parser)
@@ -62,7 +57,7 @@ def register(add: Add) -> None:
 
     parser = add("compare", compare, "compare records: what changed from baseline to candidate, and how sure is it?")
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="BASELINE CANDIDATE…: records, or folders, of which the newest counts"
+        "runs", nargs="*", metavar="RUN", help="BASELINE CANDIDATE…: records, or folders, of which the newest counts"
     )
     parser.add_argument(
         "--baseline", nargs="+", metavar="RUN", help="several records or folders; what else is given is the candidate"
@@ -78,10 +73,10 @@ def register(add: Add) -> None:
     )
     parser.add_argument(
         "--allow-different",
-        type=_names,
+        action=values.NamesOrAll,
         default=[],
         metavar="NAME,…",
-        help="what may differ, such as torch,driver; the report says that it does",
+        help="what may differ, such as torch,driver; alone: everything; the report says what does",
     )
     _add_rule(parser)
     outcome.add_outputs(parser)
@@ -135,10 +130,11 @@ def compare(asked: argparse.Namespace) -> int:
 
     if asked.baseline is not None and asked.baseline_ref is not None:
         raise ConfigError("--baseline and --baseline-ref both name the baseline; give one of them")
-    paths = list(asked.runs)
-    given = [] if asked.baseline_ref is not None else asked.baseline or [paths.pop(0)]
+    paths = [*asked.runs, *getattr(asked, "after", [])]
+    given = [] if asked.baseline_ref is not None else asked.baseline or paths[:1]
+    paths = paths if asked.baseline_ref is not None or asked.baseline else paths[1:]
     if not paths:
-        raise ConfigError("expected BASELINE and CANDIDATE, two records or folders; got one")
+        raise ConfigError("expected BASELINE and CANDIDATE, two records or folders; got fewer")
     candidate, earlier = _load(paths)
     if asked.baseline_ref is not None:
         name = asked.baseline_ref
@@ -250,16 +246,9 @@ def _add_rule(parser: argparse.ArgumentParser) -> None:
 def _share(text: str) -> float:
     from vilt_bench.stored import check_tolerance
 
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share; expected 2.5% or 0.025") from None
+    share = values.share(text)
     try:
         check_tolerance(share)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("--tolerance ")) from None
     return share
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

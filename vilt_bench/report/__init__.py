@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import cast
 
@@ -43,7 +43,7 @@ def render_picture(
     *,
     figure: str = "latency",
     with_paper: bool = False,
-    allow_different: bool = False,
+    allow_different: bool | Collection[str] = False,
     columns: int = 1,
 ) -> bytes:
     """Returns the runs' Figure 1 or 2, or as `html` a page with both and all tables, as a file's content.
@@ -53,7 +53,7 @@ def render_picture(
         format: one of `PICTURES`.
         figure: one of `FIGURES`; a page has both.
         with_paper: with the bars of the paper's Figure 1.
-        allow_different: draw runs of different machines or settings, each labelled, instead of refusing them.
+        allow_different: names of what may differ, such as `torch`, or whether anything may; each bar is then labelled.
         columns: of a two-column paper that a picture spans: 3.25 or 6.75 inches.
 
     Raises:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from vilt_bench.config import ALL
 from vilt_bench.errors import ConfigError
-from vilt_bench.records import Run
+from vilt_bench.records import MAY_BE_UNTOLD, Run
 from vilt_bench.report.rows import ABSENT
 from vilt_bench.statistics import latency
 
@@ -13,13 +14,22 @@ _LONGEST = 40
 _MOST = 4
 
 
-def check_comparable(runs: Sequence[Run]) -> None:
+def check_comparable(runs: Sequence[Run], allow_different: Collection[str] = ()) -> None:
     """Refuse runs whose times differ by more than their embedders.
 
+    Args:
+        runs: to be shown side by side.
+        allow_different: names of what may differ, such as `torch` or `batch-size`; `all`: everything.
+
     Raises:
-        ConfigError: the runs were measured on different machines or with different settings.
+        ConfigError: the runs were measured on different machines or with different settings; or nothing has a name
+            that may differ.
     """
+    names = {_name(field) for run in runs for field in _facts(run)}
+    if unknown := [name for name in allow_different if name not in (*names, *MAY_BE_UNTOLD, ALL)]:
+        raise ConfigError(f"--allow-different {unknown[0]!r} is nothing that is checked; known: {', '.join(names)}")
     found = differences(runs)
+    found = {field: values for field, values in found.items() if not {_name(field), ALL}.intersection(allow_different)}
     if not found:
         return
     told = [
@@ -30,7 +40,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
     listed = f"{', '.join(most)} and {last}" if most else last
     raise ConfigError(
         f"the runs differ in {listed}; measure them together with one 'vilt-bench run', "
-        "or give --allow-different to label each bar with its machine"
+        f"or give --allow-different {','.join(map(_name, found))} to label each bar with its machine"
     )
 
 
@@ -40,11 +50,17 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
     facts = [_facts(run) for run in runs]
     fields = dict.fromkeys(field for each in facts for field in each)
     values = {field: [each.get(field, ABSENT) for each in facts] for field in fields}
-    return {
-        field: each
-        for field, each in values.items()
-        if len({value for value, counts in zip(each, timed, strict=True) if counts}) > 1
-    }
+
+    def told(field: str) -> set[str]:
+        found = {value for value, counts in zip(values[field], timed, strict=True) if counts}
+        return found - {ABSENT} if field in MAY_BE_UNTOLD else found
+
+    return {field: each for field, each in values.items() if len(told(field)) > 1}
+
+
+def _name(field: str) -> str:
+    """Returns how a field is named on the command line, as `compare` does."""
+    return "linear" if field == "linear layers" else field.replace(" ", "-")
 
 
 def _facts(run: Run) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import starmap
 from typing import Literal
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from vilt_bench.config import ALL
 from vilt_bench.errors import ConfigError
 from vilt_bench.records import Run
 from vilt_bench.report import rows as shown
@@ -40,7 +41,7 @@ def figure1(
     runs: Sequence[Run],
     *,
     with_paper: bool = False,
-    allow_different: bool = False,
+    allow_different: bool | Collection[str] = False,
     titles: Mapping[str, str] | None = None,
     width_in: float = style.COLUMN_IN,
 ) -> Figure:
@@ -52,7 +53,8 @@ def figure1(
     Args:
         runs: from top to bottom; those without times show why.
         with_paper: with the bars of the paper's Figure 1, on an axis of their own.
-        allow_different: label each bar with its machine and settings, instead of refusing what can't be compared.
+        allow_different: names of what may differ, or whether anything may; each bar is then labelled with its machine
+            and settings.
         titles: of bars, by the run's identifier; the others have the embedder's name.
         width_in: of the figure, in inches.
 
@@ -122,7 +124,7 @@ def accuracy_scatter(
     accuracies: Mapping[str, float],
     *,
     task: Task = "vqav2_test_dev",
-    allow_different: bool = False,
+    allow_different: bool | Collection[str] = False,
     width_in: float = style.COLUMN_IN,
 ) -> Figure:
     """Returns a scatter of downstream accuracy, as published, against latency, as measured in the runs.
@@ -133,7 +135,7 @@ def accuracy_scatter(
         runs: by model, as named in `accuracies`.
         accuracies: by model, such as `read_accuracies` returns; models without a run are left out.
         task: what the accuracy is of.
-        allow_different: draw runs of different machines or settings too; what differs is said below.
+        allow_different: likewise; what differs is said below.
         width_in: of the figure, in inches.
 
     Raises:
@@ -323,11 +325,12 @@ def _digits(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.2g}"
 
 
-def _labels(runs: Sequence[Run], *, allow_different: bool) -> list[tuple[str, ...]]:
+def _labels(runs: Sequence[Run], *, allow_different: bool | Collection[str]) -> list[tuple[str, ...]]:
     """Returns for each run what its bar is labelled with: nothing where all runs can be compared."""
     _refuse_none(runs)
-    if not allow_different:
-        check_comparable(runs)
+    check_comparable(
+        runs, ((ALL,) if allow_different else ()) if isinstance(allow_different, bool) else allow_different
+    )
     differing = differences(runs)
     if not differing:
         return [()] * len(runs)

@@ -1,0 +1,77 @@
+"""Reads the values of options: shares, durations and lists of names, alike for all commands."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+ALL = "all"
+"""As `vilt_bench.config.ALL`, which would cost time to import."""
+_UNITS_S = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_PART = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|sec|s|min|m|h)")
+
+
+def share(text: str) -> float:
+    """Returns a share of one of a text such as `2.5%` or `0.025`.
+
+    Raises:
+        ArgumentTypeError: it is no number.
+    """
+    number = text.strip().removesuffix("%")
+    try:
+        return float(number) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; expected 2.5% or 0.025") from None
+
+
+def seconds(text: str) -> float:
+    """Returns seconds of a text such as `90`, `90s`, `1.5m`, `1m30s` or `2h`.
+
+    Raises:
+        ArgumentTypeError: it is no duration.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    parts, end = [], 0
+    while part := _PART.match(text, end):
+        parts.append(float(part[1]) * _UNITS_S[part[2]])
+        end = part.end()
+    if not parts or text[end:].strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; expected seconds, or such as 90s, 1.5m or 2h")
+    return math.fsum(parts)
+
+
+def names(text: str) -> list[str]:
+    """Returns the names of a text such as `torch,driver`."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+class NamesOrAll(argparse.Action):
+    """An option of names that may differ; alone it means all of them.
+
+    What follows it and is a path belongs to the command: it is kept under `after`, in the order given.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take one value or none."""
+        super().__init__(*arguments, **{**options, "nargs": "?"})
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the names."""
+        found = list(getattr(namespace, self.dest) or [])
+        if isinstance(values, str) and (os.sep in values or values.endswith(".json") or os.path.lexists(values)):
+            namespace.after = [*getattr(namespace, "after", []), values]
+            values = None
+        setattr(namespace, self.dest, [*found, *(names(values) if isinstance(values, str) else [ALL])])
