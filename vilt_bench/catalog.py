@@ -156,8 +156,9 @@ def render_used(entries: Sequence[Used], console: Console) -> None:
         console.print(Text(_line(used.used_by, _cells(catalogues.get(used.embedder)))))
         console.print(Text(f"  {used.embedder}"))
         console.print(Text(f"  {used.evidence}", style="dim"))
+    console.print()
     console.print(
-        Text(f"\nComputed from the code at D = {HIDDEN_SIZE}: the visual embedder with its projection, for one image.")
+        Text(f"Computed from the code at D = {HIDDEN_SIZE}: the visual embedder with its projection, for one image.")
     )
 
 

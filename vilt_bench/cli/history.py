@@ -112,16 +112,20 @@ def _print(found: History, asked: argparse.Namespace) -> int:
 
 
 def _check(found: History, newest: int) -> int:
+    from vilt_bench.report import clean
     from vilt_bench.report.history import change_line, machine_line, too_few
+
+    def say(text: str) -> None:
+        print(clean.printed(text))
 
     began = found.began(newest)
     for case, change in began:
-        print(f"{case.name} on {machine_line(case)}: slower since {change_line([change])}")
+        say(f"{case.name} on {machine_line(case)}: slower since {change_line([change])}")
     other = "run" if found.order == "commit" else "commit"
     otherwise = found.began_otherwise(newest)
     for case, slower in otherwise:
         said = "no slowdown began" if slower is None else f"slower since {change_line([slower])}"
-        print(
+        say(
             f"{case.name} on {machine_line(case)}: by time of {other} instead of {found.order}, {said}; commits were "
             f"measured in another order than they are dated, so a clock was wrong or old ones were measured late: "
             f"look at both with 'vilt-bench history --order {other}'"
@@ -129,10 +133,10 @@ def _check(found: History, newest: int) -> int:
     current = found.current(newest)
     for case in found.cases:
         if case not in current:
-            print(f"{case.name} on {machine_line(case)}: not measured lately, so not looked at")
+            say(f"{case.name} on {machine_line(case)}: not measured lately, so not looked at")
     short = [case for case in current if not case.enough]
     for case in short:
-        print(f"{case.name} on {machine_line(case)}: {too_few(case)}")
+        say(f"{case.name} on {machine_line(case)}: {too_few(case)}")
     if began:
         return SLOWER
     if otherwise:

@@ -20,10 +20,10 @@ WIDTH = 100
 
 def console() -> Console:
     """Returns where tables are printed."""
-    from rich.console import Console
+    from vilt_bench.report.terminal import Terminal
 
-    found = Console()
-    return found if found.is_terminal else Console(width=WIDTH)
+    found = Terminal()
+    return found if found.is_terminal else Terminal(width=WIDTH)
 
 
 def narrator(*, quiet: bool) -> Callable[[Progress], None]:
@@ -49,7 +49,9 @@ def narrator(*, quiet: bool) -> Callable[[Progress], None]:
 
 def complain(message: str) -> int:
     """Say in one line what is wrong; returns the exit code."""
-    sys.stderr.write(f"vilt-bench: {' '.join(message.split())}\n")
+    from vilt_bench.report import clean
+
+    sys.stderr.write(f"vilt-bench: {clean.within(message)}\n")
     return USER_ERROR
 
 

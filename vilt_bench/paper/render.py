@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vilt_bench.paper.tables import ABSENT, CountedRow, CountedTable
+from vilt_bench.report import clean
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +75,7 @@ def show(table: CountedTable, console: Console) -> None:
 
 def markdown(table: CountedTable) -> str:
     """Returns both tables and the notes, as GitHub shows them."""
-    listed = "\n".join(f"- {note}" for note in notes(table))
+    listed = "\n".join(f"- {clean.markdown(note)}" for note in notes(table))
     return (
         "### Table 6: parameters and FLOPs\n\n"
         f"{_markdown_table(_TABLE6, _table6_cells(table))}\n\n"
@@ -91,12 +90,8 @@ def markdown(table: CountedTable) -> str:
 
 def render_csv(table: CountedTable) -> str:
     """Returns a line a row; plain counts, empty where the paper has nothing."""
-    file = io.StringIO()
     lines = [_fields(row) for row in table.rows]
-    writer = csv.DictWriter(file, list(lines[0]) if lines else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return file.getvalue()
+    return clean.csv_text(list(lines[0]) if lines else [], lines)
 
 
 def notes(table: CountedTable) -> list[str]:
@@ -222,4 +217,4 @@ def _difference(value: float, printed: int) -> str:
 
 def _markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], *, left: bool = False) -> str:
     rule = ["---", *["---" if left else "---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *lines])
+    return "\n".join(f"| {' | '.join(map(clean.markdown, cells))} |" for cells in [head, rule, *lines])

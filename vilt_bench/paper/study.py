@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -13,6 +11,7 @@ import msgspec
 
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.records import Environment, Series
+from vilt_bench.report import clean
 from vilt_bench.statistics import Estimate, block_interval
 
 if TYPE_CHECKING:
@@ -196,18 +195,14 @@ def print_table(
 def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     """Returns a table and a list of notes, as GitHub shows them."""
     rule = ["---", *["---:"] * (len(head) - 1)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *lines])
-    listed = "\n".join(f"- {note}" for note in notes)
+    table = "\n".join(f"| {' | '.join(map(clean.markdown, cells))} |" for cells in [head, rule, *lines])
+    listed = "\n".join(f"- {clean.markdown(note)}" for note in notes)
     return f"{table}\n\n{listed}\n"
 
 
 def csv_table(lines: Sequence[dict[str, object]]) -> str:
     """Returns tidy CSV, empty where a value is unknown."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return file.getvalue()
+    return clean.csv_text(list(lines[0]), lines)
 
 
 def _once(timer: Timer, run: Callable[[], object]) -> Interval:

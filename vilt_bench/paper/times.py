@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 from vilt_bench.paper.tables import Table6Row, table6
 from vilt_bench.quality import digits, remarks
 from vilt_bench.records import Run
+from vilt_bench.report import clean
 from vilt_bench.report.rows import machine_line, milliseconds_interval, percent
 from vilt_bench.statistics import Estimate, latency
 
@@ -94,19 +93,15 @@ def show(runs: Mapping[str, Run], console: Console) -> None:
 def markdown(runs: Mapping[str, Run]) -> str:
     """Returns the times and notes as GitHub shows them."""
     rule = ["---", "---", *["---:"] * (len(_HEAD) - 2)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in [_HEAD, rule, *_cells(runs)])
-    listed = "\n".join(f"- {note}" for note in notes(runs))
+    table = "\n".join(f"| {' | '.join(map(clean.markdown, cells))} |" for cells in [_HEAD, rule, *_cells(runs)])
+    listed = "\n".join(f"- {clean.markdown(note)}" for note in notes(runs))
     return f"### Table 6: time\n\n{table}\n\n{listed}\n"
 
 
 def render_csv(runs: Mapping[str, Run]) -> str:
     """Returns a line a row, in seconds; empty where nothing was measured."""
-    file = io.StringIO()
     lines = [_fields(row, runs[row.printed.model]) for row in timed_rows(runs)]
-    writer = csv.DictWriter(file, list(lines[0]) if lines else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return file.getvalue()
+    return clean.csv_text(list(lines[0]) if lines else [], lines)
 
 
 def notes(runs: Mapping[str, Run]) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
 from vilt_bench.records import Run
+from vilt_bench.report import clean
 from vilt_bench.report.rows import rows, run_fields, stage_fields
 
 
@@ -17,8 +16,4 @@ def render(runs: Sequence[Run]) -> str:
         for run in runs
         for row in rows(run)
     ]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(found[0]) if found else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return file.getvalue()
+    return clean.csv_text(list(found[0]) if found else [], found)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from vilt_bench.config import case_name
 from vilt_bench.errors import ConfigError
 from vilt_bench.records import Run
+from vilt_bench.report import clean
 from vilt_bench.report.rows import environment_line, rows, size_line
 
 RATIO = "candidate / baseline"
@@ -73,7 +74,7 @@ def github_action_benchmark(points: Iterable[Point]) -> str:
         if point.high is not None:
             entry["range"] = f"± {scale * (point.high - point.value):.4g}"
         found.append(entry | {"extra": point.extra})
-    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return clean.json_text(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def bencher(points: Iterable[Point]) -> str:
@@ -89,7 +90,7 @@ def bencher(points: Iterable[Point]) -> str:
         if point.low is not None and point.high is not None:
             metric |= {"lower_value": _rounded(scale * point.low), "upper_value": _rounded(scale * point.high)}
         found.setdefault(point.name, {})["latency-ratio" if point.ratio else "latency"] = metric
-    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return clean.json_text(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def _rounded(value: float) -> float:

@@ -16,6 +16,7 @@ from vilt_bench.inference import PLANNED_PAIRS
 from vilt_bench.power import MOST_PAIRS, detectable, pair_noise, pairs_needed, process_noise, sample_noise
 from vilt_bench.quality import LEAST_CPU_SHARE, NOTABLE_STEAL
 from vilt_bench.records import SLOWDOWNS
+from vilt_bench.report import clean
 
 Mark = Literal["ok", "warn", "unknown"]
 MARKS: dict[Mark, tuple[str, str]] = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "unknown": ("?", "dim")}
@@ -100,7 +101,7 @@ def show(found: Examination, console: Console) -> None:
 def to_json(found: Examination) -> str:
     """Returns diagnosis and examination, units in the names, `null` where not known."""
     told: dict[str, Any] = asdict(diagnose(found)) | {"examination": asdict(found)}
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    return clean.json_text(json.dumps(told, indent=2, ensure_ascii=False)) + "\n"
 
 
 def _good(smallest: float | None) -> bool:

@@ -184,7 +184,9 @@ def accuracy_scatter(
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.grid(visible=True, linewidth=0.3, color=style.SHADE)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=style.SMALL_PT, frameon=False, loc="best", handletextpad=0.2, borderpad=0.2)
+    named = axes.legend(fontsize=style.SMALL_PT, frameon=False, loc="best", handletextpad=0.2, borderpad=0.2)
+    for text in named.get_texts():
+        text.set_parse_math(False)
     axes.xaxis.labelpad = axes.yaxis.labelpad = 2
     bars = [
         (1000 * (found.low or found.value), 1000 * _or(found.high, found), accuracies[model])

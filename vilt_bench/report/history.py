@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -19,6 +17,7 @@ from rich.text import Text
 from vilt_bench.changes import LEAST_RUNS
 from vilt_bench.config import Case
 from vilt_bench.errors import ConfigError
+from vilt_bench.report import clean, terminal
 from vilt_bench.report.rows import ABSENT, milliseconds_interval, number
 from vilt_bench.trend import CaseHistory, Change, History, Point
 
@@ -50,17 +49,12 @@ def render(history: History, format: str) -> str:
     """
     match format:
         case "table":
-            file = io.StringIO()
-            show(history, Console(file=file, width=WIDTH, color_system=None))
-            return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+            return terminal.text(lambda console: show(history, console), WIDTH)
         case "csv":
-            file = io.StringIO()
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows(history))
-            return file.getvalue()
+            return clean.csv_text(FIELDS, rows(history))
         case "json":
-            return json.dumps([_summary(case, history) for case in history.cases], indent=2, ensure_ascii=False) + "\n"
+            found = [_summary(case, history) for case in history.cases]
+            return clean.json_text(json.dumps(found, indent=2, ensure_ascii=False)) + "\n"
         case "markdown":
             return "\n\n".join(block for case in history.cases for block in _markdown(case, history)) + "\n"
         case _:
@@ -275,7 +269,7 @@ def _newest(case: CaseHistory, history: History) -> Table:
         table.add_row(
             f"{time:%Y-%m-%d %H:%M}",
             *(f"{marks.get((index, stage), '')}{_ms(point.latency_s(stage))}" for stage in stages[:5]),
-            point.commit or ABSENT,
+            Text(point.commit or ABSENT),
             Text((point.source.branch if point.source is not None else None) or ABSENT),
         )
     if earlier := len(case.points) - len(newest):
@@ -347,19 +341,20 @@ def _identity(point: Point) -> dict[str, Any]:
 
 
 def _markdown(case: CaseHistory, history: History) -> Iterator[str]:
-    yield f"## {_escape(case.name)}"
-    yield _escape(f"{case_line(case)} · {machine_line(case)} · {_span(case, history)}")
+    yield f"## {clean.markdown(case.name)}"
+    yield clean.markdown(f"{case_line(case)} · {machine_line(case)} · {_span(case, history)}")
     lines = ["| Stage | Newest (ms) [95% interval] | Level (ms) | Changes | |", "| --- | ---: | ---: | ---: | --- |"]
     for stage in shown_stages(case, history):
+        name = clean.markdown(title(stage))
         values = [point.latency_s(stage) for point in case.points]
         changes = case.changes_of(stage)
         level = changes[-1].after_s if changes else median(value for value in values if value is not None)
         lines.append(
-            f"| {_escape(title(stage))} | {milliseconds_interval(case.points[-1].latency(stage))} | {_ms(level)} "
+            f"| {name} | {milliseconds_interval(case.points[-1].latency(stage))} | {_ms(level)} "
             f"| {len(changes) if case.enough else ABSENT} | {sparkline(values)} |"
         )
     yield "\n".join(lines)
-    yield "\n".join(f"- {_escape(line)}" for line in (*change_lines(case), *order_lines(case, history)))
+    yield "\n".join(f"- {clean.markdown(line)}" for line in (*change_lines(case), *order_lines(case, history)))
 
 
 def _percent(ratio: float) -> str:
@@ -373,7 +368,3 @@ def _few(differences: Sequence[str], most: int = 3) -> str:
 
 def _ms(seconds: float | None) -> str:
     return ABSENT if seconds is None else number(1000 * seconds)
-
-
-def _escape(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")

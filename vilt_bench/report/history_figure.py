@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vilt_bench.errors import ConfigError
-from vilt_bench.report import style
+from vilt_bench.report import clean, style
 from vilt_bench.report.history import case_line, date, machine_line, order_lines, shown_stages, title
 from vilt_bench.statistics import WHOLE
 from vilt_bench.trend import CaseHistory, History
@@ -122,7 +122,8 @@ def _panel(axes: Axes, case: CaseHistory, stage: str) -> None:
         axes.axvline(change.index - 0.5, linewidth=0.5, color=style.INK, linestyle=(0, (2, 2)))
         late = change.index > 0.85 * len(case.points)
         axes.annotate(
-            f"{100 * (change.ratio - 1):+.1f}%" + (f" {change.first.commit}" if change.first.commit else ""),
+            f"{100 * (change.ratio - 1):+.1f}%"
+            + (f" {clean.line(change.first.commit)}" if change.first.commit else ""),
             (change.index - 0.5, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(-2 if late else 2, -1),
@@ -143,7 +144,7 @@ def _label_runs(axes: Axes, case: CaseHistory, history: History) -> None:
     for place in places:
         point = case.points[place]
         day = date(point.committed_at if history.order == "commit" else point.started_at)
-        labels.append(day if point.commit is None else f"{day}\n{point.commit}")
+        labels.append(day if point.commit is None else f"{day}\n{clean.line(point.commit)}")
     axes.set_xticks(places, labels)
     texts = axes.get_xticklabels()
     for text in texts:

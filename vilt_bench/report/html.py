@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterator, Sequence
 
 from vilt_bench.records import Run
-from vilt_bench.report import markdown
+from vilt_bench.report import clean, markdown
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --ground: #fff; --rule: #d0d0d0; --muted: #555; }
@@ -51,8 +50,8 @@ def _figure(caption: str, svg: bytes, index: int) -> str:
     text = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{index}-", text)
-    text = text.replace("<svg", f'<svg role="img" aria-label="{html.escape(caption)}"', 1)
-    return f"<figure>{text.strip()}\n<figcaption>{html.escape(caption)}</figcaption></figure>"
+    text = text.replace("<svg", f'<svg role="img" aria-label="{clean.html(caption)}"', 1)
+    return f"<figure>{text.strip()}\n<figcaption>{clean.html(caption)}</figcaption></figure>"
 
 
 def _blocks(report: str) -> Iterator[str]:
@@ -78,9 +77,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cells(line: str) -> list[str]:
-    return [cell.replace(r"\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    # A bar that is a cell's own has an odd number of backslashes before it.
+    return [cell.strip() for cell in re.findall(r"((?:\\.|[^\\|])*)\|", line)[1:]]
 
 
 def _inline(text: str) -> str:
-    escaped = html.escape(html.unescape(text.replace(r"\|", "|")), quote=False)
-    return re.sub(r"^\*\*(.+)\*\*$", r"<strong>\1</strong>", escaped)
+    strong = re.fullmatch(r"\*\*(.+)\*\*", text)
+    return f"<strong>{clean.html(clean.plain(strong[1]))}</strong>" if strong else clean.html(clean.plain(text))

@@ -8,6 +8,7 @@ from typing import Any
 
 from vilt_bench.quality import remarks
 from vilt_bench.records import Run
+from vilt_bench.report import clean
 from vilt_bench.report import rows as shown
 from vilt_bench.report.rows import rows, run_fields, stage_fields
 
@@ -16,7 +17,7 @@ def render(runs: Sequence[Run]) -> str:
     """Returns the summaries of the runs, each with what must be known before they are compared; `null` is unknown."""
     beside = shown.comparison_remarks(runs)
     found = [summary(run) | {"comparison_remarks": beside} for run in runs]
-    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    return clean.json_text(json.dumps(found, indent=2, ensure_ascii=False)) + "\n"
 
 
 def summary(run: Run) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from vilt_bench.quality import remarks
 from vilt_bench.records import Run
 from vilt_bench.report import rows as shown
+from vilt_bench.report.clean import markdown as escape
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -54,7 +55,7 @@ def _run(run: Run) -> Iterator[str]:
     head = ["Stage", "Latency (ms) [95% interval]", "Share", "Parameters (M)", "GFLOPs", "GMACs", "Peak memory (MiB)"]
     lines = [
         [
-            row.title if row.level == "stage" and row.name != row.component else f"**{row.title}**",
+            row.title if row.level == "stage" and row.name != row.component else _Strong(row.title),
             shown.milliseconds_interval(row.latency),
             shown.percent(row.share),
             shown.millions(row.parameters),
@@ -72,11 +73,14 @@ def _run(run: Run) -> Iterator[str]:
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(
-        f"| {' | '.join(escape(cell) for cell in line)} |" if line is not rule else f"| {' | '.join(rule)} |"
+        f"| {' | '.join(map(_cell, line))} |" if line is not rule else f"| {' | '.join(rule)} |"
         for line in [head, rule, *lines]
     )
 
 
-def escape(text: str) -> str:
-    """Returns the text in one line, without what would end a cell or begin a tag."""
-    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
+class _Strong(str):
+    """A cell's text that stands out."""
+
+
+def _cell(text: str) -> str:
+    return f"**{escape(text)}**" if isinstance(text, _Strong) else escape(text)

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from vilt_bench.report import clean
+
 Format = Literal["svg", "png", "pdf"]
 
 COLUMN_IN = 3.25
@@ -139,7 +141,8 @@ def write(figure: Figure, format: Format, *, title: str) -> bytes:
     }
     file = io.BytesIO()
     figure.savefig(file, format=format, dpi=PNG_DPI, metadata=metadata[format], facecolor="white")
-    return file.getvalue()
+    # matplotlib escapes what XML would take for marks, not what XML does not have.
+    return clean.document(file.getvalue().decode()).encode() if format == "svg" else file.getvalue()
 
 
 class Sheet:
@@ -155,7 +158,9 @@ class Sheet:
 
     def write(self, x: float, top: float, text: str, *, size: float = TEXT_PT, **look: Any) -> None:
         """Write a line whose upper edge is at `top`."""
-        self.ground.text(x, top + 0.5, text, size=size, parse_math=False, **{"va": "top", "color": INK} | look)
+        self.ground.text(
+            x, top + 0.5, clean.line(text), size=size, parse_math=False, **{"va": "top", "color": INK} | look
+        )
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Returns axes at that place."""
@@ -168,13 +173,13 @@ class Sheet:
 def text_width(text: str, size: float = TEXT_PT, *, bold: bool = False) -> float:
     """Returns how wide a line is, in points."""
     font = FontProperties(size=size, weight="bold" if bold else "normal")
-    return float(text_to_path.get_text_width_height_descent(text, font, False)[0])
+    return float(text_to_path.get_text_width_height_descent(clean.line(text), font, False)[0])
 
 
 def wrap(text: str, width: float, size: float = TEXT_PT, *, bold: bool = False) -> list[str]:
     """Returns the text in lines of at most that width in points, broken after spaces, commas and slashes if it can."""
     lines = [""]
-    for word in re.findall(r"[^\s,/:]*[\s,/:]*", " ".join(text.split())):
+    for word in re.findall(r"[^\s,/:]*[\s,/:]*", " ".join(clean.line(text).split())):
         for piece in [word] if text_width(word.rstrip(), size, bold=bold) <= width else word:
             if text_width((lines[-1] + piece).rstrip(), size, bold=bold) > width:
                 lines.append("")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from rich import box
@@ -13,6 +12,7 @@ from rich.text import Text
 from vilt_bench.quality import remarks, verdict
 from vilt_bench.records import Run
 from vilt_bench.report import rows as shown
+from vilt_bench.report import terminal
 
 WIDTH = 100
 """Columns of a report that goes to a file."""
@@ -29,9 +29,7 @@ LOOKS = {
 
 def render(runs: Sequence[Run]) -> str:
     """Returns what a terminal would show, without colour."""
-    file = io.StringIO()
-    show(runs, Console(file=file, width=WIDTH, color_system=None))
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+    return terminal.text(lambda console: show(runs, console), WIDTH)
 
 
 def show(runs: Sequence[Run], console: Console) -> None:

@@ -1,13 +1,11 @@
-"""Annotations of a GitHub workflow's run: what failed as errors, what a reader should see as warnings and notices.
-
-Source: GitHub's workflow commands, `::error title=…::message`.
-"""
+"""Annotations of a GitHub workflow's run: what failed as errors, what a reader should see as warnings and notices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from vilt_bench.comparison import Comparison
+from vilt_bench.report import clean
 from vilt_bench.report.verdicts import words
 from vilt_bench.report.verdicts.decision import PASSED, Undecided, exit_code
 
@@ -30,12 +28,4 @@ def _annotation(comparison: Comparison, inconclusive: Undecided) -> str:
     stages = [f"{words.stage_title(stage.name)}: {stage.verdict}, {words.size(stage)}" for stage in worse]
     lines = [words.outcome(comparison), words.where(comparison), *stages, words.machine(comparison)]
     title = f"vilt-bench: {words.name(comparison)} {comparison.verdict}"
-    return f"::{level} title={_property(title)}::{_data(chr(10).join(line for line in lines if line))}\n"
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    return clean.annotation(level, title, filter(None, lines))

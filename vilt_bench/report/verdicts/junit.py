@@ -6,15 +6,13 @@ Source: the schema of Jenkins' xUnit plugin, `junit-10.xsd`.
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from vilt_bench.comparison import Comparison, StageVerdict
+from vilt_bench.report import clean
 from vilt_bench.report.verdicts import words
 from vilt_bench.report.verdicts.decision import PASSED, Undecided, gated, stage_code
-
-_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(comparisons: Sequence[Comparison], inconclusive: Undecided = "fail") -> str:
@@ -29,7 +27,7 @@ def render(comparisons: Sequence[Comparison], inconclusive: Undecided = "fail") 
 
 
 def _suite(comparison: Comparison, inconclusive: Undecided) -> ET.Element:
-    name = _clean(words.name(comparison))
+    name = clean.xml(words.name(comparison))
     suite = ET.Element("testsuite", name=name)
     facts = {
         "machine": words.machine(comparison),
@@ -41,13 +39,13 @@ def _suite(comparison: Comparison, inconclusive: Undecided) -> ET.Element:
     }
     properties = ET.SubElement(suite, "properties")
     for key, value in facts.items():
-        ET.SubElement(properties, "property", name=key, value=_clean(value))
+        ET.SubElement(properties, "property", name=key, value=clean.xml(value))
     decisive = {stage.name for stage in gated(comparison)}
     for stage in (comparison.total, *comparison.stages):
         suite.append(_case(stage, name, gated=stage.name in decisive, inconclusive=inconclusive))
     remarks = [words.different(comparison), *comparison.notes]
     remarks += [f"{words.stage_title(change.stage)}: {words.count(change)}" for change in comparison.counts]
-    if said := [_clean(remark) for remark in remarks if remark]:
+    if said := [clean.xml(remark) for remark in remarks if remark]:
         ET.SubElement(suite, "system-out").text = "\n".join(said)
     suite.set("tests", str(len(suite.findall("testcase"))))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
@@ -59,7 +57,7 @@ def _suite(comparison: Comparison, inconclusive: Undecided) -> ET.Element:
 
 
 def _case(stage: StageVerdict, suite: str, *, gated: bool, inconclusive: Undecided) -> ET.Element:
-    case = ET.Element("testcase", classname=suite, name=_clean(stage.name))
+    case = ET.Element("testcase", classname=suite, name=clean.xml(stage.name))
     if stage.candidate_s is not None:
         case.set("time", f"{stage.candidate_s:.9f}")
     baseline, candidate = words.milliseconds(stage)
@@ -68,14 +66,10 @@ def _case(stage: StageVerdict, suite: str, *, gated: bool, inconclusive: Undecid
         f"baseline {baseline} ms, candidate {candidate} ms, ratio of {stage.channel} {words.ratio(stage.ratio)}"
     )
     if gated and stage_code(stage, inconclusive) != PASSED:
-        said = ET.SubElement(case, "failure", type=stage.verdict, message=_clean(stage.reason))
+        said = ET.SubElement(case, "failure", type=stage.verdict, message=clean.xml(stage.reason))
     elif stage.verdict in ("inconclusive", "missing"):
-        said = ET.SubElement(case, "skipped", type=stage.verdict, message=_clean(stage.reason))
+        said = ET.SubElement(case, "skipped", type=stage.verdict, message=clean.xml(stage.reason))
     else:
         said = ET.SubElement(case, "system-out")
-    said.text = _clean(text if gated else f"{text}\nnot gated")
+    said.text = clean.xml(text if gated else f"{text}\nnot gated")
     return case
-
-
-def _clean(text: str) -> str:
-    return _NOT_XML.sub("", text)

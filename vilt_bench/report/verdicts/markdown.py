@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vilt_bench.comparison import Comparison, StageVerdict, Verdict
-from vilt_bench.report.markdown import escape
+from vilt_bench.report.clean import code as _code
+from vilt_bench.report.clean import html_in_markdown
+from vilt_bench.report.clean import markdown as escape
 from vilt_bench.report.verdicts import words
 from vilt_bench.report.verdicts.decision import SEVERITY, Undecided, overall
 
@@ -42,10 +44,12 @@ def _short(comparisons: Sequence[Comparison]) -> str:
     for comparison in comparisons:
         for stage in (comparison.total, *words.notable(comparison)):
             whole = stage is comparison.total
-            title = _code(words.name(comparison)) if whole else f"↳&nbsp;{escape(words.stage_title(stage.name))}"
+            title = (
+                _code(words.name(comparison), cell=True) if whole else f"↳&nbsp;{escape(words.stage_title(stage.name))}"
+            )
             title += words.clock_mark(stage)
             if whole and (size := words.size_line(comparison)):
-                title += f"<br><sub>{size}</sub>"
+                title += f"<br><sub>{escape(size)}</sub>"
             why = [] if stage.verdict == "unchanged" else [stage.reason, words.where(comparison) if whole else ""]
             lines.append([title, *_cells(stage, why)])
     return _table(["Embedder", *_HEAD], lines)
@@ -96,7 +100,7 @@ def _fold(comparison: Comparison) -> str:
         *(f"{words.stage_title(change.stage)}: {words.count(change)}" for change in comparison.counts),
         *(reason for _, reason in words.reasons(comparison)),
     ]
-    summary = f"{MARKS[comparison.verdict]} {escape(words.name(comparison))}: {_inside(comparison)}"
+    summary = f"{MARKS[comparison.verdict]} {html_in_markdown(words.name(comparison))}: {_inside(comparison)}"
     listed = "\n".join(f"- {escape(fact)}" for fact in facts)
     return f"<details><summary>{summary}</summary>\n\n{_table(['Stage', *_HEAD], lines)}\n\n{listed}\n\n</details>"
 
@@ -114,7 +118,3 @@ def _cells(stage: StageVerdict, why: Sequence[str] = ()) -> list[str]:
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---", *["---:"] * (len(head) - 2), "---"]
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])
-
-
-def _code(text: str) -> str:
-    return f"`{' '.join(text.split()).replace('`', '').replace('|', chr(92) + '|')}`"

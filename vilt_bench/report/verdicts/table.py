@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from rich import box
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vilt_bench.comparison import Comparison, StageVerdict, Verdict
+from vilt_bench.report import terminal
 from vilt_bench.report.verdicts import words
 from vilt_bench.report.verdicts.decision import Undecided
 
@@ -27,9 +27,7 @@ STYLES: dict[Verdict, str] = {
 
 def render(comparisons: Sequence[Comparison], inconclusive: Undecided = "fail") -> str:
     """Returns what a terminal would show, without colour."""
-    file = io.StringIO()
-    show(comparisons, Console(file=file, width=WIDTH, color_system=None))
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+    return terminal.text(lambda console: show(comparisons, console), WIDTH)
 
 
 def show(comparisons: Sequence[Comparison], console: Console) -> None:
