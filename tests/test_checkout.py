@@ -317,6 +317,31 @@ def test_submodules_are_those_of_the_reference_and_their_repositories_are_left_a
     assert answer(contender_at("main"), "import my_embedder; print(my_embedder.ROWS)") == "7"
 
 
+def test_a_submodule_that_comes_later_is_not_missed_for_what_is_kept(repository, tmp_path):
+    subprocess.run(["git", "init", "--quiet", "--initial-branch", "main", str(tmp_path / "inner")], check=True)
+    inner = ("-C", str(tmp_path / "inner"))
+    (tmp_path / "inner" / "rows.py").write_text("ROWS = 7\n")
+    repository(*inner, "add", "--all")
+    repository(*inner, "commit", "--quiet", "--message", "change")
+    repository("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tmp_path / "inner"), "inner")
+    commit(repository)
+    repository("submodule", "--quiet", "deinit", "--force", "inner")
+    told = []
+    contender = contender_at("main", report=told.append)
+    assert "submodule inner is left empty, as it is here" in told
+    assert answer(contender, "import os; print(os.listdir('inner'))") == "[]"
+    repository("-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init")
+    assert answer(contender_at("main"), "from inner.rows import ROWS; print(ROWS)") == "7"
+
+
+def test_a_filter_that_comes_later_is_not_missed_for_what_is_kept(repository):
+    Path(".gitattributes").write_text("rows.py filter=turned\n")
+    commit(repository, rows="ROWS = 7")
+    assert answer(contender_at("main"), "import rows; print(rows.ROWS)") == "7"
+    repository("config", "filter.turned.smudge", "tr 7 0")
+    assert answer(contender_at("main"), "import rows; print(rows.ROWS)") == "0"
+
+
 def test_the_checkout_passes_the_filters_that_git_is_set_to(repository):
     Path(".gitattributes").write_text("rows.py filter=turned\n")
     repository("config", "filter.turned.clean", "tr 07 70")

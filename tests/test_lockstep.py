@@ -42,7 +42,10 @@ class Script:
     speaks: int = protocol.VERSION
     throttled: str | None = None
     origin: str | None = None
+    origins: dict[str, str] = field(default_factory=dict)
+    """Of sides that differ from `origin`."""
     modules: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    location: str | None = None
     options: dict = field(default_factory=dict)
     rng: random.Random = field(default_factory=lambda: random.Random(3))
 
@@ -81,7 +84,7 @@ class ScriptedPlayer:
             raise error
         match self.sent:
             case protocol.Hello():
-                return protocol.Welcome(script.speaks, "0.1.0", f"/{self.side}")
+                return protocol.Welcome(script.speaks, "0.1.0", script.location or f"/{self.side}")
             case protocol.Prepare():
                 script.now_s += script.start_s / 2
                 script.options = dict(self.sent.case.options)
@@ -91,7 +94,7 @@ class ScriptedPlayer:
                     0.1,
                     ENVIRONMENT,
                     MODEL,
-                    script.origin,
+                    script.origins.get(self.side, script.origin),
                     script.modules.get(self.side, ()),
                 )
             case protocol.Count():
@@ -382,6 +385,20 @@ def test_a_link_out_of_what_was_built_leads_to_the_other_side(tmp_path):
 def test_an_embedder_that_both_sides_share_is_told():
     notes = Script(origin="/here/my_embedder.py").play().comparison.notes
     assert any("Both sides take the embedder from /here/my_embedder.py" in note for note in notes)
+
+
+def test_two_interpreters_of_one_code_are_the_same_installation(tmp_path):
+    script = Script(origin="/here/my_embedder.py", location="/here/vilt_bench")
+    notes = script.play(baseline=Contender("old", "/old/bin/python")).comparison.notes
+    assert "Both sides are the same installation: what differs is noise." in notes
+
+
+def test_a_candidate_that_is_an_installed_copy_is_told():
+    origin = "/env/site-packages/acme/__init__.py"
+    script = Script(origin=origin, origins={"baseline": "/baseline/source/acme.py"})
+    baseline = Contender("main", built="/baseline", apart_from=("/repository", origin))
+    notes = script.play(baseline=baseline).comparison.notes
+    assert any(f"The candidate's embedder is the copy that is installed, {origin}" in note for note in notes)
 
 
 def test_an_option_is_no_path_though_there_be_a_file_of_that_name(tmp_path, monkeypatch):

@@ -89,12 +89,13 @@ def contender_at(reference: str, *, report: Callable[[str], None] = lambda _: No
         ) from None
     own = layers.locals_of(root)
     wanted = [local.origin.relative_to(root.resolve()).as_posix() for local in own]
-    home = layers.cache() / f"{commit[:12]}-{_key(here, wanted, own)}"
+    parts = list(_submodules(root, commit))
+    home = layers.cache() / f"{commit[:12]}-{_key(here, wanted, own, parts)}"
 
     def build(half: Path) -> None:
         begin = time.monotonic()
         report(f"building {reference} ({commit[:12]}) in {home}")
-        _Building(reference, commit, root, half, home.with_name(f"{home.name}.log"), report).build(here, wanted)
+        _Building(reference, commit, half, home.with_name(f"{home.name}.log"), report).build(here, wanted, parts)
         report(f"built in {time.monotonic() - begin:.0f} s")
 
     layers.keep(home, build, report=report)
@@ -110,18 +111,28 @@ def contender_at(reference: str, *, report: Callable[[str], None] = lambda _: No
     )
 
 
-def _key(here: PurePosixPath, wanted: list[str], own: list[layers.Local]) -> str:
+def _key(here: PurePosixPath, wanted: list[str], own: list[layers.Local], parts: list[_Submodule]) -> str:
     """Returns what tells layers of one commit apart.
 
     Another interpreter, another place of its packages, or another version of one, is another layer; so is another
-    folder, which may belong to another package.
+    folder, which may belong to another package, and whatever makes git write other files.
     """
+    try:
+        settings = git.text("config", "--get-regexp", r"^(filter\..*|core\.(autocrlf|eol|symlinks|sparsecheckout.*))$")
+    except git.GitError:  # there are none
+        settings = ""
     mine = {
         re.sub(r"[-_.]+", "_", local.name).lower() for local in own
     }  # installed in it: of what version is no matter
     found = (path.name for folder in layers.package_folders() for path in Path(folder).glob("*.dist-info"))
     installed = sorted(name for name in found if name.partition("-")[0].lower() not in mine)
     told = [sys.executable, sys.version, *layers.package_folders(), *installed, "", str(here), *wanted]
+    told += [
+        "",
+        settings,
+        os.environ.get("GIT_LFS_SKIP_SMUDGE", ""),
+        *(str(part.path) for part in parts if part.is_here),
+    ]
     return hashlib.sha256("\0".join(told).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
@@ -140,27 +151,42 @@ def _python_path(root: Path, source: Path) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class _Submodule:
+    """A submodule that a commit has."""
+
+    path: PurePosixPath
+    """From the root."""
+    repository: Path
+    """Where the working tree has it."""
+    commit: str
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the working tree has it, other than as an empty folder."""
+        return (self.repository / ".git").exists()
+
+
+@dataclass(frozen=True)
 class _Building:
     """The building of what a commit holds."""
 
     reference: str
     commit: str
-    root: Path
-    """Of the repository's working tree."""
     half: Path
     """Folder that it is built in."""
     log: Path
     report: Callable[[str], None]
 
-    def build(self, here: PurePosixPath, wanted: list[str]) -> None:
-        """Check the commit out and install its packages: what the folder `here` belongs to, and those wanted."""
+    def build(self, here: PurePosixPath, wanted: list[str], parts: list[_Submodule]) -> None:
+        """Check the commit and its submodules out; install what the folder `here` belongs to, and what is wanted."""
         self.half.mkdir()
         self.log.unlink(missing_ok=True)
         tree, environment = self.half / "worktree", self.half / layers.ENVIRONMENT
         try:
             # By force: a killed build may have left the path in git's list.
             _git("worktree", "add", "--quiet", "--force", "--detach", str(tree), self.commit)
-            self._add_submodules(self.root, self.commit, tree, PurePosixPath())
+            for part in parts:
+                self._add(part, tree)
             layers.create(environment)
             for package in dict.fromkeys([*_nearest(tree, here), *self._known(tree, wanted)]):
                 name = "it" if package == tree else package.relative_to(tree).as_posix()
@@ -183,21 +209,18 @@ class _Building:
             else:
                 self.report(f"{self.reference} has no package in {name}, which is installed here")
 
-    def _add_submodules(self, repository: Path, commit: str, tree: Path, prefix: PurePosixPath) -> None:
-        """Check out the submodules that the working tree has, from what is there: nothing is fetched."""
-        for path, wanted in _submodules(repository, commit):
-            told = prefix / path
-            if not (repository / path / ".git").exists():
-                self.report(f"submodule {told} is left empty, as it is here")
-                continue
-            try:
-                _check_out(repository / path, wanted, tree / path)
-            except git.GitError as error:
-                raise ConfigError(
-                    f"submodule {told} can't be checked out at {wanted[:12]} ({error}); "
-                    f"'git -C {told} fetch' may bring it"
-                ) from None
-            self._add_submodules(repository / path, wanted, tree / path, told)
+    def _add(self, part: _Submodule, tree: Path) -> None:
+        """Check out a submodule that the working tree has, from what is there: nothing is fetched."""
+        if not part.is_here:
+            self.report(f"submodule {part.path} is left empty, as it is here")
+            return
+        try:
+            _check_out(part.repository, part.commit, tree / part.path)
+        except git.GitError as error:
+            raise ConfigError(
+                f"submodule {part.path} can't be checked out at {part.commit[:12]} ({error}); "
+                f"'git -C {part.path} fetch' may bring it"
+            ) from None
 
 
 def _check_out(repository: Path, commit: str, folder: Path) -> None:
@@ -210,11 +233,19 @@ def _check_out(repository: Path, commit: str, folder: Path) -> None:
         git.ask("checkout-index", "--all", "--force", folder=folder, variables=there)
 
 
-def _submodules(repository: Path, commit: str) -> list[tuple[str, str]]:
-    """Returns paths and commits of the submodules that a commit has."""
-    listed = os.fsdecode(git.ask("ls-tree", "-r", "-z", "--full-tree", commit, folder=repository)).split("\0")
-    entries = [entry.split("\t", 1) for entry in listed if entry.startswith("160000 ")]
-    return [(path, told.split()[2]) for told, path in entries]
+def _submodules(repository: Path, commit: str, above: str = "") -> Iterator[_Submodule]:
+    """Returns the submodules that a commit has, and theirs."""
+    try:
+        listed = os.fsdecode(git.ask("ls-tree", "-r", "-z", "--full-tree", commit, folder=repository)).split("\0")
+    except git.GitError:  # a submodule's commit that is not here: told when it is checked out
+        return
+    for entry in listed:
+        told, _, path = entry.partition("\t")
+        if told.startswith("160000 "):
+            part = _Submodule(PurePosixPath(above, path), repository / path, told.split()[2])
+            yield part
+            if part.is_here:
+                yield from _submodules(part.repository, part.commit, str(part.path))
 
 
 def _nearest(tree: Path, here: PurePosixPath) -> list[Path]:

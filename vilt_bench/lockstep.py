@@ -795,10 +795,15 @@ def _notes(match: _Match, total: StageVerdict) -> Iterator[str]:
     before, after = match.books[BASELINE], match.books[CANDIDATE]
     if match.interrupted:
         yield f"Interrupted: the verdict is that of the {len(match.pairs)} pairs of processes until then."
-    if before.location and before.location == after.location and before.contender.python == after.contender.python:
+    if before.location and before.location == after.location and _are_one(match):
         yield "Both sides are the same installation: what differs is noise."
     elif before.origin and before.origin == after.origin:
         yield f"Both sides take the embedder from {before.origin}: what differs between them lies elsewhere."
+    if after.origin and after.origin in before.contender.apart_from:
+        yield (
+            f"The candidate's embedder is the copy that is installed, {after.origin}: what the working tree has "
+            "of later is not in it."
+        )
     reasons = {reason for trial in (*before.draft.trials, *after.draft.trials) for reason in _slowed_down(trial)}
     if reasons:
         yield f"The GPU slowed down meanwhile ({', '.join(sorted(reasons))}): cool it, or look at its power supply."
@@ -811,6 +816,14 @@ def _notes(match: _Match, total: StageVerdict) -> Iterator[str]:
             f"{len(match.pairs)} pairs of processes in {match.spent_s:.0f} s were not enough for this noise; "
             f"{advice} a quieter machine."
         )
+
+
+def _are_one(match: _Match) -> bool:
+    """Returns whether sides that share their vilt-bench share all else: interpreters may be two of one folder."""
+    before, after = match.books[BASELINE], match.books[CANDIDATE]
+    return before.contender.python == after.contender.python or (
+        before.origin is not None and before.origin == after.origin and not _different(match)
+    )
 
 
 def _lies_in(path: Path, folder: str | None) -> bool:
