@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal, get_args
@@ -309,6 +310,36 @@ def _unmistakable(value: Option) -> Option:
     """Returns a text that reads as another value, or as another option, in quotes."""
     mistakable = isinstance(value, str) and ("," in value or "'" in value or parse_option(value) != value)
     return repr(value) if mistakable else value
+
+
+def command_line(case: Case, command: str) -> str:
+    """Returns how a case is asked for on the command line; defaults, and what it does not take, are left out.
+
+    Args:
+        case: as it was asked for.
+        command: `run`, or another that takes cases.
+    """
+    usual = Case(case.embedder)
+    words = ["vilt-bench", command, "--embedder", label(case)]
+    for part, plain in ((case, usual), (case.vilt, usual.vilt)):
+        for each in fields(part):
+            value = getattr(part, each.name)
+            if each.name in _NO_FLAGS or value == getattr(plain, each.name):
+                continue
+            match each.name:
+                case "images":
+                    words += ["--image", *value]
+                case "preprocessing":
+                    words.append("--with-preprocessing")
+                case "resolution":
+                    words += ["--resolution", "x".join(map(str, value))]
+                case name:
+                    words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+_NO_FLAGS = frozenset({"embedder", "options", "reduce", "vilt", "vocabulary", "image_positions", "layer_norm_eps"})
+"""Fields that a case's label tells, and those of Python only."""
 
 
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import gc
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vilt_bench import registry
-from vilt_bench.config import Case, label
+from vilt_bench.config import Case, command_line, label
 from vilt_bench.contract import breaches
 from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_counts, tensors
 from vilt_bench.environment import prepare_threads, resolve_device, torch_state
@@ -25,7 +26,7 @@ from vilt_bench.errors import CheckpointError, EmbedderError, ViltBenchError
 from vilt_bench.inputs import Inputs, make_inputs
 from vilt_bench.meters.flops import FlopCount, count_flops
 from vilt_bench.meters.memory import measure_memory
-from vilt_bench.meters.meta import META_ERRORS, building, without_compiler
+from vilt_bench.meters.meta import building, needs_values, without_compiler
 from vilt_bench.meters.parameters import count_parameters
 from vilt_bench.meters.peak import Peak, measure_peak
 from vilt_bench.meters.time import Forward, Interval, StagedPass, Timer
@@ -217,11 +218,12 @@ class Runner:
             flops, _, counted = count_on_meta(self.case, self.inputs)
             self.observer.moved = counted.moved
             warnings.extend(f"FLOPs of {name} are not known: {why}" for name, why in _unknown(flops).items())
-        except META_ERRORS as error:
+        except (StageError, ViltBenchError) as error:
             flops = FlopCount({}, {})
+            stage = error.stage if isinstance(error, StageError) else None
             warnings.append(
-                f"FLOPs were not counted: {label(self.case)} can't run on the meta device "
-                f"({type(error).__name__}: {first_line(error)})"
+                f"FLOPs were not counted: {_part(self.case, stage)} can't run on the meta device "
+                f"({_told(error.__cause__ or error)})"
             )
         # Of the inputs the pass's own: the others wait for their turn only because this is a benchmark.
         resident = [*self.model.parameters(), *self.model.buffers(), *tensors(self.inputs.batches[0])]
@@ -286,7 +288,7 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
     """
     before = torch_state()
     # The input first: whether it fits is told by an embedder that takes no memory and hardly any time.
-    inputs = _inputs(case, _embedder_on_meta(case), device)
+    inputs = _inputs(case, _told_of(case), device)
     model = build_model(case)
     shared_weights = "random" if case.checkpoint is None else load_checkpoint(model, case.checkpoint)
     model = model.to(device, getattr(torch, case.dtype))
@@ -318,8 +320,22 @@ def _embedder_on_meta(case: Case) -> VisualEmbedder:
         return _build_embedder(_unweighted(case), shared_sizes(case.interaction, case.vilt).hidden_size)
 
 
+def _told_of(case: Case) -> VisualEmbedder:
+    """Returns an embedder that says what input it takes: on the meta device, unless building it looks at values."""
+    try:
+        return _embedder_on_meta(case)
+    except EmbedderError as error:
+        if error.__cause__ is None or not needs_values(error.__cause__):
+            raise
+        return _build_embedder(_unweighted(case), shared_sizes(case.interaction, case.vilt).hidden_size)
+
+
 def _build_embedder(case: Case, hidden_size: int) -> VisualEmbedder:
     embedder = registry.build(case.embedder, case.options, hidden_size=hidden_size, resolution=case.resolution)
+    if any(nn.parameter.is_lazy(tensor) for tensor in (*embedder.parameters(), *embedder.buffers())):
+        raise EmbedderError(
+            f"{label(case)} has lazy layers, whose weights are not there before a pass; give their sizes"
+        )
     return embedder if case.reduce is None else reduced(embedder, case.reduce)
 
 
@@ -342,9 +358,19 @@ def build_model(case: Case) -> VisionLanguageModel:
 
 
 def count_on_meta(case: Case, inputs: Inputs) -> tuple[FlopCount, VisionLanguageModel, Observer]:
-    """Returns the FLOPs by stage, from a copy of the model on the meta device; the copy; and what it showed."""
-    with building():
-        model = build_model(_unweighted(case))
+    """Returns the FLOPs by stage, from a copy of the model on the meta device; the copy; and what it showed.
+
+    Raises:
+        ViltBenchError: the embedder breaks the contract, or a stage refuses its input.
+        StageError: a stage failed otherwise, of the meta device's or a fault of its own.
+    """
+    try:
+        with building():
+            model = build_model(_unweighted(case))
+    except ViltBenchError:
+        raise
+    except Exception as error:
+        raise StageError(None) from error
     observer = Observer(case, model)
     images, text = inputs.batches[0]
     mask = None if images.mask is None else images.mask.to("meta")
@@ -354,6 +380,8 @@ def count_on_meta(case: Case, inputs: Inputs) -> tuple[FlopCount, VisionLanguage
     scalar_bytes = getattr(torch, case.dtype).itemsize
 
     def forward(mark: Mark | None) -> None:
+        observer.seen.clear()  # of a pass that wanted more of the compiler
+
         def observe(name: str, output: Any) -> None:
             observer(name, output)
             count_moved(name, output)
@@ -363,7 +391,12 @@ def count_on_meta(case: Case, inputs: Inputs) -> tuple[FlopCount, VisionLanguage
         with count_traffic(model, images.pixels, scalar_bytes=scalar_bytes) as (count_moved, observer.moved):
             model(images, text, observe)
 
-    return without_compiler(lambda: count_flops(forward)), model, observer
+    try:
+        return without_compiler(lambda: count_flops(forward)), model, observer
+    except ViltBenchError:
+        raise
+    except Exception as error:
+        raise StageError(observer.unreached()) from error
 
 
 def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
@@ -377,18 +410,22 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
     weights = case.options.get("weights")
     if isinstance(weights, str) and weights and not os.path.isfile(weights):
         raise CheckpointError(f"weights={weights}: there is no such file; give the path of a checkpoint")
-    inputs = _inputs(
-        replace(case, preprocessing=False),  # whose shapes the model gets all the same
-        _embedder_on_meta(case),
-        torch.device("cpu"),
-    )
     try:
+        inputs = _inputs(
+            replace(case, preprocessing=False),  # whose shapes the model gets all the same
+            _embedder_on_meta(case),
+            torch.device("cpu"),
+        )
         flops, model, observer = count_on_meta(case, inputs)
-    except META_ERRORS as error:
-        raise EmbedderError(
-            f"{label(case)} can't run on the meta device ({type(error).__name__}: {first_line(error)}); "
-            f"'vilt-bench run --embedder {label(case)}' measures it for real"
-        ) from error
+    except EmbedderError as error:
+        if error.__cause__ is None or not needs_values(error.__cause__):
+            raise
+        raise EmbedderError(_only_run(case, None, error.__cause__)) from error
+    except StageError as error:
+        cause = error.__cause__ or error
+        if needs_values(cause):
+            raise EmbedderError(_only_run(case, error.stage, cause)) from cause
+        raise EmbedderError(f"{_part(case, error.stage)} fails: {_told(cause)}") from cause
     told = facts(case, model, inputs, observer)
     if weights:
         told = replace(told, visual_weights=f"{weights}, not loaded")
@@ -399,6 +436,37 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
         else stage
         for stage in list_stages(observer, flops.stages, {})
     )
+
+
+def _only_run(case: Case, stage: str | None, error: BaseException) -> str:
+    return (
+        f"{_part(case, stage)} looks at values, which the meta device does not have ({_told(error)}); "
+        f"{command_line(case, 'run')!r} measures it for real"
+    )
+
+
+def _part(case: Case, stage: str | None) -> str:
+    """Returns a stage with whose it is: the embedder's, or that of what joins the modalities."""
+    if stage is None:
+        return label(case)
+    own = stage.startswith(("visual_embedder", PREPROCESSING))
+    return f"{stage} of {label(case) if own else case.interaction}"
+
+
+def _told(error: BaseException) -> str:
+    """Returns an error in one line, with the place that is its author's: not torch's, and not this toolkit's."""
+    said = f"{type(error).__name__}: {first_line(error)}"
+    ours = (os.path.dirname(torch.__file__), os.path.dirname(__file__))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if os.path.isfile(frame.filename)
+        and not frame.filename.startswith(tuple(f"{folder}{os.sep}" for folder in ours))
+    ]
+    if not frames:
+        return said
+    path = os.path.relpath(frames[-1].filename)
+    return f"{said}, in {frames[-1].filename if path.startswith(os.pardir) else path}, line {frames[-1].lineno}"
 
 
 def _unknown(flops: FlopCount) -> dict[str, str]:

@@ -5,6 +5,7 @@ Many meta kernels are Python functions that import the compiler only to be left 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +21,17 @@ META_ERRORS = (
     RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError, AttributeError, IndexError,
 )  # fmt: skip
 """What models raise that can't run on the meta device."""
+_LACKS = re.compile(
+    r"\bmeta (tensor|device|kernel)|'meta' backend|register_meta|\bdevice meta\b|Tensor\.__format__", re.IGNORECASE
+)
+"""What torch says where a tensor of the meta device has no value to look at, or no place among others."""
 COMPILER = "torch._dynamo"
 _INITIALISERS = frozenset({"normal_", "uniform_", "erfinv_", "trunc_normal_", "exponential_"})
+
+
+def needs_values(error: BaseException) -> bool:
+    """Returns whether an error is the meta device's only: values are looked at, or shapes depend on them."""
+    return isinstance(error, RuntimeError | TypeError) and _LACKS.search(str(error)) is not None
 
 
 class Uninitialised(TorchFunctionMode):
