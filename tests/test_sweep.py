@@ -1,15 +1,19 @@
 """Directing the measuring: with scripted workers for the rules, with real ones for the rest."""
 
+import errno
+import os
 import signal
+import sys
 from dataclasses import dataclass, field
 
 import pytest
 
 from vilt_bench import measure, protocol
 from vilt_bench.config import Case, Sampling, ViltConfig
-from vilt_bench.errors import EmbedderError, InputError
+from vilt_bench.errors import EmbedderError, InputError, MeasurementError
+from vilt_bench.process import Patience
 from vilt_bench.records import Conditions, Environment, Failure, Model, Series, Stage, Times
-from vilt_bench.sweep import Worker, WorkerFailedError, join, measure_together
+from vilt_bench.sweep import Worker, WorkerFailedError, WorkerHungError, WorkerNotStartedError, join, measure_together
 
 TINY = ViltConfig(hidden_size=32, layers=1, heads=2, mlp_size=64)
 ENVIRONMENT = Environment("machine", "f", "cpu", "cpu", 1, None, {}, {}, {})
@@ -250,7 +254,7 @@ def test_a_real_measurement_is_complete():
 
 def test_a_worker_that_dies_is_a_failure_with_its_last_words():
     worker = Worker()
-    worker._process.send_signal(signal.SIGABRT)
+    worker._child._process.send_signal(signal.SIGABRT)
     with pytest.raises(WorkerFailedError, match="signal 6") as caught:
         worker.ask(protocol.Prepare(tiny_case()), protocol.Prepared)
     worker.close()
@@ -272,7 +276,128 @@ def test_a_worker_that_dies_in_the_middle_of_a_reply_is_a_failure(tmp_path):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\nread request\nprintf \'{"type": "Prep\'\nkill -9 $$\n')
     python.chmod(0o755)
-    worker = Worker(str(python))
+    worker = Worker(str(python), older=True)
     with pytest.raises(WorkerFailedError, match="signal 9"):
         worker.ask(protocol.Prepare(tiny_case()), protocol.Prepared)
     worker.close()
+
+
+@pytest.fixture
+def impostor(tmp_path):
+    """Makes a worker out of a shell's script; `$request` is what it was asked, descriptor 3 the wire."""
+
+    def make(script, **options):
+        python = tmp_path / "python"
+        python.write_text(f"#!/usr/bin/env bash\neval exec 3'>&'${{VILT_BENCH_WIRE%%:*}}-\nread -r request\n{script}\n")
+        python.chmod(0o755)
+        return Worker(str(python), **{"patience": Patience(30), **options})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("""echo '{"type": "Counted", "stages": [], "memory_method": null, "warnings": []}' >&3""", "replied Counted"),
+        ("echo 'hello' >&3", "replied what this version can't read"),
+        ('echo \'{"type": "Refused"}\' >&3', "replied what this version can't read"),
+        ('yes \'{"type": "Doing", "phase": "x"}\' >&3', "doing something else"),
+        ("head -c 40000000 /dev/zero >&3", "a line of more than 32 MiB"),
+        ("exec 3>&-; exec sleep 600", "closed the pipe"),
+    ],
+)
+def test_what_is_no_reply_is_a_failure_and_ends_the_worker(impostor, script, said):
+    worker = impostor(script)
+    with pytest.raises(WorkerFailedError, match=said):
+        worker.ask(protocol.Prepare(tiny_case()), protocol.Prepared)
+    assert worker._child.code is not None
+    worker.close()
+
+
+def test_a_reply_too_many_is_a_failure(impostor):
+    welcome = '{"type": "Welcome", "protocol": 1, "package": "0", "location": "/"}'
+    worker = impostor(f"printf '{welcome}\\n{welcome}\\n' >&3; sleep 600")
+    with pytest.raises(WorkerFailedError, match="more than it was asked"):
+        worker.ask(protocol.Hello(), protocol.Welcome)
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        Series(),
+        Series(Times((0.1,)), {}, Times((0.1,)), (0,)),
+        Series(Times((0.1, 0.1)), {}, Times((0.1,)), (2,)),
+        Series(Times((0.1,)), {"stage": Times((0.1, 0.1))}, Times((0.1,)), (1,)),
+    ],
+)
+def test_a_block_that_is_not_what_it_says_is_a_failure(impostor, samples):
+    reply = protocol.encode(protocol.Measured(samples)).decode()
+    worker = impostor(f"echo '{reply}' >&3; sleep 600")
+    with pytest.raises(WorkerFailedError, match="do not fit its number of passes"):
+        worker.ask(protocol.Measure(1.0), protocol.Measured)
+    worker.close()
+
+
+@pytest.mark.parametrize("error", ["Exception", "__doc__", "KeyboardInterrupt", "no such"])
+def test_a_refusal_of_a_kind_that_is_not_known_is_an_error_of_measuring(impostor, error):
+    worker = impostor(f"""echo '{{"type": "Refused", "error": "{error}", "message": "no"}}' >&3""")
+    with pytest.raises(MeasurementError, match="no"):
+        worker.ask(protocol.Hello(), protocol.Welcome)
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "phase"),
+    [("", "building"), ("""printf '\\n{"type": "Doing", "phase": "the first call"}\\n' >&3""", "the first call")],
+)
+def test_a_worker_that_is_silent_for_too_long_is_ended_and_its_phase_is_told(impostor, script, phase):
+    worker = impostor(f"{script}\nsleep 600", patience=Patience(0.3))
+    with pytest.raises(WorkerHungError, match=f"hung in {phase}: no answer for 0.3 s.*--patience") as caught:
+        worker.ask(protocol.Prepare(tiny_case()), protocol.Prepared)
+    assert caught.value.failure.kind == "error"
+    assert worker._child.code is not None
+    worker.close()
+
+
+def test_what_a_worker_prints_is_told_when_it_has_ended(impostor):
+    told = []
+    worker = impostor("echo chatter; echo more >&2", overhear=told.append)
+    with pytest.raises(WorkerFailedError, match="exit code 0: more"):
+        worker.ask(protocol.Hello(), protocol.Welcome)
+    worker.close()
+    (printed,) = told
+    assert sorted(printed.split()) == ["chatter", "more"]
+
+
+def test_a_worker_that_can_not_be_started_is_a_failure_and_what_is_there_is_kept():
+    script = Script()
+
+    def start():
+        if script.workers == 3:
+            script.workers += 1
+            raise WorkerNotStartedError(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+        return script.start()
+
+    script.pass_s = {"patch32": 0.1, "patch16": 0.1}
+    cases = [Case("patch32"), Case("patch16")]
+    first, second = measure_together(cases, Sampling(trials=3), start_worker=start, clock=lambda: script.now_s)
+    assert second.failure.message.startswith("a measuring process could not be started: too many files are open")
+    assert len(second.trials) == 1
+    assert first.failure is None
+    assert len(first.trials) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+def test_too_few_descriptors_are_a_worker_that_can_not_be_started():
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 2, limits[1]))
+    try:
+        with pytest.raises(WorkerNotStartedError, match="too many files are open"):
+            Worker()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(lowest)

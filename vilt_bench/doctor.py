@@ -6,7 +6,6 @@ The director imports no torch and sleeps while a process measures. What is found
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 import psutil
@@ -23,6 +22,7 @@ from vilt_bench import files
 from vilt_bench.errors import MeasurementError
 from vilt_bench.fitness import FitnessProbe
 from vilt_bench.meters.gpu import GpuFacts, look_at_gpus
+from vilt_bench.process import Child, Patience
 from vilt_bench.records import Environment, Fitness
 
 WARMUP_TURNS = 3
@@ -105,7 +105,11 @@ class Examination:
 
 
 def examine(
-    effort: Effort = THOROUGH, *, root: Path = Path("/"), report: Callable[[str], None] = lambda _: None
+    effort: Effort = THOROUGH,
+    *,
+    root: Path = Path("/"),
+    report: Callable[[str], None] = lambda _: None,
+    patience_s: float | None = None,
 ) -> Examination:
     """Returns what the machine is like right now; takes about a minute, with `QUICK` about ten seconds.
 
@@ -113,10 +117,13 @@ def examine(
         effort: how hard to look.
         root: of the file system that holds `proc` and `sys`.
         report: told what is going on.
+        patience_s: how long the kernel's process may be silent; `None`: by `process.Patience`.
 
     Raises:
-        MeasurementError: the kernel can't be run.
+        MeasurementError: the kernel can't be run, or hangs.
+        ConfigError: the patience is no time.
     """
+    limit_s = Patience(patience_s, effort.max_time_s).for_once()
     begin = time.perf_counter()
     report("watching other processes")
     neighbours = _neighbours(effort.look_s)
@@ -130,7 +137,7 @@ def examine(
         if pairs and spent_s * (1 + 1 / len(pairs)) > effort.max_time_s:
             break
         report(f"timing a fixed kernel in fresh processes, pair {len(pairs) + 1} of {effort.pairs}")
-        pair, told = _pair(environment, budget_s=effort.max_time_s / LEAST_PAIRS)
+        pair, told = _pair(environment, budget_s=effort.max_time_s / LEAST_PAIRS, limit_s=limit_s)
         environment = environment or told
         pairs.append(pair)
     probe.end()
@@ -158,58 +165,56 @@ def examine(
 class _Kernel:
     """A process that times the kernel when it is asked to."""
 
-    def __init__(self, complaints: IO[bytes]) -> None:
-        self._complaints = complaints
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "vilt_bench.kernel"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-        )
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        try:
+            self._child = Child([sys.executable, "-m", "vilt_bench.kernel"])
+        except OSError as error:
+            raise _failed(f"its process could not be started: {files.why(error)}") from None
 
     def ask(self, request: str) -> Any:
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(msgspec.json.encode(request) + b"\n")
-            self._process.stdin.flush()
+        self._child.send(msgspec.json.encode(request))
         return self.answer()
 
     def answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._complaints.seek(0)
-            last = self._complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
-            raise MeasurementError(f"the doctor's kernel could not be run: {last or 'its process died'}")
-        return msgspec.json.decode(line)
+        try:
+            return msgspec.json.decode(self._child.receive(self._limit_s))
+        except TimeoutError:
+            raise _failed(f"no answer for {self._limit_s:g} s; --patience allows more") from None
+        except EOFError:
+            self._child.wait()
+            raise _failed(self._child.output.strip().rpartition("\n")[2] or "its process died") from None
+        except (ValueError, msgspec.DecodeError) as error:
+            raise _failed(f"its answer can't be read ({error})") from None
 
     def close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._child.close()
+
+    def kill(self) -> None:
+        self._child.kill()
+
+
+def _failed(why: str) -> MeasurementError:
+    return MeasurementError(f"the doctor's kernel could not be run: {why}")
 
 
 @contextmanager
-def _kernel() -> Iterator[_Kernel]:
-    with files.temporary_file() as complaints:
-        kernel = _Kernel(complaints)
-        try:
-            yield kernel
-        finally:
-            kernel.close()
+def _kernel(limit_s: float) -> Iterator[_Kernel]:
+    kernel = _Kernel(limit_s)
+    try:
+        yield kernel
+    except BaseException:
+        kernel.kill()
+        raise
+    finally:
+        kernel.close()
 
 
-def _pair(environment: Environment | None, *, budget_s: float) -> tuple[Pair, Environment]:
+def _pair(environment: Environment | None, *, budget_s: float, limit_s: float) -> tuple[Pair, Environment]:
     """Returns one pair's samples, and the environment, asked for where it is not known."""
     begin = time.perf_counter()
     with ExitStack() as stack:
-        first, second = stack.enter_context(_kernel()), stack.enter_context(_kernel())
+        first, second = (stack.enter_context(_kernel(limit_s)) for _ in range(2))
         first.answer(), second.answer()
         start_s = time.perf_counter() - begin
         environment = environment or msgspec.convert(first.ask("environment"), Environment)

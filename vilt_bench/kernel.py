@@ -5,13 +5,12 @@ A line of JSON each way: `"time"` asks for one pass, `"environment"` for the mac
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 
 import msgspec
 import torch
 
+from vilt_bench import process
 from vilt_bench.environment import collect, prepare_threads
 
 SIZE = 768
@@ -20,21 +19,20 @@ SIZE = 768
 
 def main() -> None:
     """Time a pass for each line of input."""
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    owner = process.attach()
     threads = prepare_threads(None)
     torch.manual_seed(0)
     left, right = torch.randn(SIZE, SIZE), torch.randn(SIZE, SIZE)
     out = torch.empty(SIZE, SIZE)
 
     def reply(message: object) -> None:
-        replies.write(msgspec.json.encode(message) + b"\n")
-        replies.flush()
+        owner.replies.write(msgspec.json.encode(message) + b"\n")
+        owner.replies.flush()
 
     with torch.inference_mode():
         torch.mm(left, right, out=out)
         reply("ready")
-        for line in sys.stdin.buffer:
+        for line in owner.requests:
             if line.strip() == b'"environment"':
                 reply(collect(torch.device("cpu"), threads=threads))
                 continue

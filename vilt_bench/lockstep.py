@@ -7,6 +7,7 @@ the units of the tests in `inference`.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import random
@@ -18,11 +19,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Literal, Protocol, TypeVar
 
-from vilt_bench import errors, git, protocol
+from vilt_bench import errors, protocol
 from vilt_bench.comparison import Comparison, Gate, Side, SideName, StageVerdict, missing
 from vilt_bench.config import Case, Option, Sampling
 from vilt_bench.errors import ConfigError, MeasurementError
@@ -38,11 +40,21 @@ from vilt_bench.inference import (
     turn_logs,
 )
 from vilt_bench.photographs import check_images
+from vilt_bench.process import BYE_S, Patience
 from vilt_bench.records import SLOWDOWNS, Failure, Run, Series, Times, Trial
 from vilt_bench.source import read_source
 from vilt_bench.statistics import WHOLE
 from vilt_bench.stored import TOLERANCE, check_tolerance, count_changes, share_of_error, software_differences
-from vilt_bench.sweep import BYE_S, Clock, Draft, Worker, WorkerFailedError, join_times
+from vilt_bench.sweep import (
+    Clock,
+    Draft,
+    Overhear,
+    Worker,
+    WorkerFailedError,
+    WorkerHungError,
+    WorkerNotStartedError,
+    join_times,
+)
 
 LOOKS = {6: 0.2, 12: 0.65, 18: 0.85, 24: 1.0}
 """By number of pairs: the share of the error that is spent by then."""
@@ -59,12 +71,11 @@ LEAST_TURNS = 5
 LONGEST_S = 86_400.0
 INSTALLED = ("site-packages", "dist-packages")
 """Names of the folders that installed packages lie in."""
+NO_INTERPRETER = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC, errno.ELOOP, errno.EISDIR)
+"""What the system says of a path that is none."""
 LEAST_BYE_S = 0.5
 ENDING_S, ENDING_SHARE = 3.0, 0.05
 """Kept for ending the processes, at most; and at most this share of the time."""
-CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Environment of both sides, unless the user's says otherwise: threads that spin at barriers make passes of a loaded
-machine several times as long, and as noisy."""
 
 KILLED = "(signal 9)"
 """In what is said of a process that was killed, as the system does when memory runs out."""
@@ -115,17 +126,27 @@ class Contender:
     apart_from: tuple[str, ...] = ()
     """Files, and folders but for what is installed in them, that its modules must not come from: the other side's."""
 
-    def start(self) -> Worker:
+    def start(self, patience: Patience | None = None, overhear: Overhear = lambda _: None) -> Worker:
         """Returns a fresh process of this installation.
+
+        Args:
+            patience: how long it may be silent.
+            overhear: told what it has printed, when it has ended.
 
         Raises:
             ConfigError: there is no such interpreter.
+            WorkerNotStartedError: the system can't start it.
         """
+        environment = {**os.environ, **self.variables}
         try:
-            return Worker(self.python, self.flags, self.folder, {**CALM, **git.surroundings(), **self.variables})
-        except OSError as error:
+            return Worker(
+                self.python, self.flags, self.folder, environment, patience=patience, overhear=overhear, older=True
+            )
+        except WorkerNotStartedError as error:
+            if error.cause.errno not in NO_INTERPRETER:
+                raise
             raise ConfigError(
-                f"{self.python} can't be started ({(error.strerror or str(error)).lower()}); "
+                f"{self.python} can't be started ({(error.cause.strerror or str(error.cause)).lower()}); "
                 "expected an interpreter such as .venv/bin/python"
             ) from None
 
@@ -246,6 +267,10 @@ class _Match:
     roles: random.Random
     pairs: list[Pair] = field(default_factory=list)
     interrupted: bool = False
+    phase: str = ""
+    """What is going on."""
+    cut: str = ""
+    """What went on when the time was over before there was a pair."""
 
     def __post_init__(self) -> None:
         """Start the clock."""
@@ -401,7 +426,7 @@ class _Match:
                 raise ConfigError(
                     f"{book.contender.python} has no vilt-bench ({error.failure.message}); install it there"
                 ) from None
-            if error.failure.kind == "crashed":
+            if error.failure.kind == "crashed" or isinstance(error, WorkerHungError):
                 raise
             raise _other_version(book.contender) from None
         if welcome.protocol != protocol.VERSION:
@@ -444,7 +469,8 @@ class _Match:
 
     @contextmanager
     def _process(self, side: SideName) -> Iterator[Player]:
-        player = self.start[side]()
+        with self._named(side):
+            player = self.start[side]()
         try:
             yield player
         except BaseException:
@@ -483,9 +509,13 @@ class _Match:
         except WorkerFailedError as error:
             if self.left_s > 0:
                 self.books[side].draft.failure = error.failure
+            elif not self.pairs and not self.cut:
+                self.cut = f"the {side} ({self.books[side].contender.name}) was still {self.phase}"
+                self.books[side].draft.failure = Failure("error", f"still {self.phase} when the time was over")
             raise
 
     def _tell(self, phase: str) -> None:
+        self.phase = phase
         found = evidence(self.pairs)
         interval = (math.exp(found[0].low), math.exp(found[0].high)) if found and found[0].known else None
         self.report(GateProgress(len(self.pairs), phase, interval, self.spent_s, self.budget_s))
@@ -501,6 +531,8 @@ def gate(
     gated: Gate = "total",
     error: float = GATE_ERROR,
     report: Callable[[GateProgress], None] = lambda _: None,
+    patience_s: float | None = None,
+    overhear: Overhear = lambda _: None,
     start: Mapping[SideName, Callable[[], Player]] | None = None,
     clock: Clock = time.monotonic,
 ) -> Outcome:
@@ -518,6 +550,8 @@ def gate(
         gated: what the verdict is of, `total` or the `stages` as well.
         error: probability of a false alarm; where several cases are gated, a share of it each.
         report: told where the measuring stands, between passes.
+        patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `process.Patience`.
+        overhear: told what a process has printed, when it has ended.
         start: starts a process of a side.
         clock: seconds.
 
@@ -530,10 +564,11 @@ def gate(
         raise ConfigError(f"--max-time must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}")
     check_images(case.images)
     contenders = {BASELINE: baseline, CANDIDATE: candidate or HERE}
+    patience = Patience(patience_s, max_time_s)
     match = _Match(
         case=case if baseline.folder is None else _anchored(case),
         books={side: Book(contender, Draft(case)) for side, contender in contenders.items()},
-        start=start or {side: contender.start for side, contender in contenders.items()},
+        start=start or {side: partial(contender.start, patience, overhear) for side, contender in contenders.items()},
         budget_s=max_time_s,
         clock=clock,
         report=report,
@@ -546,12 +581,17 @@ def gate(
         total, stages = _missing(str(lacking), BASELINE), ()
     except WorkerFailedError as problem:
         failed = next(side for side, book in match.books.items() if book.draft.failure is not None)
-        if failed == BASELINE and not match.books[BASELINE].draft.trials:
-            raise MeasurementError(f"baseline ({baseline.name}) failed: {problem.failure.message}") from None
+        not_started = isinstance(problem, WorkerNotStartedError)
+        if (failed == BASELINE or not_started) and not match.books[failed].draft.trials:
+            name = match.books[failed].contender.name
+            raise MeasurementError(f"{failed} ({name}) failed: {problem.failure.message}") from None
         where = f" in {problem.failure.stage}" if problem.failure.stage else ""
         reason = f"the {failed} failed{where}: {problem.failure.message}"
         # A candidate that fails has lost something; without a baseline there is nothing that it could have lost.
-        total = _candidate_lost(match, problem.failure, reason) if failed == CANDIDATE else _undecided(reason)
+        if failed == CANDIDATE and not not_started:
+            total = _candidate_lost(match, problem.failure, reason)
+        else:
+            total = _undecided(reason)
         stages = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)[0][1]
     except KeyboardInterrupt:  # while judging
         match.interrupted = True
@@ -793,6 +833,8 @@ def _different(match: _Match) -> tuple[str, ...]:
 
 def _notes(match: _Match, total: StageVerdict) -> Iterator[str]:
     before, after = match.books[BASELINE], match.books[CANDIDATE]
+    if match.cut:
+        yield f"The time was over before a pair of processes was measured: {match.cut}."
     if match.interrupted:
         yield f"Interrupted: the verdict is that of the {len(match.pairs)} pairs of processes until then."
     if before.location and before.location == after.location and _are_one(match):

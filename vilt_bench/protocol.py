@@ -1,10 +1,12 @@
-"""What a measuring process and the one that directs it say to each other: a line of JSON each, over pipes.
+"""What a measuring process and the one that directs it say to each other: a line of JSON each, over a wire (`process`).
 
 The director asks, the worker answers; each request has one reply. Between requests the worker waits, and while
 the worker measures the director sleeps. The two may be of different versions of this package: `Hello` tells.
 """
 
 from __future__ import annotations
+
+from dataclasses import fields
 
 import msgspec
 
@@ -125,6 +127,24 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 Reply = Welcome | Prepared | Counted | Measured | EnergyMeasured | Finished | Refused | Failed
 
+
+class Doing(msgspec.Struct, frozen=True, tag=True):
+    """No answer, but what goes on until there is one; said only to a director that has made a wire for it."""
+
+    phase: str
+    """Such as `the first call`."""
+
+
+def is_whole(series: Series) -> bool:
+    """Returns whether a block's samples are what they say they are: passes there are, and each has its times."""
+    count = sum(series.blocks)
+    if not series.blocks or min(series.blocks) < 1:
+        return False
+    every = [series.whole, series.instrumented, *series.stages.values()]
+    columns = [getattr(times, clock.name) for times in every for clock in fields(times)]
+    return {len(column) for column in columns if column} == {count}
+
+
 encode = msgspec.json.Encoder().encode
 decode_request = msgspec.json.Decoder(Request).decode
-decode_reply = msgspec.json.Decoder(Reply).decode
+decode_reply = msgspec.json.Decoder(Reply | Doing).decode

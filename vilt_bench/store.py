@@ -62,11 +62,9 @@ def save_all(runs: Iterable[Run], folder: str | os.PathLike[str]) -> tuple[list[
 
 
 def _rescue(run: Run) -> str:
-    import tempfile
-
-    with contextlib.suppress(RecordError, OSError):  # there may be no temporary folder
-        return f"kept as {save(run, tempfile.gettempdir())}"
-    with contextlib.suppress(RecordError, OSError):
+    with contextlib.suppress(RecordError, ConfigError):  # there may be no temporary folder
+        return f"kept as {save(run, files.temporary_folder())}"
+    with contextlib.suppress(RecordError, OSError):  # nor a current one
         return f"kept as {save(run, Path.cwd())}"
     return "and nowhere else: what is shown is all there is"
 

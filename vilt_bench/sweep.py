@@ -5,22 +5,21 @@ The director imports no torch and sleeps while a worker measures, so that it tak
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from itertools import accumulate, chain
-from typing import IO, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from vilt_bench import errors, files, git, protocol, registry
 from vilt_bench.config import Case, Sampling, label
 from vilt_bench.photographs import check_images
+from vilt_bench.process import BYE_S, LONGEST_LINE, Child, Patience
 from vilt_bench.records import Energy, Environment, Failure, Model, Run, Series, Source, Stage, Times, Trial
 from vilt_bench.source import read_source
 from vilt_bench.statistics import LEAST_UNITS, Estimate, block_interval, latency, settled
@@ -37,8 +36,12 @@ AGREEING_LOOKS = 2
 """Looks in a row that must find the interval narrow enough: one may by chance."""
 MOST_TRIALS = 12
 """Where trials differ by more than the precision asked for, they go on up to this many."""
-BYE_S = 10.0
-"""How long a worker may take to end."""
+BLOCK_RETRIES = 4
+"""How often a worker measures a block at most."""
+MOST_NOTES = 8
+"""Of what goes on, for one request."""
+LAST_WORD_S = 2.0
+"""For a process that has closed its end of the wire to be gone."""
 
 ReplyT = TypeVar("ReplyT", bound=protocol.Reply)
 
@@ -62,16 +65,30 @@ class Progress:
 Report = Callable[[Progress], None]
 Clock = Callable[[], float]
 """Seconds."""
+Overhear = Callable[[str], None]
+"""Told what a process has printed."""
 
 
 class WorkerFailedError(Exception):
     """A worker could not go on; holds what the record says of it."""
 
-    def __init__(self, failure: Failure, traceback: str = "") -> None:
-        """Keep the failure, and the worker's traceback for whoever debugs it."""
+    def __init__(self, failure: Failure) -> None:
+        """Keep the failure."""
         super().__init__(failure.message)
         self.failure = failure
-        self.traceback = traceback
+
+
+class WorkerHungError(WorkerFailedError):
+    """A worker was silent for longer than it may be."""
+
+
+class WorkerNotStartedError(WorkerFailedError):
+    """A worker could not be started: the fault is the machine's, or the interpreter's."""
+
+    def __init__(self, cause: OSError) -> None:
+        """Keep what the system said."""
+        super().__init__(Failure("error", f"a measuring process could not be started: {files.why(cause)}"))
+        self.cause = cause
 
 
 class Asked(Protocol):
@@ -96,6 +113,10 @@ class Worker:
         flags: Sequence[str] = (),
         folder: str | None = None,
         environment: Mapping[str, str] | None = None,
+        *,
+        patience: Patience | None = None,
+        overhear: Overhear = lambda _: None,
+        older: bool = False,
     ) -> None:
         """Start the process; it waits for its first request.
 
@@ -104,85 +125,152 @@ class Worker:
             flags: its options.
             folder: where it runs, and looks for modules first; this process's own if `None`.
             environment: its environment variables; this process's own if `None`. Git's of one repository are left out.
+            patience: how long it may be silent.
+            overhear: told what it has printed, when it has ended.
+            older: whether it may be of an older version of this package.
+
+        Raises:
+            WorkerNotStartedError: it can't be started.
         """
-        self._complaints: IO[bytes] = files.temporary_file()  # lives as long as the process
-        self._process = subprocess.Popen(
-            [python, *flags, "-m", "vilt_bench.worker"],
-            cwd=folder,
-            env=git.surroundings(environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            start_new_session=True,  # Ctrl-C reaches the director alone
-        )
+        self._patience = patience or Patience()
+        self._overhear = overhear
+        self._traceback = ""
+        self._longest_s = 0.0
+        self._request: protocol.Request = protocol.Hello()
+        self._sent_s = 0.0
+        try:
+            self._child = Child(
+                [python, *flags, "-m", "vilt_bench.worker"],
+                folder=folder,
+                environment=git.surroundings(environment),
+                older=older,
+            )
+        except OSError as error:
+            raise WorkerNotStartedError(error) from None
 
     def ask(self, request: protocol.Request, expected: type[ReplyT]) -> ReplyT:
-        """Returns the reply, however long it takes; this process sleeps meanwhile.
+        """Returns the reply; this process sleeps until it is there.
 
         Raises:
             ViltBenchError: the worker refused what the user asked for.
-            WorkerFailedError: the worker failed or died.
+            WorkerFailedError: the worker failed, died, hung, or said what is no reply.
         """
         self.send(request)
         return self.receive(expected)
 
     def send(self, request: protocol.Request) -> None:
         """Hand a request over and go on, for two workers that are to do something at once."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it has died; what it left tells how
-            self._process.stdin.write(protocol.encode(request) + b"\n")
-            self._process.stdin.flush()
+        self._request = request
+        self._sent_s = time.monotonic()
+        self._child.send(protocol.encode(request))
 
     def receive(self, expected: type[ReplyT]) -> ReplyT:
-        """Returns the reply to what was sent, however long it takes.
+        """Returns the reply to what was sent.
 
         Raises:
             ViltBenchError: the worker refused what the user asked for.
-            WorkerFailedError: the worker failed or died.
+            WorkerFailedError: the worker failed, died, hung, or said what is no reply.
         """
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.endswith(b"\n"):  # it died, perhaps in the middle of its reply
-            raise WorkerFailedError(self._death())
-        try:
-            reply = protocol.decode_reply(line)
-        except msgspec.DecodeError as error:  # of another version of this package
-            raise errors.MeasurementError(
-                f"the measuring process says what this version can't read ({error})"
-            ) from None
+        reply = self._reply()
         if isinstance(reply, protocol.Refused):
-            raise getattr(errors, reply.error, errors.MeasurementError)(reply.message)
+            raise _refusal(reply)
         if isinstance(reply, protocol.Failed):
-            raise WorkerFailedError(reply.failure, reply.traceback)
+            self._traceback = reply.traceback
+            raise WorkerFailedError(reply.failure)
         if not isinstance(reply, expected):
-            raise RuntimeError(f"worker replied {type(reply).__name__}; expected {expected.__name__}")
+            raise self._astray(f"replied {type(reply).__name__} where {expected.__name__} was expected")
+        if self._child.is_ahead():
+            raise self._astray("replied more than it was asked")
+        if isinstance(reply, protocol.Measured):
+            if not protocol.is_whole(reply.series):
+                raise self._astray("replied a block whose samples do not fit its number of passes")
+            self._longest_s = max(self._longest_s, time.monotonic() - self._sent_s)
+        elif isinstance(reply, protocol.Prepared):
+            self._longest_s = reply.first_call_s
         return reply
 
     def close(self, within_s: float = BYE_S) -> None:
         """Let the process end by itself if it waits for a request; end it otherwise, or after that time."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
-        try:
-            self._process.wait(timeout=within_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._complaints.close()
+        self._child.close(within_s)
+        if printed := f"{self._child.output}{self._traceback}".strip():
+            self._overhear(printed)
 
     def kill(self) -> None:
-        """End the process now."""
-        self._process.kill()
-        self._process.wait()
+        """End the process now, and all that it has started."""
+        self._child.kill()
+
+    def _reply(self) -> protocol.Reply:
+        """Returns what it says next, notes of what it is doing left out."""
+        phase, limit_s = _phase(self._request), self._limit_s()
+        for _ in range(MOST_NOTES):
+            try:
+                reply: protocol.Reply | protocol.Doing = protocol.decode_reply(self._child.receive(limit_s))
+            except TimeoutError:
+                where = self._child.where()
+                self.kill()
+                at = "" if where is None else f" (at {where})"
+                raise WorkerHungError(
+                    Failure("error", f"hung in {phase}: no answer for {limit_s:g} s{at}; --patience allows more")
+                ) from None
+            except EOFError:
+                raise WorkerFailedError(self._death()) from None
+            except msgspec.DecodeError as error:
+                raise self._astray(f"replied what this version can't read ({error})") from None
+            except ValueError:
+                raise self._astray(f"replied a line of more than {LONGEST_LINE // 2**20} MiB") from None
+            if not isinstance(reply, protocol.Doing):
+                return reply
+            phase = reply.phase
+        raise self._astray("says all the time that it is doing something else")
+
+    def _limit_s(self) -> float:
+        match self._request:
+            case protocol.Measure(seconds):
+                # Where heat slows it down, it may measure a block several times.
+                return self._patience.for_passes(self._longest_s, BLOCK_RETRIES * seconds)
+            case protocol.Sample():
+                return self._patience.for_passes(self._longest_s)
+            case _:
+                return self._patience.for_once()
+
+    def _astray(self, what: str) -> WorkerFailedError:
+        """Returns the failure of a process that can't be directed any more, and ends it."""
+        self.kill()
+        return WorkerFailedError(Failure("error", f"the measuring process {what}"))
 
     def _death(self) -> Failure:
-        code = self._process.wait()
-        self._complaints.seek(0)
-        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        code = self._child.wait(LAST_WORD_S)
+        self.kill()
+        lines = self._child.output.strip().splitlines()
+        if code is None:
+            return Failure("crashed", "the process closed the pipe over which it is directed")
         if code == -9:  # Linux ends a process so when the machine's memory is gone, but so may anybody
             return Failure("crashed", "the process was killed (signal 9), as the system does when memory runs out")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return Failure("crashed", f"the process ended with {how}: {lines[-1] if lines else 'it left no message'}")
+
+
+def _phase(request: protocol.Request) -> str:
+    match request:
+        case protocol.Hello():
+            return "starting"
+        case protocol.Prepare():
+            return "building"
+        case protocol.Count():
+            return "counting"
+        case protocol.Measure() | protocol.Sample():
+            return "a pass"
+        case protocol.MeasureEnergy():
+            return "measuring energy"
+        case protocol.Finish():
+            return "finishing"
+
+
+def _refusal(reply: protocol.Refused) -> errors.ViltBenchError:
+    kind = getattr(errors, reply.error, None)
+    if isinstance(kind, type) and issubclass(kind, errors.ViltBenchError):
+        return kind(reply.message)
+    return errors.MeasurementError(reply.message)
 
 
 @dataclass
@@ -237,12 +325,13 @@ class Lane:
     """One trial of one case, its worker alive: takes its turns until it is done."""
 
     draft: Draft
-    worker: Asked
+    start: Callable[[], Asked]
     sampling: Sampling
     index: int
     budget_s: float
     report: Report
     clock: Clock = time.monotonic
+    process: Asked | None = None
     trial: Trial | None = None
     warmup: Series = field(default_factory=Series)
     samples: Series = field(default_factory=Series)
@@ -253,8 +342,9 @@ class Lane:
     spent_s: float = 0.0
 
     def prepare(self) -> None:
-        """Wait until the worker has made its first call."""
+        """Start the worker, and wait until it has made its first call."""
         self._tell("starting")
+        self.process = self.start()
         ready = self.worker.ask(protocol.Prepare(self.draft.case), protocol.Prepared)
         self.trial = Trial(self.index, ready.started_at, ready.build_time_s, ready.first_call_s)
         self.draft.environment = self.draft.environment or ready.environment
@@ -262,6 +352,12 @@ class Lane:
         self._spend(ready.first_call_s)
         # Where one call takes more than warm-up may, it has been the warm-up.
         self.sampling_now = ready.first_call_s > WARMUP_SHARE * self.budget_s
+
+    @property
+    def worker(self) -> Asked:
+        """The process, once it is started."""
+        assert self.process is not None
+        return self.process
 
     def count(self) -> None:
         """Let the worker count what is not timed."""
@@ -285,6 +381,7 @@ class Lane:
         elapsed_s = self.clock() - start
         self._spend(elapsed_s)
         self.draft.pair_s = elapsed_s / series.blocks[0]
+        self._check_stages(series)
         if self.sampling_now:
             self.samples = join(self.samples, series)
             return not self._done()
@@ -309,6 +406,11 @@ class Lane:
                 replace(self.trial, warmup=self.warmup, samples=self.samples, settled=self.settled)
             )
             self.trial = None
+
+    def _check_stages(self, series: Series) -> None:
+        known = next((each for each in (self.samples, self.warmup) if each.blocks), series)
+        if series.stages.keys() != known.stages.keys():
+            raise WorkerFailedError(Failure("error", "the stages are not those of the block before"))
 
     def _done(self) -> bool:
         blocks = self.samples.blocks
@@ -363,7 +465,9 @@ def measure_together(
     *,
     report: Report = lambda _: None,
     count: bool = True,
-    start_worker: Callable[[], Asked] = Worker,
+    patience_s: float | None = None,
+    overhear: Overhear = lambda _: None,
+    start_worker: Callable[[], Asked] | None = None,
     clock: Clock = time.monotonic,
 ) -> list[Run]:
     """Returns a run for each case, measured in turn, block by block, so that drift of the machine hits all alike.
@@ -378,6 +482,8 @@ def measure_together(
         sampling: how hard to look.
         report: told where the measuring stands, between blocks.
         count: whether to count parameters, FLOPs and memory, which takes a pass or two.
+        patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `process.Patience`.
+        overhear: told what a process has printed, when it has ended.
         start_worker: starts a measuring process.
         clock: by which time is spent.
 
@@ -386,6 +492,8 @@ def measure_together(
             nothing has been timed by then.
     """
     check_cases(cases)
+    patience = Patience(patience_s, sampling.max_time_s)
+    start = start_worker or (lambda: Worker(patience=patience, overhear=overhear))
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     problems: list[str] = []
     source = read_source(report=problems.append)
@@ -396,7 +504,7 @@ def measure_together(
             wanted = drafts if index < sampling.trials else [draft for draft in drafts if draft.wants_more(sampling)]
             if not wanted:
                 break
-            _trial(wanted, sampling, index, report, start_worker, clock, count=count and index == 0)
+            _trial(wanted, sampling, index, report, start, clock, count=count and index == 0)
     except KeyboardInterrupt:
         interrupted = True
     group = uuid.uuid4().hex
@@ -459,7 +567,7 @@ def _trial(
                 # A trial after those asked for has as long as they had; the time left is for more of its kind.
                 share = 1 / (sampling.trials - index) if index < sampling.trials else 1.0
                 budget_s = min(max(0.0, left_s) * share, sampling.max_time_s / sampling.trials)
-                lanes.append(Lane(draft, start_worker(), sampling, index, budget_s, report, clock))
+                lanes.append(Lane(draft, start_worker, sampling, index, budget_s, report, clock))
         # Made ready one after the other, before any is timed: building would disturb a neighbour's times.
         active = [lane for lane in lanes if _went_well(lane, lane.prepare)]
         if count:
@@ -472,12 +580,14 @@ def _trial(
                 _went_well(lane, lane.finish)
     except BaseException:
         for lane in lanes:
-            lane.worker.kill()
+            if lane.process is not None:
+                lane.process.kill()
         raise
     finally:
         for lane in lanes:
             lane.keep()
-            lane.worker.close()
+            if lane.process is not None:
+                lane.process.close()
 
 
 def _went_well(lane: Lane, step: Callable[[], bool | None]) -> bool:

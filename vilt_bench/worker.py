@@ -1,13 +1,11 @@
-"""The measuring process: answers requests on its standard input until asked to finish.
+"""The measuring process: answers requests until asked to finish.
 
-Its standard output belongs to the protocol; what libraries print goes to standard error.
+It answers on a wire of its own, see `process`: what embedders and libraries print is output, and never an answer.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
@@ -16,7 +14,7 @@ from datetime import UTC, datetime
 from typing import BinaryIO
 
 import vilt_bench
-from vilt_bench import protocol
+from vilt_bench import process, protocol
 from vilt_bench.errors import ViltBenchError
 
 RETRIES = 3
@@ -25,19 +23,27 @@ RETRIES = 3
 
 def main() -> None:
     """Serve the process that started this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the director's to handle
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as replies:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        with suppress(BrokenPipeError):  # nobody listens any more
-            serve(sys.stdin.buffer, replies)
+    owner = process.attach()
+    with suppress(BrokenPipeError):  # nobody listens any more
+        serve(owner.requests, owner.replies, notes=owner.hears_notes)
 
 
-def serve(requests: Iterable[bytes], replies: BinaryIO) -> None:
-    """Answer each request, a line each; end after `Finish`, or at an error."""
+def serve(requests: Iterable[bytes], replies: BinaryIO, *, notes: bool = False) -> None:
+    """Answer each request, a line each; end after `Finish`, or at an error.
 
-    def reply(message: protocol.Reply) -> None:
-        replies.write(protocol.encode(message) + b"\n")
-        replies.flush()
+    Args:
+        requests: lines.
+        replies: where the answers go.
+        notes: whether to say what goes on between them.
+    """
+    process_id = os.getpid()
+
+    def reply(message: protocol.Reply | protocol.Doing) -> None:
+        if os.getpid() != process_id:  # an embedder's fork that came back here instead of ending
+            os._exit(0)
+        if notes or not isinstance(message, protocol.Doing):
+            replies.write(protocol.encode(message) + b"\n")
+            replies.flush()
 
     try:
         for message in _answers(protocol.decode_request(line) for line in requests):
@@ -50,7 +56,7 @@ def serve(requests: Iterable[bytes], replies: BinaryIO) -> None:
         reply(protocol.Failed(failure_of(error), traceback.format_exc()))
 
 
-def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply]:
+def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply | protocol.Doing]:
     request = next(requests, None)
     if isinstance(request, protocol.Hello):
         yield protocol.Welcome(protocol.VERSION, vilt_bench.__version__, os.path.dirname(vilt_bench.__file__))
@@ -76,6 +82,7 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply]:
     probe = ConditionsProbe(threads if device.type == "cpu" else None, gpu)
     subject = runner.prepare(case, device, timer_for(device))
     build_time_s = time.perf_counter() - begin
+    yield protocol.Doing("the first call")
     first_call_s = subject.first_call()
     environment = collect(device, threads=threads)
     origin = factory_file(case.embedder)

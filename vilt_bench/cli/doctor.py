@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from vilt_bench.cli import screen
+from vilt_bench.cli import options, screen
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
@@ -20,6 +20,7 @@ def register(add: Add) -> None:
     parser = add("doctor", doctor, "tell whether this machine is fit to measure on, and what to change")
     parser.add_argument("--quick", action="store_true", help="about 10 s instead of a minute: a rougher estimate")
     parser.add_argument("--format", choices=["text", "json"], default="text")
+    options.add_patience(parser)
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -32,7 +33,7 @@ def doctor(asked: argparse.Namespace) -> int:
     from vilt_bench.doctor import QUICK, THOROUGH, examine
     from vilt_bench.report import doctor as report
 
-    found = examine(QUICK if asked.quick else THOROUGH, report=_narrate)
+    found = examine(QUICK if asked.quick else THOROUGH, report=_narrate, patience_s=asked.patience)
     _narrate("")
     if asked.format == "json":
         sys.stdout.write(report.to_json(found))
@@ -46,5 +47,4 @@ def doctor(asked: argparse.Namespace) -> int:
 
 def _narrate(text: str) -> None:
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{text}\r")
-        sys.stderr.flush()
+        screen.say(f"\r\x1b[K{text}\r")

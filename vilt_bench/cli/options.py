@@ -163,6 +163,19 @@ def add_effort(
         help=f"measuring time in seconds, or such as 90s, 1.5m or 2h (default: {max_time})",
     )
     group.add_argument("--trials", type=int, default=given[2], metavar="N", help=trials)
+    add_patience(group)
+
+
+def add_patience(group: argparse._ActionsContainer) -> None:
+    """Add when a process is taken for hung."""
+    group.add_argument(
+        "--patience",
+        type=values.seconds,
+        metavar="TIME",
+        help="end a measuring process that gives no answer for so long, in building, in the first call, or in a pass, "
+        "and record that as its failure (default: ten times the measuring time, at least 300, for what is done once; "
+        "twenty times the longest so far, at least 60, for passes)",
+    )
 
 
 NATIVE = "native"

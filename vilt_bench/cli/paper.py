@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +86,21 @@ def paper(asked: argparse.Namespace) -> int:
         runs = _kept_rows(asked) | dict(measured.runs if measured is not None else {})
         for path in publish(asked.output, counted=paper_table(), runs=runs, **studies):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    return screen.INTERRUPTED if interrupted else 0
+    if interrupted:
+        return screen.INTERRUPTED
+    return _tell_problems(measured) if measured is not None else 0
+
+
+def _tell_problems(measured: Measured) -> int:
+    """Returns the exit code, rows that failed and trials that could not be saved being told."""
+    problems = list(measured.problems)
+    for name, run in measured.runs.items():
+        if run.failure is not None:
+            where = f" in {run.failure.stage}" if run.failure.stage else ""
+            problems.append(f"{name}: {run.failure.kind}{where}: {run.failure.message}")
+    for problem in problems:
+        screen.complain(problem)
+    return screen.USER_ERROR if problems else 0
 
 
 def _check(asked: argparse.Namespace) -> None:
@@ -97,7 +111,12 @@ def _check(asked: argparse.Namespace) -> None:
     check_time(asked.study_time if asked.study_time is not None else STUDY_TIME_S, flag="--study-time")
     if asked.study_time is not None and not studies:
         raise ConfigError("--study-time is for a study; add --nms or --sequence")
-    given = {"--trials": asked.trials, "--precision": asked.precision, "--max-time": asked.max_time}
+    given = {
+        "--trials": asked.trials,
+        "--precision": asked.precision,
+        "--max-time": asked.max_time,
+        "--patience": asked.patience,
+    }
     for flag, value in given.items():
         if value is not None and not asked.measure:
             raise ConfigError(f"{flag} is for timing the rows; add --measure")
@@ -111,6 +130,7 @@ def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Conso
     from vilt_bench.environment import collect, prepare_threads, resolve_device
     from vilt_bench.paper import times
     from vilt_bench.paper.measuring import MAX_TIME_S, PRECISION, ROUNDS, measure_rows
+    from vilt_bench.process import CALM
 
     sampling = Sampling(
         precision=PRECISION if asked.precision is None else asked.precision,
@@ -120,18 +140,22 @@ def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Conso
 
     def report(progress: RowProgress) -> None:
         left = "" if progress.left_s is None else f", about {progress.left_s / 60:.0f} min left"
-        sys.stderr.write(
+        screen.say(
             f"{progress.model}: round {progress.round + 1} of {progress.rounds} "
             f"({progress.done} of {progress.total} trials done{left})\n"
         )
 
+    # As the measuring processes find it.
+    here = collect(resolve_device(asked.device), threads=prepare_threads(asked.threads))
     measured = measure_rows(
         {name: case for name, case in _cases(asked).items() if name in rows},
         _records(asked),
         sampling=sampling,
         rounds=ROUNDS if asked.trials is None else asked.trials,
         report=(lambda _: None) if asked.quiet else report,
-        here=collect(resolve_device(asked.device), threads=prepare_threads(asked.threads)),
+        here=replace(here, omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", CALM["OMP_WAIT_POLICY"])),
+        patience_s=asked.patience,
+        overhear=screen.overhear(debug=asked.debug),
     )
     console.print()
     times.show(measured.runs, console)
@@ -174,7 +198,7 @@ def _studies(asked: argparse.Namespace, console: Console) -> dict[str, Any]:
         if getattr(asked, name):
             store.check_writable(_records(asked))
             if not asked.quiet:
-                sys.stderr.write(f"{name}: about {seconds:.0f} s, or what three rounds take\n")
+                screen.say(f"{name}: about {seconds:.0f} s, or what three rounds take\n")
             each = found[name] = measure(max_time_s=seconds, device=asked.device, threads=asked.threads)
             console.print()
             module.render_table(each, console)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vilt_bench.cli import options, screen
-from vilt_bench.errors import ViltBenchError
+from vilt_bench.config import label
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
+    from vilt_bench.config import Case, Sampling
     from vilt_bench.records import Run
 
 
@@ -45,44 +45,54 @@ def run(asked: argparse.Namespace) -> int:
     check_cases(cases)  # before the folder is made
     store.check_writable(asked.output)
     screen.keep_on_termination()
-    runs = measure_together(cases, sampling, report=screen.narrator(quiet=asked.quiet))
+    if not asked.quiet:
+        screen.say(f"{_plan(cases, sampling)}\n")
+    runs = measure_together(
+        cases,
+        sampling,
+        report=screen.narrator(quiet=asked.quiet),
+        patience_s=asked.patience,
+        overhear=screen.overhear(debug=asked.debug),
+    )
     measured = [run for run in runs if run.trials or run.failure is not None]
     if not measured:
         screen.complain("interrupted before anything was measured; nothing was saved")
         return screen.INTERRUPTED
+    saved, problems = store.save_all(measured, asked.output)
     console = screen.console()
-    saved, problem = _save(measured, asked.output)
     table.show(measured, console)
     console.print()
     for path in saved:
         console.print(f"saved {path}", highlight=False, soft_wrap=True)
-    if problem is not None:
-        return screen.complain(problem)
+    for problem in problems:
+        screen.complain(problem)
+    failed = [each for each in measured if each.failure is not None]
+    for each in failed:
+        screen.complain(f"{label(each.case)}: {_failure(each)}")
+    if problems:
+        return screen.USER_ERROR
     if any(each.interrupted for each in measured):
         return screen.INTERRUPTED
-    for each in measured:
-        if each.failure is not None:
-            return screen.complain(f"{each.case.embedder}: {each.failure.kind}: {each.failure.message}{_advice(each)}")
-    return 0
+    return screen.USER_ERROR if failed else 0
 
 
-def _save(runs: Sequence[Run], folder: str) -> tuple[list[Path], str | None]:
-    """Returns the records' files, and what kept one from its folder; it is then in the system's temporary one."""
-    from vilt_bench import files, store
+def _plan(cases: Sequence[Case], sampling: Sampling) -> str:
+    """Returns what is about to be done, and how long it takes."""
+    trials = "1 trial" if sampling.trials == 1 else f"{sampling.trials} trials"
+    if len(cases) == 1:
+        what, each = label(cases[0]), ""
+    else:
+        what, each = f"{len(cases)} embedders in turns", " each"
+    total_s = len(cases) * sampling.max_time_s
+    total = f"{total_s:.0f} s" if total_s < 120 else f"{total_s / 60:.0f} min"
+    return (
+        f"measuring {what}: {trials}{each} in fresh processes, at most {total} in all, "
+        "and what building and counting take"
+    )
 
-    saved, problem = [], None
-    for run in runs:
-        try:
-            saved.append(store.save(run, folder))
-        except ViltBenchError as error:  # the folder was fine when measuring began
-            try:
-                problem = f"{error} (kept as {store.save(run, files.temporary_folder())})"
-            except ViltBenchError:
-                problem = f"{error} (and nowhere else: what is shown is all there is)"
-    return saved, problem
 
-
-def _advice(failed: Run) -> str:
-    if failed.failure is not None and failed.failure.kind == "out-of-memory":
-        return "; try a smaller --batch-size or --resolution"
-    return ""
+def _failure(failed: Run) -> str:
+    assert failed.failure is not None
+    advice = "; try a smaller --batch-size or --resolution" if failed.failure.kind == "out-of-memory" else ""
+    where = f" in {failed.failure.stage}" if failed.failure.stage else ""
+    return f"{failed.failure.kind}{where}: {failed.failure.message}{advice}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,37 +27,89 @@ def console() -> Console:
     return found if found.is_terminal else Terminal(width=WIDTH)
 
 
-def narrator(*, quiet: bool) -> Callable[[Progress], None]:
-    """Returns what says on standard error where the measuring stands, in one line that is written over."""
-    if quiet or not sys.stderr.isatty():
-        return lambda _: None
+def say(text: str) -> None:
+    """Write to standard error; where that is closed, full or has no reader, nothing else is lost by it."""
+    with suppress(OSError, ValueError, AttributeError):  # closed before the start: `None`
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
+
+def is_terminal() -> bool:
+    """Returns whether standard error is shown to somebody, who sees a line being written over."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+def narrator(*, quiet: bool) -> Callable[[Progress], None]:
+    """Returns what says on standard error where the measuring stands.
+
+    On a terminal in one line that is written over; elsewhere, as in a job's log, a line a phase.
+    """
+    if quiet:
+        return lambda _: None
+    return _narrate_in_place() if is_terminal() else _narrate_by_phase()
+
+
+def _narrate_in_place() -> Callable[[Progress], None]:
     def narrate(progress: Progress) -> None:
         known = "" if progress.half_width is None else f", ±{100 * progress.half_width:.1f}%"
-        text = (
-            f"{progress.embedder}: trial {progress.trial + 1} of {progress.trials}, {progress.phase}"
-            f" ({progress.samples} passes{known}; {progress.spent_s:.0f} of {progress.budget_s:.0f} s)"
-        )
         # Written between blocks only: a spinner would take time from what is measured.
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
+        say(
+            f"\r\x1b[K{_phase(progress)} ({progress.samples} passes{known}; "
+            f"{progress.spent_s:.0f} of {progress.budget_s:.0f} s)"
+        )
 
     import atexit
 
-    atexit.register(lambda: sys.stderr.write("\r\x1b[K"))
+    atexit.register(lambda: say("\r\x1b[K"))
     return narrate
+
+
+def _narrate_by_phase() -> Callable[[Progress], None]:
+    told: set[str] = set()
+
+    def narrate(progress: Progress) -> None:
+        if (phase := _phase(progress)) not in told:  # embedders take turns
+            told.add(phase)
+            say(f"{phase} ({progress.spent_s:.0f} of {progress.budget_s:.0f} s)\n")
+
+    return narrate
+
+
+def _phase(progress: Progress) -> str:
+    from vilt_bench.report import clean
+
+    name = clean.within(progress.embedder)
+    return f"{name}: trial {progress.trial + 1} of {progress.trials}, {progress.phase}"
+
+
+def overhear(*, debug: bool) -> Callable[[str], None]:
+    """Returns what shows, for whoever debugs, what a measuring process has printed."""
+    if not debug:
+        return lambda _: None
+    from vilt_bench.report import clean
+
+    def show(printed: str) -> None:
+        lines = "\n".join(f"  {clean.within(line)}" for line in printed.splitlines())
+        say(f"a measuring process printed:\n{lines}\n")
+
+    return show
 
 
 def complain(message: str) -> int:
     """Say in one line what is wrong; returns the exit code."""
     from vilt_bench.report import clean
 
-    sys.stderr.write(f"vilt-bench: {clean.within(message)}\n")
+    say(f"vilt-bench: {clean.within(message)}\n")
     return USER_ERROR
 
 
 def keep_on_termination() -> None:
-    """Let a cancelled CI job, or a closed terminal, keep what it has, as Ctrl-C does."""
+    """Let a cancelled CI job, or a closed terminal, keep what it has, as Ctrl-C does.
+
+    A signal that is ignored stays so: `nohup` asks for that.
+    """
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+            number = getattr(signal, name)
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, signal.default_int_handler)

@@ -47,6 +47,7 @@ def register(add: Add) -> None:
         help="in seconds, or such as 90s or 5m: for an embedder, starting of processes included; it ends earlier when "
         "the answer is clear (default: 300)",
     )
+    options.add_patience(group)
     _add_rule(parser)
     outcome.add_outputs(parser)
     group = parser.add_argument_group("records")
@@ -105,6 +106,8 @@ def gate(asked: argparse.Namespace) -> int:
                 gated=asked.gate,
                 error=GATE_ERROR / len(cases),
                 report=_narrator(quiet=asked.quiet),
+                patience_s=asked.patience,
+                overhear=screen.overhear(debug=asked.debug),
             )
         except ViltBenchError as error:
             if len(cases) == 1:

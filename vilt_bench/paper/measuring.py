@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from vilt_bench import store, sweep
 from vilt_bench.config import Case, Sampling
 from vilt_bench.errors import ConfigError
+from vilt_bench.process import Patience
 from vilt_bench.records import Environment, Run, join_trials, same_setup
 from vilt_bench.statistics import latency
+from vilt_bench.sweep import Overhear
 
 PRECISION = 0.05
 """Of the whole within one process: the rows differ by far more."""
@@ -34,6 +36,8 @@ class Measured:
     runs: Mapping[str, Run]
     """By the row's name; rows that have no trial are left out."""
     interrupted: bool = False
+    problems: tuple[str, ...] = ()
+    """A sentence for each trial that the folder did not take; it is among the runs nevertheless."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,16 @@ def measure_rows(
     rounds: int = ROUNDS,
     report: Callable[[RowProgress], None] = lambda _: None,
     here: Environment | None = None,
+    patience_s: float | None = None,
+    overhear: Overhear = lambda _: None,
     measure_one: MeasureOne | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Measured:
     """Returns a run for each row, of as many trials as rounds; what is in the folder already is not measured again.
 
     A trial in the folder counts if it is of the same case and sampling, complete, and of this machine, software and
-    settings.
-    Ctrl-C ends the measuring; the runs then hold the trials that there are.
+    settings. One that can't be saved, as the disk is full, is kept and told, and the others go on. Ctrl-C ends the
+    measuring; the runs then hold the trials that there are.
 
     Args:
         cases: by the row's name.
@@ -75,6 +81,8 @@ def measure_rows(
         rounds: trials a row.
         report: told where the measuring stands, before each trial.
         here: this machine and software; `None`: those of the folder's newest trial.
+        patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `process.Patience`.
+        overhear: told what a process has printed, when it has ended.
         measure_one: measures one trial.
         clock: seconds.
 
@@ -84,11 +92,13 @@ def measure_rows(
     if rounds < 1:
         raise ConfigError(f"--trials must be at least 1, got {rounds}")
     each = replace(sampling or Sampling(precision=PRECISION, max_time_s=MAX_TIME_S), trials=1)
-    measure = measure_one or _measure_one
+    Patience(patience_s)  # refuses what is no time
+    measure = measure_one or _measurer(patience_s, overhear)
     store.check_writable(folder)
     there = store.load_folder(folder)
     kept = {name: _kept(case, each, there, here)[:rounds] for name, case in cases.items()}
     took_s: dict[str, float] = {}
+    problems: list[str] = []
     try:
         for turn in range(rounds):
             for name, case in cases.items():
@@ -99,14 +109,14 @@ def measure_rows(
                 run = measure(case, each, not kept[name])
                 took_s[name] = clock() - start
                 if run.trials or run.failure is not None:
-                    store.save(run, folder)
+                    problems += store.save_all([run], folder)[1]
                 if run.interrupted:
                     raise KeyboardInterrupt
                 kept[name].append(run)
     except KeyboardInterrupt:
         joined = {name: replace(join_trials(runs), interrupted=True) for name, runs in kept.items() if runs}
-        return Measured(joined, interrupted=True)
-    return Measured({name: join_trials(runs) for name, runs in kept.items()})
+        return Measured(joined, interrupted=True, problems=tuple(problems))
+    return Measured({name: join_trials(runs) for name, runs in kept.items()}, problems=tuple(problems))
 
 
 def kept_rows(cases: Mapping[str, Case], folder: str | os.PathLike[str]) -> dict[str, Run]:
@@ -130,9 +140,12 @@ def kept_rows(cases: Mapping[str, Case], folder: str | os.PathLike[str]) -> dict
     return found
 
 
-def _measure_one(case: Case, sampling: Sampling, count: bool) -> Run:
-    (run,) = sweep.measure_together([case], sampling, count=count)
-    return run
+def _measurer(patience_s: float | None, overhear: Overhear) -> MeasureOne:
+    def measure(case: Case, sampling: Sampling, count: bool) -> Run:
+        (run,) = sweep.measure_together([case], sampling, count=count, patience_s=patience_s, overhear=overhear)
+        return run
+
+    return measure
 
 
 def _anywhere(case: Case) -> Case:

@@ -285,7 +285,7 @@ def _threads(found: Examination) -> Iterator[Finding]:
             + (
                 ", which costs several times the latency on a busy machine" if disturbed else "; fine while it is quiet"
             ),
-            "export OMP_WAIT_POLICY=PASSIVE (a little slower on a quiet machine)" if disturbed else "",
+            "export OMP_WAIT_POLICY=PASSIVE, or unset it (a little slower on a quiet machine)" if disturbed else "",
         )
 
 
