@@ -202,3 +202,14 @@ def test_patience_is_a_multiple_of_the_budget_and_of_the_longest_pass_or_what_th
 def test_a_patience_that_is_no_time_is_refused(seconds):
     with pytest.raises(ConfigError, match="--patience must be between"):
         Patience(seconds)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_greeting_and_what_is_printed_before_it_are_not_said_unasked(older):
+    started = Child([sys.executable, "-c", f"print('hello', flush=True)\n{SERVE}    answer(b'1')"], older=older)
+    deadline_s = time.monotonic() + 60
+    while not started._wire.buffer and time.monotonic() < deadline_s:
+        assert not started.is_ahead()
+    assert not started.is_ahead()
+    assert ask(started) == b"1"
+    started.close()

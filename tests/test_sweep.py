@@ -314,9 +314,10 @@ def test_what_is_no_reply_is_a_failure_and_ends_the_worker(impostor, script, sai
     worker.close()
 
 
-def test_a_reply_too_many_is_a_failure(impostor):
-    welcome = '{"type": "Welcome", "protocol": 1, "package": "0", "location": "/"}'
-    worker = impostor(f"printf '{welcome}\\n{welcome}\\n' >&3; sleep 600")
+def test_a_reply_too_many_is_a_failure(impostor, tmp_path):
+    welcome = protocol.encode(protocol.Welcome(1, "0", "/")).decode()
+    (tmp_path / "replies").write_text(f"{welcome}\n{welcome}\n")  # in one write
+    worker = impostor(f"cat '{tmp_path}/replies' >&3; sleep 600")
     with pytest.raises(WorkerFailedError, match="more than it was asked"):
         worker.ask(protocol.Hello(), protocol.Welcome)
     worker.close()

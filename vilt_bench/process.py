@@ -192,7 +192,10 @@ class Child:
 
     def is_ahead(self) -> bool:
         """Returns whether it has said more than was taken."""
-        return bool((self._wire if self._spoke else self._standard).buffer)
+        self._pump(0.0)
+        if self._spoke:
+            return bool(self._wire.buffer.strip())  # a greeting is none
+        return any(line.startswith(_ANSWER) for line in self._standard.buffer.splitlines())
 
     def where(self) -> str | None:
         """Returns the line of Python at which a hung process is, as `FILE, line N, in FUNCTION`, if it tells."""

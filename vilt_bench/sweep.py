@@ -137,6 +137,7 @@ class Worker:
         self._traceback = ""
         self._longest_s = 0.0
         self._request: protocol.Request = protocol.Hello()
+        self._spoke_unasked = False
         self._sent_s = 0.0
         try:
             self._child = Child(
@@ -161,6 +162,7 @@ class Worker:
     def send(self, request: protocol.Request) -> None:
         """Hand a request over and go on, for two workers that are to do something at once."""
         self._request = request
+        self._spoke_unasked = self._child.is_ahead()
         self._sent_s = time.monotonic()
         self._child.send(protocol.encode(request))
 
@@ -179,7 +181,7 @@ class Worker:
             raise WorkerFailedError(reply.failure)
         if not isinstance(reply, expected):
             raise self._astray(f"replied {type(reply).__name__} where {expected.__name__} was expected")
-        if self._child.is_ahead():
+        if self._spoke_unasked or self._child.is_ahead():
             raise self._astray("replied more than it was asked")
         if isinstance(reply, protocol.Measured):
             if not protocol.is_whole(reply.series):
