@@ -473,3 +473,10 @@ def test_a_cache_that_can_not_be_written_to_is_told(repository, tmp_path, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match=r"nothing can be built in .*file.*XDG_CACHE_HOME"):
         contender_at("main")
+
+
+def test_without_a_home_there_is_no_traceback(repository, monkeypatch):
+    commit(repository)
+    monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-of-that-name/cache")
+    with pytest.raises(ConfigError, match="no home folder"):
+        contender_at("main")

@@ -10,7 +10,7 @@ from torch import nn
 
 from vilt_bench.embedding import VisualEmbedder, stage_counts
 from vilt_bench.errors import CheckpointError, EmbedderError, UnknownEmbedderError
-from vilt_bench.registry import build, check_name, installed, load_factory
+from vilt_bench.registry import build, check_name, factory_file, imported_files, installed, load_factory
 
 PLUGIN = """
 from typing import Literal
@@ -235,3 +235,25 @@ def test_what_a_stage_counts_must_be_whole_numbers(found: str) -> None:
         stage_counts(stage, None)
     stage.counts = lambda _: {"kept": torch.tensor(3)}  # type: ignore[assignment]
     assert stage_counts(stage, None) == {"kept": 3}
+
+
+def test_the_file_of_an_embedder_is_of_the_module_that_it_is_taken_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken_elsewhere.py").write_text("from embedders.patch import patch16 as build\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert factory_file("taken_elsewhere:build") == str(tmp_path / "taken_elsewhere.py")
+    assert factory_file("patch16") == sys.modules["embedders.patch"].__file__
+
+
+def test_imported_files_are_the_first_of_packages_and_none_of_pythons_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd:
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError(name)
+
+    monkeypatch.setitem(sys.modules, "odd", Odd())  # type: ignore[arg-type]
+    found = imported_files()
+    assert torch.__file__ in found
+    assert sys.modules["torch.nn"].__file__ not in found
+    assert re.__file__ not in found
+    assert all(Path(file).is_absolute() for file in found)

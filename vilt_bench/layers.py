@@ -50,14 +50,23 @@ class Local:
 
 
 def cache() -> Path:
-    """Returns the folder of the environments in the user's cache."""
+    """Returns the folder of the environments in the user's cache.
+
+    Raises:
+        ConfigError: the user has no home.
+    """
     if os.name == "nt":
         base = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
     elif sys.platform == "darwin":
         base = "~/Library/Caches"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "vilt-bench" / "environments"
+    try:
+        return Path(base).expanduser().absolute() / "vilt-bench" / "environments"
+    except (RuntimeError, OSError):
+        raise ConfigError(
+            "--baseline-ref: there is no home folder to build the baseline in; let XDG_CACHE_HOME name a folder"
+        ) from None
 
 
 def keep(home: Path, build: Callable[[Path], None], *, report: Callable[[str], None]) -> None:

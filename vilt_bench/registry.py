@@ -147,14 +147,22 @@ def factory_file(name: str) -> str | None:
 
 def imported_files() -> tuple[str, ...]:
     """Returns the files of the modules that are imported: of a package its first, of Python's own none."""
-    found = {name: file for name, each in sys.modules.copy().items() if (file := getattr(each, "__file__", None))}
+    found = {name: file for name, each in sys.modules.copy().items() if (file := _file_of(each)) is not None}
     return tuple(
         sorted(
-            os.path.abspath(file)
+            file
             for name, file in found.items()
             if name.partition(".")[0] not in sys.stdlib_module_names and name.rpartition(".")[0] not in found
         )
     )
+
+
+def _file_of(module: object) -> str | None:
+    try:
+        file = getattr(module, "__file__", None)
+    except Exception:  # whatever stands in for a module
+        return None
+    return file if isinstance(file, str) and os.path.isabs(file) else None
 
 
 def build(
