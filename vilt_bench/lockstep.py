@@ -318,7 +318,7 @@ class _Match:
         """Returns how a process fails that does alone what it does in a pair; `None` if it runs through.
 
         Raises:
-            ViltBenchError: it refuses.
+            ViltBenchError: it refuses, or can't be started.
         """
         self._tell("trying each side alone")
         try:
@@ -331,6 +331,8 @@ class _Match:
                     if self.left_s <= 0:
                         raise _OverError
                 player.ask(protocol.Finish(), protocol.Finished)
+        except WorkerNotStartedError as error:
+            raise MeasurementError(error.failure.message) from None
         except WorkerFailedError as error:
             return error.failure
         return None
