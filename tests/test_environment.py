@@ -12,6 +12,7 @@ import torch
 
 from vilt_bench.environment import (
     ConditionsProbe,
+    available_memory_bytes,
     collect,
     fingerprint,
     prepare_threads,
@@ -370,3 +371,28 @@ def test_a_real_gpu_is_part_of_the_hardware() -> None:
     assert environment.hardware["gpu_memory_bytes"] == str(torch.cuda.get_device_properties(0).total_memory)
     assert environment.fingerprint != collect(CPU, threads=1).fingerprint
     assert "driver" in environment.versions
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"proc/self/cgroup": "0::/job", "sys/fs/cgroup/job/memory.max": "1000000"}, 1_000_000),
+        ({"proc/self/cgroup": "0::/job/step", "sys/fs/cgroup/job/memory.max": "2000000"}, 2_000_000),
+        ({"proc/self/cgroup": "9:memory:/job", "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "3000000"}, 3_000_000),
+        ({"proc/self/cgroup": "0::/job", "sys/fs/cgroup/job/memory.max": "max"}, None),
+        ({"proc/self/cgroup": "9:memory:/", "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63 - 4096)}, None),
+    ],
+)
+def test_memory_is_what_is_free_within_the_limits_of_control_groups(
+    files: dict[str, str], limit: int | None, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = available_memory_bytes(torch.device("cpu"), tmp_path)
+    assert found is not None
+    if limit is not None:
+        assert found == limit
+    else:
+        assert 0 < found <= psutil.virtual_memory().total
+    assert available_memory_bytes(torch.device("mps"), tmp_path) is None

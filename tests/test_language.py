@@ -12,7 +12,7 @@ pytest.importorskip("transformers", minversion="5.24")
 
 from vilt_bench import runner
 from vilt_bench.config import Case, ViltConfig
-from vilt_bench.configurations import read_table
+from vilt_bench.configurations import find_configuration, read_table
 from vilt_bench.embedding import ImageBatch, TextBatch, VisualEmbedder, VisualTokens
 from vilt_bench.errors import CheckpointError, ConfigError, InputError
 from vilt_bench.meters.meta import building
@@ -278,3 +278,52 @@ def test_marks_see_the_stages_in_order(folder: MakeFolder, text: TextBatch) -> N
     with torch.no_grad():
         model(ImageBatch(torch.randn(2, 3, 2, 2)), text, lambda name, _output: seen.append(name))
     assert seen == [name for name, _ in stages(model)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 5_000_000}, "num_hidden_layers is 5000000; expected at most 1000: no model has more"),
+        ({"vision_config": {"depths": [2, 10**12]}}, "depths is .2, 1000000000000.; expected at most 1000"),
+        ({"text_config": {"num_local_experts": 10**7}}, "num_local_experts is 10000000; expected at most 16384"),
+        ({"layer_types": ["full_attention"] * 10, "block_size": 10**6}, None),
+        (
+            {"quantization_config": {"quant_method": "awq", "bits": 4}},
+            r"quantised weights \(quantization_config: awq\)",
+        ),
+        (
+            {"text_config": {"quantization_config": {"load_in_4bit": True}}},
+            r"quantised weights \(quantization_config\)",
+        ),
+        ({"quantization_config": None}, None),
+    ],
+)
+def test_a_configuration_that_can_not_be_built_as_it_says_is_refused_before_it_is(
+    changes: dict[str, Any], message: str | None, folder: MakeFolder
+) -> None:
+    path = folder(TINY["llama"] | changes)
+    if message is None:
+        assert find_configuration(path, TABLE, family="lm:").config["hidden_size"] == 32
+        return
+    with pytest.raises(CheckpointError, match=message) as caught:
+        LanguageModel(path)
+    assert str(caught.value).startswith(f"{path}/config.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_language_model_larger_than_memory_is_refused_by_an_estimate_before_it_is_built(folder: MakeFolder) -> None:
+    # Llama's closed form: 2 V D of words and head, and a layer 4 D² of attention (as many keys as queries), 3 D M of
+    # the MLP and 2 D of norms, D of the last norm; of the connector D² + D.
+    width, layers, inner, words = 65_536, 1000, 262_144, 300_000
+    config = {
+        "model_type": "llama", "hidden_size": width, "num_hidden_layers": layers, "intermediate_size": inner,
+        "num_attention_heads": 64, "num_key_value_heads": 64, "vocab_size": words, "tie_word_embeddings": False,
+    }  # fmt: skip
+    parameters = 2 * words * width + layers * (4 * width**2 + 3 * width * inner + 2 * width) + width + width**2 + width
+    parameters += 3 * 32 * 32 * width + width  # patch32
+    case = Case("patch32", interaction=f"lm:{folder(config)}", device="cpu", resolution=(64, 96))
+    with pytest.raises(MemoryError) as caught:
+        runner.prepare(case, torch.device("cpu"), timer_for(torch.device("cpu")))
+    assert str(caught.value).startswith(f"weights take {4 * parameters / 1e9:,.1f} GB and inputs 0.0 GB, and ")
+    failure = runner.failure_of(caught.value)
+    assert (failure.kind, failure.message) == ("out-of-memory", str(caught.value))

@@ -7,12 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from embedders.patch import patch
 from vilt_bench.config import Case, ViltConfig
-from vilt_bench.errors import CheckpointError, EmbedderError
+from vilt_bench.errors import CheckpointError, EmbedderError, InputError
+from vilt_bench.inputs import least_bytes
 from vilt_bench.meters.fake import FakeTime, scripted_forward
+from vilt_bench.meters.meta import building
 from vilt_bench.meters.time import HostTimer
 from vilt_bench.runner import (
     StageError,
+    check_memory,
     check_tokens,
     describe,
     failure_of,
@@ -345,3 +349,82 @@ def test_what_importing_and_building_an_embedder_changes_is_seen(tmp_path, monke
     case = tiny_case(embedder="doubling_embedder:build", images=("synthetic",))
     with pytest.raises(EmbedderError, match="default_dtype from"):
         prepare(case, torch.device("cpu"), HostTimer())
+
+
+HOST = torch.device("cpu")
+
+
+def check(case, *, there=10**15, device=HOST, weights=True):
+    with building():
+        embedder = patch(patch_size=32, hidden_size=32)
+    check_memory(case, embedder, device, weights=weights, available=lambda _: there)
+
+
+def test_a_case_whose_weights_and_inputs_do_not_fit_is_refused_before_they_are_made():
+    # patch32 at D = 32; ViLT of two layers as in its paper: tables of words, positions and segments, class token,
+    # positions of 12×12 and one, types; per layer QKV, output, MLP of 64 and two norms; last norm and pooler.
+    d, m = 32, 64
+    layer = 3 * d * d + 3 * d + d * d + d + d * m + m + m * d + d + 4 * d
+    text = (30_522 + 40 + 2) * d + 2 * d
+    weights = 3 * 32 * 32 * d + d + text + d + 145 * d + 2 * d + 2 * layer + 2 * d + d * d + d
+    case = tiny_case(images=("synthetic",), batch_size=2)
+    pixels = 2 * 3 * 64 * 96
+    inputs = 4 * (4 * pixels + 2 * 8 * 8) + 4 * pixels + 4 * pixels  # batches, what they are made of, one in float32
+    check(case, there=4 * weights + inputs)
+    with pytest.raises(MemoryError):
+        check(case, there=4 * weights + inputs - 1)
+    check(case, there=inputs, weights=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"resolution": (10_000, 10_000), "images": ("synthetic",)}, r"inputs 7\.2 GB"),  # 6 × 4 × 3 × 9984² bytes
+        ({"batch_size": 65_536}, r"inputs 24\.2 GB"),  # 65,536 × 3 × 64 × 96 scalars, 5 × 4 bytes
+        (
+            {"vilt": ViltConfig(hidden_size=65_536, layers=1000, heads=64, mlp_size=262_144)},
+            r"weights take 206,\d+\.\d GB",
+        ),
+    ],
+)
+def test_absurd_sizes_are_told_with_what_they_take_and_what_is_there(changes, said):
+    with pytest.raises(MemoryError, match=f"{said}.*, and 2\\.0 GB of memory are available on cpu$"):
+        check_case(tiny_case(**changes), there=2 * 10**9)
+
+
+def check_case(case, *, there):
+    with building():
+        embedder = patch(patch_size=32, hidden_size=case.vilt.hidden_size)
+    check_memory(case, embedder, HOST, available=lambda _: there)
+
+
+def test_a_device_holds_the_weights_in_the_dtype_that_is_asked_for():
+    case, gpu = tiny_case(images=("synthetic",), dtype="float16"), torch.device("cuda:0")
+    with building():
+        embedder = patch(patch_size=32, hidden_size=32)
+    asked = {}
+
+    def available(device):
+        asked[device] = 10**9 if device == HOST else 2 * 10**6
+        return asked[device]
+
+    with pytest.raises(MemoryError, match=r"weights take 0\.0 GB.* available on cuda:0"):
+        check_memory(case, embedder, gpu, available=available)
+    assert list(asked) == [HOST, gpu]
+    check_memory(case, embedder, gpu, available=lambda _: None)  # a device that does not tell
+
+
+def test_showing_an_absurd_size_is_refused_in_a_line_though_nothing_would_run():
+    with pytest.raises(InputError, match=r"^patch32: inputs take .* GB, and .* GB of memory are available"):
+        inspect(tiny_case(resolution=(16_384, 16_384), batch_size=4096, images=("synthetic",)))
+
+
+def test_the_sizes_of_photographs_are_those_that_they_are_resized_to():
+    for fit in ("aspect", "crop", "exact", "native"):
+        case = tiny_case(fit=fit, resolution=None if fit == "native" else (300, 500), batch_size=3)
+        made = prepare(case, HOST, HostTimer()).inputs
+        on_device = sum(
+            tensor.nbytes for batch in made.batches for each in batch for tensor in each if tensor is not None
+        )
+        counted, _ = least_bytes(case, resolution=(300, 500), size_divisor=32, dtype=torch.float32)
+        assert counted == on_device

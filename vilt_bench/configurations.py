@@ -24,6 +24,10 @@ CONFIG = "config.json"
 LARGEST_BYTES = 1 << 26
 """Of a configuration: real ones have some kilobytes."""
 
+MOST = {r"(layers?|depths?|blocks)$": 1000, r"experts$": 16_384}
+"""Of what a module is made for each: by a pattern of the key, what no model comes near."""
+QUANTISED = ("quantization_config", "compression_config")
+
 INSTALL = "install it: python -m pip install 'transformers>=5.24'"
 """Of transformers, as the extra `transformers` asks for it."""
 
@@ -227,6 +231,7 @@ def _read_folder(folder: Path, *, hub: str = "") -> Configuration:
     config = _read_json(folder / CONFIG)
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{folder / CONFIG} has no model_type; expected a model's configuration")
+    _check_sizes(config, str(folder / CONFIG))
     processor: dict[str, Any] = {}
     if os.path.lexists(folder / "preprocessor_config.json"):  # of whatever kind: not to be passed over
         processor = _read_json(folder / "preprocessor_config.json")
@@ -237,6 +242,33 @@ def _read_folder(folder: Path, *, hub: str = "") -> Configuration:
         mean=_rgb(processor.get("image_mean")),
         std=_rgb(processor.get("image_std")),
     )
+
+
+def _check_sizes(config: Any, path: str) -> None:
+    """Refuse, wherever in a configuration it stands, what can't be built or would not be what it says.
+
+    Raises:
+        CheckpointError: there are more layers or experts than any model has, or the weights are to be quantised.
+    """
+    if isinstance(config, list):
+        for each in config:
+            _check_sizes(each, path)
+    if not isinstance(config, dict):
+        return
+    for key, value in config.items():
+        for pattern, most in MOST.items():
+            counts = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int)]
+            if re.search(pattern, key) and (len(counts) > most or any(count > most for count in counts)):
+                raise CheckpointError(
+                    f"{path}: {key} is {one_line([value], most=40)}; expected at most {most}: no model has more"
+                )
+        if key in QUANTISED and value:
+            how = value.get("quant_method", "") if isinstance(value, dict) else ""
+            raise CheckpointError(
+                f"{path} asks for quantised weights ({key}{f': {how}' if how else ''}), which are not built here; take "
+                f"{key} out of it to measure the model in --dtype instead"
+            )
+        _check_sizes(value, path)
 
 
 def _rgb(values: Any) -> Rgb:

@@ -108,6 +108,26 @@ def usable_cores(root: Path = _ROOT) -> int:
     return max(1, min(count, len(logical), count if quota is None else int(quota)))
 
 
+def available_memory_bytes(device: torch.device, root: Path = _ROOT) -> int | None:
+    """Returns how much memory a process may take on a device at most, in bytes; `None`: that is not known.
+
+    Of the host what is free or can be freed, within the limits of control groups; of a GPU all that it has.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "xpu":
+        return int(torch.xpu.get_device_properties(device).total_memory)
+    if device.type != "cpu":
+        return None
+    limits = [
+        int(text)
+        for folder in _control_groups(root, "memory")
+        for name in ("memory.max", "memory.limit_in_bytes")
+        if (text := _read(folder / name)) is not None and text.isdigit()
+    ]
+    return min([psutil.virtual_memory().available, *limits])
+
+
 def collect(device: torch.device, *, threads: int, root: Path = _ROOT) -> Environment:
     """Returns the machine, its software, and the settings that change speed; what is not told is left out.
 
@@ -306,23 +326,27 @@ def _usable_processors() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def _processor_quota(root: Path) -> float | None:
-    """Returns how many processors' worth of time the control groups (version 1 or 2) allow; `None`: no limit."""
-    groups = re.findall(r"^\d+:([^:]*):(.*)$", _read(root / "proc/self/cgroup") or "", re.MULTILINE)
-    quotas = []
-    for controllers, group in groups:
-        base = root / "sys/fs/cgroup" if not controllers else root / "sys/fs/cgroup/cpu"
-        if controllers and "cpu" not in controllers.split(","):
+def _control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Yields the folders of the control groups (version 1 or 2) whose limits hold for this process."""
+    for controllers, group in re.findall(r"^\d+:([^:]*):(.*)$", _read(root / "proc/self/cgroup") or "", re.MULTILINE):
+        base = root / "sys/fs/cgroup" if not controllers else root / "sys/fs/cgroup" / controller
+        if controllers and controller not in controllers.split(","):
             continue
         # A limit of any parent holds as well; inside a container the path may be the host's and not be there.
         folder = Path(group.strip("/"))
-        for place in {folder, *folder.parents}:
-            text = _read(base / place / "cpu.max")
-            if text is None:
-                parts = [_read(base / place / f"cpu.cfs_{part}_us") for part in ("quota", "period")]
-                text = " ".join(part or "" for part in parts)
-            if match := re.fullmatch(r"(\d+) (\d+)", text):
-                quotas.append(int(match[1]) / int(match[2]))
+        yield from {base / place for place in (folder, *folder.parents)}
+
+
+def _processor_quota(root: Path) -> float | None:
+    """Returns how many processors' worth of time the control groups allow; `None`: no limit."""
+    quotas = []
+    for folder in _control_groups(root, "cpu"):
+        text = _read(folder / "cpu.max")
+        if text is None:
+            parts = [_read(folder / f"cpu.cfs_{part}_us") for part in ("quota", "period")]
+            text = " ".join(part or "" for part in parts)
+        if match := re.fullmatch(r"(\d+) (\d+)", text):
+            quotas.append(int(match[1]) / int(match[2]))
     return min(quotas, default=None)
 
 

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from vilt_bench.config import SYNTHETIC, Case, Fit
 from vilt_bench.embedding import ImageBatch, TextBatch
-from vilt_bench.photographs import crop_size, find_images, read_encoded, read_image, resize, target_size
+from vilt_bench.photographs import (
+    crop_size,
+    find_images,
+    fitted_size,
+    image_size,
+    read_encoded,
+    read_image,
+    resize,
+    target_size,
+)
 from vilt_bench.preprocessing import Encoded, Preprocessing, Target, batch_images, to_tensor
 
 __all__ = ["Inputs", "make_inputs", "target_size"]
@@ -46,6 +55,40 @@ class Inputs:
     """The files of each batch, then."""
     fit: Fit | None = None
     """How photographs were fitted; `None`: noise has no size of its own to fit."""
+
+
+def least_bytes(case: Case, *, resolution: tuple[int, int], size_divisor: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Returns how many bytes `make_inputs` takes at least: of the device, and beside them of the host.
+
+    Args:
+        case: as for `make_inputs`; likewise below.
+        resolution: (height, width) in pixels.
+        size_divisor: what both edges are multiples of, in pixels.
+        dtype: of the pixels.
+
+    Raises:
+        InputError: an image can't be read, or does not fit the resolution.
+    """
+    paths = find_images(case.images)[: MOST_BATCHES * case.batch_size]
+    if paths == (SYNTHETIC,):
+        sizes = [crop_size(resolution, size_divisor=1 if case.fit == "exact" else size_divisor)]
+        images = BATCHES * case.batch_size
+    else:
+        sizes = [
+            fitted_size(
+                *image_size(path),
+                resolution=resolution,
+                size_divisor=size_divisor,
+                fit=case.fit,
+                name=f"image {path!r}",
+            )
+            for path in paths
+        ]
+        images = len(sizes)
+    scalars = 3 * max(height for height, _ in sizes) * max(width for _, width in sizes)
+    count = max(BATCHES, math.ceil(images / case.batch_size))
+    on_device = count * case.batch_size * (scalars * dtype.itemsize + 8 * case.text_length)
+    return on_device, images * scalars + case.batch_size * scalars * torch.float32.itemsize
 
 
 def make_inputs(

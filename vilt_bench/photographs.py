@@ -35,6 +35,7 @@ _UPRIGHT = {
 
 Source: Exif 2.32, tag 274, "Orientation".
 """
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _UNSIGNED_16_BITS = ("PNG", "TIFF", "PPM", "JPEG2000")
 """Formats of gray images whose white is known to be the largest number of 16 bits, or Pillow scales it to that."""
 
@@ -60,6 +61,20 @@ def find_images(images: Sequence[str]) -> tuple[str, ...]:
         if all(map(files.is_file, paths)):
             return tuple(map(str, paths))
     raise InputError("scikit-learn's photographs are not installed; install scikit-learn, or give --image PATH")
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Returns the upright (height, width) of an image; only its header is read.
+
+    Raises:
+        InputError: as `read_image`, as far as the header tells.
+    """
+
+    def size(_content: bytes | None, image: Image.Image) -> tuple[int, int]:
+        on_its_side = image.format != "TIFF" and (_orientation(image) or 1) in _ON_ITS_SIDE
+        return (image.width, image.height) if on_its_side else (image.height, image.width)
+
+    return _read(path, size)
 
 
 def check_images(images: Sequence[str]) -> None:
@@ -226,6 +241,26 @@ def crop_size(resolution: tuple[int, int], *, size_divisor: int) -> tuple[int, i
     return height // size_divisor * size_divisor, width // size_divisor * size_divisor
 
 
+def fitted_size(
+    height: int, width: int, *, resolution: tuple[int, int], size_divisor: int, fit: Fit, name: str = "the image"
+) -> tuple[int, int]:
+    """Returns the (height, width) that an image is resized to, see `resize`.
+
+    Raises:
+        InputError: an edge would be shorter than the divisor.
+    """
+    if fit == "native":
+        if min(height, width) < size_divisor:
+            raise InputError(
+                f"{name} of {height}x{width} pixels is smaller than the embedder's stride or patch of "
+                f"{size_divisor} pixels; give --resolution HxW instead of native"
+            )
+        return crop_size((height, width), size_divisor=size_divisor)
+    if fit != "aspect":
+        return crop_size(resolution, size_divisor=size_divisor if fit == "crop" else 1)
+    return target_size(height, width, resolution=resolution, size_divisor=size_divisor, name=name)
+
+
 def resize(
     image: Image.Image, *, resolution: tuple[int, int], size_divisor: int, fit: Fit, name: str = "the image"
 ) -> Image.Image:
@@ -238,19 +273,11 @@ def resize(
     Raises:
         InputError: an edge would be shorter than the divisor.
     """
-    if fit == "native":
-        resolution = (image.height, image.width)
-        if min(resolution) < size_divisor:
-            raise InputError(
-                f"{name} of {image.height}x{image.width} pixels is smaller than the embedder's stride or patch of "
-                f"{size_divisor} pixels; give --resolution HxW instead of native"
-            )
-        height, width = crop_size(resolution, size_divisor=size_divisor)
-        return image.resize((width, height), Image.Resampling.BICUBIC)
-    if fit != "aspect":
-        height, width = crop_size(resolution, size_divisor=size_divisor if fit == "crop" else 1)
+    height, width = fitted_size(
+        image.height, image.width, resolution=resolution, size_divisor=size_divisor, fit=fit, name=name
+    )
+    if fit in ("crop", "exact"):
         return ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
-    height, width = target_size(image.height, image.width, resolution=resolution, size_divisor=size_divisor, name=name)
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 

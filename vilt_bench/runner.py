@@ -21,9 +21,9 @@ from vilt_bench import registry
 from vilt_bench.config import Case, command_line, label
 from vilt_bench.contract import breaches
 from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_counts, tensors
-from vilt_bench.environment import prepare_threads, resolve_device, torch_state
-from vilt_bench.errors import CheckpointError, EmbedderError, ViltBenchError
-from vilt_bench.inputs import Inputs, make_inputs
+from vilt_bench.environment import available_memory_bytes, prepare_threads, resolve_device, torch_state
+from vilt_bench.errors import CheckpointError, EmbedderError, InputError, ViltBenchError
+from vilt_bench.inputs import Inputs, least_bytes, make_inputs
 from vilt_bench.meters.flops import FlopCount, count_flops
 from vilt_bench.meters.memory import measure_memory
 from vilt_bench.meters.meta import building, needs_values, without_compiler
@@ -285,16 +285,75 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
         EmbedderError: the embedder is unknown, broken, or refuses its options.
         InputError: an image can't be used.
         CheckpointError: weights can't be used.
+        MemoryError: weights and inputs need more than there is.
     """
     before = torch_state()
     # The input first: whether it fits is told by an embedder that takes no memory and hardly any time.
-    inputs = _inputs(case, _told_of(case), device)
+    embedder = _told_of(case)
+    check_memory(case, embedder, device)
+    inputs = _inputs(case, embedder, device)
     model = build_model(case)
     shared_weights = "random" if case.checkpoint is None else load_checkpoint(model, case.checkpoint)
     model = model.to(device, getattr(torch, case.dtype))
     linear = use_onednn(model.vilt) if case.linear == "onednn" else "torch"
     check_torch(before, torch_state(), name=label(case))
     return Runner(case, model, inputs, timer, linear, shared_weights, before)
+
+
+def check_memory(
+    case: Case,
+    embedder: VisualEmbedder,
+    device: torch.device,
+    *,
+    weights: bool = True,
+    available: Callable[[torch.device], int | None] = available_memory_bytes,
+) -> None:
+    """Refuse, before anything is allocated, a case whose weights and inputs alone need more memory than there is.
+
+    Args:
+        case: what is to be built, in float32 on the host, and brought to the device in its dtype.
+        embedder: the case's, on the meta device.
+        device: where it is to run.
+        weights: whether any are to be allocated.
+        available: bytes that a device has.
+
+    Raises:
+        MemoryError: they do.
+        InputError: an image can't be used.
+    """
+    dtype: torch.dtype = getattr(torch, case.dtype)
+    inputs, beside = least_bytes(
+        replace(case, fit="crop") if embedder.fixed_size else case,
+        resolution=case.resolution or embedder.resolution,
+        size_divisor=embedder.size_divisor,
+        dtype=dtype,
+    )
+    built = moved = 0
+    for tensor in _weights_on_meta(case, embedder) if weights else ():
+        built += tensor.numel() * tensor.itemsize
+        moved += tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
+    host = torch.device("cpu")
+    needs = [(host, built, inputs + beside)] if device == host else [(host, built, beside), (device, moved, inputs)]
+    for place, for_weights, for_inputs in needs:
+        there = available(place)
+        if there is not None and for_weights + for_inputs > there:
+            takes = f"weights take {_in_gb(for_weights)} and inputs" if weights else "inputs take"
+            raise MemoryError(f"{takes} {_in_gb(for_inputs)}, and {_in_gb(there)} of memory are available on {place}")
+
+
+def _weights_on_meta(case: Case, embedder: VisualEmbedder) -> Iterator[Tensor]:
+    try:
+        with building():
+            shared = build_shared(case.interaction, case.vilt)
+    except Exception:  # it is told when the model is built for real
+        shared = None
+    for module in filter(None, (embedder, shared)):
+        yield from module.parameters()
+        yield from module.buffers()
+
+
+def _in_gb(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB"
 
 
 def _inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> Inputs:
@@ -410,13 +469,14 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
     weights = case.options.get("weights")
     if isinstance(weights, str) and weights and not os.path.isfile(weights):
         raise CheckpointError(f"weights={weights}: there is no such file; give the path of a checkpoint")
+    case = replace(case, preprocessing=False)  # the model's shapes are the same without
     try:
-        inputs = _inputs(
-            replace(case, preprocessing=False),  # whose shapes the model gets all the same
-            _embedder_on_meta(case),
-            torch.device("cpu"),
-        )
+        embedder = _embedder_on_meta(case)
+        check_memory(case, embedder, torch.device("cpu"), weights=False)
+        inputs = _inputs(case, embedder, torch.device("cpu"))
         flops, model, observer = count_on_meta(case, inputs)
+    except MemoryError as error:
+        raise InputError(f"{label(case)}: {error}; give a smaller --resolution or --batch-size") from None
     except EmbedderError as error:
         if error.__cause__ is None or not needs_values(error.__cause__):
             raise
