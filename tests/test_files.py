@@ -10,14 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from vilt_bench import files, store
 from vilt_bench.cli import main
+from vilt_bench.config import Case
 from vilt_bench.configurations import find_configuration
-from vilt_bench.errors import ConfigError, FileError, RecordError, ViltBenchError
+from vilt_bench.errors import CheckpointError, ConfigError, FileError, RecordError, ViltBenchError
 from vilt_bench.folders import read_folder
 from vilt_bench.photographs import check_images
 from vilt_bench.presets import find_preset
+from vilt_bench.records import decode
+from vilt_bench.runner import inspect
 from vilt_bench.weights import read_state_dict
 
 OBSTACLES = {
@@ -124,6 +128,52 @@ def test_a_preset_that_is_none_is_refused_in_one_line(text, said, tmp_path):
     (tmp_path / "a.toml").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ConfigError, match=said):
         find_preset(str(tmp_path / "a.toml"))
+
+
+@pytest.mark.parametrize("before", [b"", b'{"schema_version": 1, "case": '])
+def test_a_record_that_is_nested_too_deep_is_refused_in_one_line(before):
+    with pytest.raises(RecordError, match="not a whole record"):
+        decode(before + b"[" * 200_000, name="x")
+
+
+def test_where_the_current_folder_is_gone_a_sentence_says_so(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    try:
+        assert main(["run", "patch32"]) == 2
+    finally:
+        monkeypatch.undo()
+    assert "the current folder can't be used" in capsys.readouterr().err
+
+
+def test_a_report_into_no_folder_says_which_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=f"there is no folder {tmp_path}/none; give another file"):
+        store.write_text(tmp_path / "none" / "a.md", "told")
+
+
+@pytest.mark.parametrize("command", ["report", "history"])
+def test_an_empty_text_names_no_records(command, capsys):
+    assert main([command, ""]) == 2
+    assert "'' names no " in capsys.readouterr().err
+
+
+def test_paper_refuses_a_folder_that_it_can_not_write_before_it_counts(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["paper", "--output", str(tmp_path / "file")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "can't be written to: it is, or lies in, a file" in said.err
+
+
+def test_show_takes_weights_from_where_run_does(tmp_path):
+    save_file({}, tmp_path / "model.safetensors")
+    (tmp_path / "pipe").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match=r"weights=.*pipe: it is not a regular file"):
+        inspect(Case("timm/resnet18", {"weights": str(tmp_path / "pipe")}))
+    model, _ = inspect(Case("timm/resnet18", {"weights": str(tmp_path)}))  # as a folder
+    assert model.visual_tokens == model.resolution[0] // 32 * (model.resolution[1] // 32)
 
 
 READ_FOLDER = {

@@ -275,7 +275,8 @@ def write(package: str) -> Path:
     if not wanted or not folders:
         raise EmbedderError(f"no installed package {package!r} offers embedders; 'vilt-bench list' shows all")
     path = folders[0] / FILE
-    path.write_text(json.dumps({name: asdict(compute(name)) for name in wanted}, indent=1) + "\n", encoding="utf-8")
+    content = json.dumps({name: asdict(compute(name)) for name in wanted}, indent=1) + "\n"
+    files.write_bytes(path, content.encode())
     _catalogue.cache_clear()
     return path
 

@@ -125,6 +125,18 @@ def is_file(path: Name) -> bool:
     return os.path.isfile(path)
 
 
+def check_current_folder() -> None:
+    """Refuse to work in a folder that was deleted meanwhile: what is imported and started there fails in its own words.
+
+    Raises:
+        ConfigError: the current folder is gone.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(f"the current folder can't be used: {why(error)}; change to one that is there") from None
+
+
 def real_path(path: Name) -> Path:
     """Returns the path without symbolic links; as it is where they lead nowhere."""
     try:
@@ -149,8 +161,11 @@ def write_bytes(path: Name, data: bytes) -> None:
         temporary = target.with_name(f".{os.urandom(16).hex()}.tmp")
         temporary.write_bytes(data)
         temporary.replace(target)
+    except FileNotFoundError:
+        reason = f"there is no folder {Path(path).parent}"
+        raise _refusal(path, "can't be written", reason, missing=True) from None
     except (OSError, ValueError) as error:
-        raise _refusal(path, "can't be written", why(error), missing=_missing(error)) from None
+        raise _refusal(path, "can't be written", why(error)) from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):

@@ -33,6 +33,8 @@ def read_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[str, bytes | R
         RecordError: there is no such folder.
     """
     text = os.fspath(folder)
+    if not text:
+        raise RecordError("'' names no folder; give one of records, such as results")
     found = _remote(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)", text) else _local(Path(text))
     first = next(found, None)
     if first is None:

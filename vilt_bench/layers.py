@@ -14,7 +14,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import tomllib
 import venv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from urllib.request import url2pathname
 from filelock import FileLock, Timeout
 
 from vilt_bench import files, git
-from vilt_bench.errors import ConfigError
+from vilt_bench.errors import ConfigError, FileError
 
 READY = "ready"
 """The stamp in an environment's folder, written last: what files it is made of."""
@@ -194,11 +193,11 @@ def is_package(folder: Path) -> bool:
     """Returns whether pip can install a folder: tools have settings in a pyproject.toml that makes no package."""
     if (folder / "setup.py").is_file():
         return True
-    try:
-        told = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-    except OSError:
+    if not files.is_file(folder / "pyproject.toml"):
         return False
-    except ValueError:  # pip says what is wrong with it
+    try:
+        told = files.read_toml(folder / "pyproject.toml")
+    except FileError:  # pip says what is wrong with it
         return True
     if {"project", "build-system"} & told.keys():
         return True

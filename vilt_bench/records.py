@@ -419,7 +419,7 @@ def decode(data: bytes, *, name: str) -> Run:
         RecordError: the record is empty, corrupt, of something else, or newer than this program.
     """
     if b'"schema_version"' in data:
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # what is wrong with it is told below
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # what is wrong with it is told below
             run = _DECODER.decode(data)
             if run.schema_version == SCHEMA_VERSION:
                 return run
@@ -427,7 +427,7 @@ def decode(data: bytes, *, name: str) -> Run:
         raise RecordError(f"{name} is empty; a record is the JSON file that 'vilt-bench run' saves")
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(f"{name} is not a whole record ({error}); measure again or restore the file") from None
     if not isinstance(raw, dict) or not isinstance(version := raw.get("schema_version"), int):
         raise RecordError(f"{name} is JSON but no vilt-bench record (no schema_version)")

@@ -17,12 +17,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vilt_bench import registry
+from vilt_bench import files, registry
 from vilt_bench.config import Case, command_line, label
 from vilt_bench.contract import breaches
 from vilt_bench.embedding import Mark, VisualEmbedder, VisualTokens, stage_counts, tensors
 from vilt_bench.environment import available_memory_bytes, prepare_threads, resolve_device, torch_state
-from vilt_bench.errors import CheckpointError, EmbedderError, InputError, ViltBenchError
+from vilt_bench.errors import CheckpointError, EmbedderError, FileError, InputError, ViltBenchError
 from vilt_bench.inputs import Inputs, least_bytes, make_inputs
 from vilt_bench.meters.flops import FlopCount, count_flops
 from vilt_bench.meters.memory import measure_memory
@@ -467,8 +467,12 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
         CheckpointError: there is no such file of weights.
     """
     weights = case.options.get("weights")
-    if isinstance(weights, str) and weights and not os.path.isfile(weights):
-        raise CheckpointError(f"weights={weights}: there is no such file; give the path of a checkpoint")
+    if isinstance(weights, str) and weights and not files.is_folder(weights):
+        try:
+            files.check_regular(weights)
+        except FileError as error:
+            problem = "there is no such file" if error.missing else error.reason
+            raise CheckpointError(f"weights={weights}: {problem}; give the path of a checkpoint") from None
     case = replace(case, preprocessing=False)  # the model's shapes are the same without
     try:
         embedder = _embedder_on_meta(case)

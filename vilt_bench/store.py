@@ -109,6 +109,9 @@ def load_all(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     Raises:
         RecordError: a path is missing, a folder has no record, or a file is no record.
     """
+    paths = list(paths)
+    if not all(map(os.fspath, paths)):
+        raise RecordError("'' names no record; give a file that 'vilt-bench run' saved, or a folder of them")
     runs: list[Run] = []
     seen: set[Path] = set()
     for path in map(Path, paths):

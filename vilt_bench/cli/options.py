@@ -197,8 +197,10 @@ def _resolution(text: str) -> tuple[int, int] | str:
 
 def cases(asked: argparse.Namespace) -> list[Case]:
     """Returns the cases that the options describe, one an embedder."""
+    from vilt_bench import files
     from vilt_bench.config import Case, ViltConfig, parse_embedder, parse_resolution
 
+    files.check_current_folder()
     vilt = ViltConfig(
         hidden_size=asked.hidden_size,
         layers=asked.layers,

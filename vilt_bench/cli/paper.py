@@ -105,6 +105,7 @@ def _tell_problems(measured: Measured) -> int:
 
 def _check(asked: argparse.Namespace) -> None:
     """Refuse what would only fail after minutes, and options that would do nothing."""
+    from vilt_bench import store
     from vilt_bench.paper.study import check_time
 
     studies = asked.nms or asked.sequence
@@ -120,6 +121,8 @@ def _check(asked: argparse.Namespace) -> None:
     for flag, value in given.items():
         if value is not None and not asked.measure:
             raise ConfigError(f"{flag} is for timing the rows; add --measure")
+    if asked.output is not None:
+        store.check_writable(asked.output)
     if studies and asked.dtype != "float32":
         raise ConfigError(f"--dtype {asked.dtype} is for the rows; the studies are in float32, run them apart")
 

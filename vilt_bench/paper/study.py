@@ -128,7 +128,7 @@ def decode(data: bytes, kind: type[S], *, name: str) -> S:
     """
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(f"{name} is no {kind.__name__} ({error}); measure again or restore the file") from None
 
 
