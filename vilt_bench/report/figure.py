@@ -150,7 +150,10 @@ def accuracy_scatter(
     if not points:
         raise ConfigError("none of the runs has times; a scatter needs runs that were measured")
     said = [*_conditions(list(runs.values()), different=any(labels)), "Accuracy: as published. Bars: 95% intervals."]
-    said += [f"{model}: {size}." for model, run in runs.items() if (size := shown.size_line(run.model))]
+    sizes: dict[str, list[str]] = {}
+    for model, run in runs.items():
+        sizes.setdefault(shown.size_line(run.model), []).append(model)
+    said += [f"{size}: {', '.join(models)}." for size, models in sizes.items() if size]
     said += shown.comparison_remarks(list(runs.values()), list(runs), ranks=False)
     if any(labels):
         said += [f"{model}: {', '.join(notes)}" for (model, notes) in zip(runs, labels, strict=True)]
