@@ -6,14 +6,16 @@ import io
 import uuid
 
 import pytest
+from markdown_it import MarkdownIt
 
 from vilt_bench import store
 from vilt_bench.config import Case, Sampling
 from vilt_bench.errors import ConfigError, RecordError
-from vilt_bench.paper import times
+from vilt_bench.paper import render, times
 from vilt_bench.paper.counting import paper_table
 from vilt_bench.paper.measuring import kept_rows, measure_rows
 from vilt_bench.paper.models import ROWS
+from vilt_bench.paper.study import markdown_table
 from vilt_bench.paper.tables import table6
 from vilt_bench.records import join_trials
 from vilt_bench.runner import inspect
@@ -211,3 +213,10 @@ def test_a_setting_that_older_trials_do_not_tell_sets_none_apart(make_run, tmp_p
     again = Measurer(make_run)
     measure_rows(CASES, tmp_path, rounds=1, measure_one=again, here=tells_more)
     assert again.asked == []
+
+
+def test_tables_of_the_paper_are_tables_to_a_markdown_parser(runs):
+    study = markdown_table(["a", "b"], [["-", "~1"]], ["c"])
+    for page, tables in ((times.markdown(runs), 1), (render.markdown(paper_table(["ViLT-B/32"])), 2), (study, 1)):
+        tokens = [token.type for token in MarkdownIt("commonmark").enable("table").parse(page)]
+        assert tokens.count("table_open") >= tables

@@ -217,4 +217,4 @@ def _difference(value: float, printed: int) -> str:
 
 def _markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], *, left: bool = False) -> str:
     rule = ["---", *["---" if left else "---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(map(clean.markdown, cells))} |" for cells in [head, rule, *lines])
+    return clean.markdown_table(head, rule, lines)

@@ -195,7 +195,7 @@ def print_table(
 def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     """Returns a table and a list of notes, as GitHub shows them."""
     rule = ["---", *["---:"] * (len(head) - 1)]
-    table = "\n".join(f"| {' | '.join(map(clean.markdown, cells))} |" for cells in [head, rule, *lines])
+    table = clean.markdown_table(head, rule, lines)
     listed = "\n".join(f"- {clean.markdown(note)}" for note in notes)
     return f"{table}\n\n{listed}\n"
 

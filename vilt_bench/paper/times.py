@@ -93,7 +93,7 @@ def show(runs: Mapping[str, Run], console: Console) -> None:
 def markdown(runs: Mapping[str, Run]) -> str:
     """Returns the times and notes as GitHub shows them."""
     rule = ["---", "---", *["---:"] * (len(_HEAD) - 2)]
-    table = "\n".join(f"| {' | '.join(map(clean.markdown, cells))} |" for cells in [_HEAD, rule, *_cells(runs)])
+    table = clean.markdown_table(_HEAD, rule, _cells(runs))
     listed = "\n".join(f"- {clean.markdown(note)}" for note in notes(runs))
     return f"### Table 6: time\n\n{table}\n\n{listed}\n"
 

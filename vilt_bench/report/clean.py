@@ -76,6 +76,12 @@ def markdown(text: str) -> str:
     return f"{marked[:start]}\\{marked[start:]}" if _BEGINS.match(text, start) else marked
 
 
+def markdown_table(head: Sequence[str], rule: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Returns a table of Markdown; the rule between head and lines is Markdown already, such as `---:`."""
+    told = [[*map(markdown, head)], rule, *([*map(markdown, line)] for line in lines)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in told)
+
+
 def plain(text: str) -> str:
     """Returns what `markdown` made its line of."""
     kept = re.compile(r"\\([!-/:-@\[-`{-~])|(&lt;|&gt;|&amp;)")
