@@ -17,7 +17,7 @@ from vilt_bench.report import terminal
 WIDTH = 100
 """Columns of a report that goes to a file."""
 WIDE = 90
-"""Columns from which the stages' MACs have room, and side by side the parameters."""
+"""Columns from which the stages' MACs have room; and side by side what each run's own table has as well."""
 # Colour and shade, so that bars can be told apart without colour as well; the last is for ASCII-only terminals.
 LOOKS = {
     "preprocessing": ("yellow", "▓", "="),
@@ -36,7 +36,7 @@ def show(runs: Sequence[Run], console: Console) -> None:
     """Print the runs: side by side if there are several, then each with its stages and remarks."""
     if len(runs) > 1:
         _show_bars(runs, console)
-        console.print(_comparison(runs, parameters=console.width >= WIDE))
+        console.print(_comparison(runs, wide=console.width >= WIDE))
         for remark in shown.comparison_remarks(runs):
             console.print(Text(f"• {remark}"))
     for run in runs:
@@ -77,7 +77,7 @@ def _stages(found: Sequence[shown.Row], *, macs: bool) -> Table:
     return table
 
 
-def _comparison(runs: Sequence[Run], *, parameters: bool) -> Table:
+def _comparison(runs: Sequence[Run], *, wide: bool) -> Table:
     components = shown.components(runs)
     before = ["Preproc.\n(ms)"] if shown.OPTIONAL in components else []
     titles = [
@@ -88,24 +88,25 @@ def _comparison(runs: Sequence[Run], *, parameters: bool) -> Table:
         "Visual\n(ms)",
         "Interact.\n(ms)",
         "Whole\n(ms)",
-        "Visual\nshare",
-        *(["Params\n(M)"] if parameters else []),
-        "GFLOPs",
+        *(["Visual\nshare", "Params\n(M)", "GFLOPs"] if wide else []),
     ]
     table = _table("Embedder", *titles)
     for name, run in zip(shown.names(runs), runs, strict=True):
         parts = [shown.component_row(run, component) for component in components]
         whole = shown.whole_row(run)
         failed = "failed" if run.failure is not None and whole.latency is None else None
+        more = [
+            shown.percent(shown.component_row(run, "visual_embedder").share),
+            shown.millions(whole.parameters),
+            shown.giga(whole.flops),
+        ]
         table.add_row(
             Text(name),
             shown.pixels(run.model),
             shown.tokens(run.model),
             *(shown.milliseconds(part.latency) for part in parts),
             failed or shown.milliseconds(whole.latency),
-            shown.percent(shown.component_row(run, "visual_embedder").share),
-            *([shown.millions(whole.parameters)] if parameters else []),
-            shown.giga(whole.flops),
+            *(more if wide else []),
         )
     return table
 
