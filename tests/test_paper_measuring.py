@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import tempfile
 import uuid
 
 import pytest
@@ -66,6 +67,21 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(make_run, tmp_path)
     assert again.asked == [("patch32", False), ("grid-r50", False)]
     assert not any(run.interrupted for run in runs.values())
     assert all(len(run.trials) == 2 for run in runs.values())
+
+
+def test_a_trial_that_can_not_be_saved_is_kept_and_the_others_go_on(make_run, tmp_path, monkeypatch):
+    folder, rescue = tmp_path / "records", tmp_path / "rescue"
+    rescue.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(rescue))
+
+    def fill(_):
+        folder.is_dir() and folder.rmdir()
+        folder.touch()
+
+    measured = measure_rows(CASES, folder, rounds=1, measure_one=Measurer(make_run, take=fill))
+    assert {name: len(run.trials) for name, run in measured.runs.items()} == {"ViLT-B/32": 1, "Pixel-BERT-R50": 1}
+    assert len(measured.problems) == len(list(rescue.glob("*.json"))) == 2
+    assert not measured.interrupted
 
 
 def test_trials_of_another_sampling_or_case_are_not_taken_for_ours(make_run, tmp_path):

@@ -163,6 +163,21 @@ def test_a_slow_embedder_gets_one_pass_of_each_kind_and_no_second_trial_when_its
     assert script.workers == 1
 
 
+def test_a_first_call_that_took_the_time_of_a_trial_tells_how_much_is_enough():
+    def measured(max_time_s):
+        # A call of 2.4 s, passes of 0.33 s: an instrumented one and one more take 0.66 s, thirty of both 19.8 s.
+        script = Script(pass_s={"patch32": 0.33}, first_call_s=2.4)
+        return run_script(script, "patch32", trials=3, max_time_s=max_time_s)[0]
+
+    run = measured(8)
+    assert samples(run) == [1, 1, 1]
+    (told,) = run.warnings
+    assert "which left 1 pass; --max-time 82 is enough for 30 in each of 3 trials" in told  # 3 × (2.4 + 19.8 / 0.8)
+    enough = measured(82)
+    assert min(samples(enough)) >= 30
+    assert not enough.warnings
+
+
 def test_warmup_is_kept_apart_and_ends_when_times_settle():
     script = Script(noise=[1.0, 0.5, 0.2] + [0.0] * 1000)
     (run,) = run_script(script, "patch32", trials=1)

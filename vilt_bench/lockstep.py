@@ -471,8 +471,11 @@ class _Match:
 
     @contextmanager
     def _process(self, side: SideName) -> Iterator[Player]:
-        with self._named(side):
+        try:
             player = self.start[side]()
+        except WorkerFailedError:
+            with self._named(side):
+                raise
         try:
             yield player
         except BaseException:

@@ -120,7 +120,7 @@ class Child:
             inherited: tuple[int, ...] = ()
             wire: IO[bytes] | None = None
             if _POSIX:
-                reader, writer = os.pipe()
+                reader, writer = map(_above_standard, os.pipe())
                 undo.callback(os.close, writer)
                 wire = undo.enter_context(os.fdopen(reader, "rb", buffering=0))
                 variables[WIRE] = f"{writer}:{os.fstat(writer).st_ino}"
@@ -422,6 +422,17 @@ def _end_with(owner: Owner) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _above_standard(descriptor: int) -> int:
+    """Returns the descriptor, moved where it has a standard stream's number, as those are closed: it would be lost."""
+    if descriptor > 2:
+        return descriptor
+    import fcntl
+
+    moved: int = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
 
 
 def _selector() -> selectors.BaseSelector:

@@ -323,9 +323,10 @@ def _facts(run: Run) -> dict[str, str]:
         "machine": f"{where.machine} {where.fingerprint}",
         "device": where.device,
         "threads": str(where.threads),
-        "omp-wait-policy": str(where.omp_wait_policy),
+        "omp-wait-policy": where.omp_wait_policy or "unset",
     }
-    return {**case, **where.versions, **where.settings, **machine, "sampling": sampling}
+    settings = {name: value for name, value in where.settings.items() if name != "OMP_WAIT_POLICY"}  # told once
+    return {**case, **where.versions, **settings, **machine, "sampling": sampling}
 
 
 def _same_session_kind(run: Run, other: Run, allow_different: Sequence[str]) -> bool:

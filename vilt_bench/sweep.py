@@ -5,10 +5,11 @@ The director imports no torch and sleeps while a worker measures, so that it tak
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from itertools import accumulate, chain
@@ -317,8 +318,22 @@ class Draft:
             energy=self.energy,
             failure=self.failure,
             interrupted=interrupted,
-            warnings=self.warnings,
+            warnings=(*self.warnings, *(() if interrupted else self._short_of_time(sampling))),
             source=source,
+        )
+
+    def _short_of_time(self, sampling: Sampling) -> Iterator[str]:
+        """Yields what to allow where the first call took most of a trial's time, and few passes were left."""
+        passes = min((sum(trial.samples.blocks) for trial in self.trials if trial.samples.blocks), default=None)
+        call_s = max((trial.first_call_s or 0.0 for trial in self.trials), default=0.0)
+        share_s = sampling.max_time_s / sampling.trials
+        if passes is None or passes >= sampling.least_samples or call_s < share_s / 2:
+            return
+        needed_s = sampling.trials * (call_s + sampling.least_samples * self.pair_s / (1 - WARMUP_SHARE))
+        yield (
+            f"The first call took {call_s:.2g} of the {share_s:.2g} s that a trial has, which left "
+            f"{passes} pass{'' if passes == 1 else 'es'}; --max-time {math.ceil(needed_s)} is enough for "
+            f"{sampling.least_samples} in each of {sampling.trials} trial{'' if sampling.trials == 1 else 's'}."
         )
 
 

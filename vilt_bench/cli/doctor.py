@@ -46,5 +46,7 @@ def doctor(asked: argparse.Namespace) -> int:
 
 
 def _narrate(text: str) -> None:
-    if sys.stderr.isatty():
+    if screen.is_terminal():
         screen.say(f"\r\x1b[K{text}\r")
+    elif text:
+        screen.say(f"{text}\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -202,30 +201,34 @@ def _contenders(asked: argparse.Namespace) -> tuple[Contender, Contender | None]
 
     def tell(text: str) -> None:
         if not asked.quiet:
-            sys.stderr.write(f"{text}\n")
+            screen.say(f"{text}\n")
 
     return contender_at(asked.baseline_ref, report=tell), candidate
 
 
 def _narrator(*, quiet: bool) -> Callable[[GateProgress], None]:
     """Returns what says on standard error where the measuring stands."""
-    if quiet or not sys.stderr.isatty():
+    if quiet:
         return lambda _: None
+    in_place = screen.is_terminal()
 
     def narrate(progress: GateProgress) -> None:
         known = ""
         if progress.interval is not None:
             low, high = (100 * (ratio - 1) for ratio in progress.interval)
             known = f", {low:+.1f}% to {high:+.1f}%"
-        sys.stderr.write(
-            f"\r\x1b[Kpair {progress.pair + 1}: {progress.phase} "
-            f"({progress.spent_s:.0f} of {progress.budget_s:.0f} s{known})"
+        text = (
+            f"pair {progress.pair + 1}: {progress.phase} ({progress.spent_s:.0f} of {progress.budget_s:.0f} s{known})"
         )
-        sys.stderr.flush()
+        if in_place:
+            screen.say(f"\r\x1b[K{text}")
+        elif progress.phase == "warming up":  # a line a pair, as in a job's log
+            screen.say(f"{text}\n")
 
-    import atexit
+    if in_place:
+        import atexit
 
-    atexit.register(lambda: sys.stderr.write("\r\x1b[K"))
+        atexit.register(lambda: screen.say("\r\x1b[K"))
     return narrate
 
 
