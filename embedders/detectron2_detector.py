@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from embedders.region.boxes import extents, image_sizes
+from embedders.region.boxes import MOST, extents, image_sizes
 from embedders.region.heads import PooledRegions, RegionFeatures
 from embedders.region.planting import OBJECTS, POOL, SYNONYMS, PlantedBoxes, PlantedLogits
 from embedders.region.selection import RegionProjection, Selection, padded, padding_mask
@@ -58,10 +58,10 @@ def detectron2_detector(
         EmbedderError: detectron2 is not installed, has no such configuration, or it is of no two-stage detector.
         CheckpointError: weights can't be read, or are of another model.
     """
-    if regions < 1 or proposals < 0 or score_threshold >= 1:
+    if not 1 <= regions <= MOST or not 0 <= proposals <= MOST or score_threshold >= 1:
         raise EmbedderError(
-            f"regions={regions},proposals={proposals},score_threshold={score_threshold:g} is impossible; expected at "
-            "least 1, at least 0, and below 1"
+            f"regions={regions},proposals={proposals},score_threshold={score_threshold:g} is impossible; expected 1 "
+            f"to {MOST}, 0 to {MOST}, and below 1"
         )
     built, config = _build(model, proposals, score_threshold)
     if weights:

@@ -20,7 +20,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms, remove_small_boxes
 
-from embedders.region.boxes import clip, extents, image_sizes
+from embedders.region.boxes import MOST, clip, extents, image_sizes
 from embedders.region.heads import PooledRegions, Predictions, RegionFeatures
 from embedders.region.planting import OBJECTS, POOL, SYNONYMS, PlantedBoxes, PlantedLogits
 from embedders.region.proposals import Candidates, ProposalNMS, Proposals
@@ -106,8 +106,8 @@ def _check(name: str, options: DetectorOptions) -> None:
         ("proposals", options.proposals, 0),
         ("classes", options.classes, 1),
     ):
-        if value < least:
-            raise EmbedderError(f"torchvision/{name}: {option}={value} is too small; expected at least {least}")
+        if not least <= value <= MOST:
+            raise EmbedderError(f"torchvision/{name}: {option}={value} is out of range; expected {least} to {MOST}")
     if options.score_threshold >= 1:
         raise EmbedderError(
             f"torchvision/{name}: score_threshold={options.score_threshold:g} lets nothing through; expected below 1"

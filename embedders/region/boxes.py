@@ -12,6 +12,8 @@ from embedders.resnet import FeatureMaps
 
 LARGEST_LOG_RATIO = math.log(1000 / 16)
 """Limit of what a regression may scale a side by."""
+MOST = 100_000
+"""Regions, proposals or classes: above what any detector has, below what keeps a machine busy before it is refused."""
 
 
 def extents(features: FeatureMaps) -> Tensor:

@@ -10,6 +10,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from embedders.grid import IMAGENET_MEAN, IMAGENET_STD
+from embedders.region.boxes import MOST
 from embedders.region.heads import C4Align, Predictor, PyramidAlign, RoIHead, res5_head, two_layer_head
 from embedders.region.layouts import load_detector
 from embedders.region.planting import OBJECTS, POOL, SYNONYMS
@@ -50,13 +51,13 @@ class Options:
             EmbedderError: an option is out of its range.
         """
         for name, least in (("regions", 1), ("proposals", 1), ("classes", 1), ("roi_chunk", 0)):
-            if (value := getattr(self, name)) < least:
-                raise EmbedderError(f"{name}={value} is too small; expected at least {least}")
+            if not least <= (value := getattr(self, name)) <= MOST:
+                raise EmbedderError(f"{name}={value} is out of range; expected {least} to {MOST}")
         if not 0 <= self.score_threshold < 1:
             raise EmbedderError(
                 f"score_threshold={self.score_threshold:g} is out of range; expected 0 or more and below 1"
             )
-        if self.rpn_channels < 1 or self.anchors not in range(3, 3 * len(ANCHOR_SIZES) + 1, 3):
+        if not 1 <= self.rpn_channels <= MOST or self.anchors not in range(3, 3 * len(ANCHOR_SIZES) + 1, 3):
             raise EmbedderError(
                 f"rpn_channels={self.rpn_channels},anchors={self.anchors} is impossible; expected at least 1 channel, "
                 f"and 3, 6, … or {3 * len(ANCHOR_SIZES)} anchors"

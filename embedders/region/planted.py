@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from embedders.grid import IMAGENET_MEAN, IMAGENET_STD
-from embedders.region.boxes import extents
+from embedders.region.boxes import MOST, extents
 from embedders.region.heads import Predictor, RegionFeatures
 from embedders.region.planting import OBJECTS, POOL, SYNONYMS, PlantedBoxes
 from embedders.region.proposals import Candidates, ProposalNMS
@@ -49,15 +49,14 @@ def region_planted(
         EmbedderError: an option is impossible.
     """
     for option, value, most in (
-        ("regions", regions, None),
+        ("regions", regions, MOST),
         ("proposals", proposals, BOXES),
-        ("classes", classes, None),
+        ("classes", classes, MOST),
         ("pool", pool, classes),
         ("objects", objects, BOXES),
     ):
-        if value < 1 or (most is not None and value > most):
-            limit = "at least 1" if most is None else f"1 to {most}"
-            raise EmbedderError(f"{NAME}: {option}={value} is out of range; expected {limit}")
+        if not 1 <= value <= most:
+            raise EmbedderError(f"{NAME}: {option}={value} is out of range; expected 1 to {most}")
     stages = {
         "proposals": PlantedRegions(proposals=proposals, features=CHANNELS[3], objects=objects, seed=seed),
         "predictor": Predictor(

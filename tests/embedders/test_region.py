@@ -358,8 +358,16 @@ def test_a_pyramid_pools_large_boxes_on_coarse_levels() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"regions": 0}, {"proposals": 0}, {"classes": 0}, {"roi_chunk": -1}, {"score_threshold": 1.5}],
-    ids=lambda options: next(iter(options)),
+    [
+        {"regions": 0},
+        {"proposals": 0},
+        {"classes": 0},
+        {"roi_chunk": -1},
+        {"score_threshold": 1.5},
+        {"classes": 10**9},
+        {"rpn_channels": 10**9},
+    ],
+    ids=str,
 )
 def test_impossible_options_are_refused_by_name(options: dict[str, Any]) -> None:
     with torch.device("meta"), pytest.raises(EmbedderError, match=next(iter(options))):
