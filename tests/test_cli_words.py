@@ -1,6 +1,8 @@
 """What the command line understands, and where its complaints lead."""
 
 import re
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -141,3 +143,13 @@ def test_the_projects_own_records_can_be_drawn_side_by_side(tmp_path, capsys):
 
 def test_values_of_time_are_exact():
     assert values.seconds("0.1s") == 0.1
+
+
+@pytest.mark.parametrize(("arguments", "spared"), [(["list"], ["torch", "msgspec"]), (["--help"], ["torch", "rich"])])
+def test_a_command_that_only_tells_starts_without_what_it_does_not_need(arguments, spared):
+    code = (
+        "import sys; from vilt_bench.cli import main; main(sys.argv[2:]);"
+        "sys.exit(' '.join({*sys.modules}.intersection(sys.argv[1].split())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, " ".join(spared), *arguments], capture_output=True, text=True)
+    assert (done.stderr.strip(), done.stdout != "") == ("", True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -11,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model
 
+from embedders import torchvision_detector, torchvision_grid
 from embedders.region.selection import Selection
 from embedders.torchvision_models import torchvision_model
 from vilt_bench.config import Case
@@ -273,3 +275,20 @@ def test_a_classifier_is_reduced_before_its_projection_as_timms_is() -> None:
 def test_what_attends_is_an_encoder(name: str, kind: str) -> None:
     with building():
         assert build(f"torchvision/{name}", {}, hidden_size=64).kind == kind
+
+
+@pytest.mark.parametrize("model", ["resnet18", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+def test_whatever_torchvision_raises_is_a_sentence_with_its_version(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise KeyError("stem")
+
+    for module in (torchvision_grid, torchvision_detector):
+        monkeypatch.setattr(module, "get_model", fail)
+    version = importlib.metadata.version("torchvision")
+    with pytest.raises(EmbedderError) as caught:
+        torchvision_model(model=model)
+    assert str(caught.value).startswith(
+        f"torchvision/{model} of torchvision {version} can't be built here: it has no 'stem'; "
+    )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from vilt_bench.errors import ConfigError
-from vilt_bench.records import Run
+
+if TYPE_CHECKING:
+    from vilt_bench.records import Run
 
 FORMATS = ("table", "csv", "markdown", "json", "github-action-benchmark", "bencher")
 """Each the name of a module here, `_` for `-`; imported when asked for, as a terminal's table needs more than a CSV."""
