@@ -257,6 +257,20 @@ def test_what_this_environment_has_installed_from_the_repository_is_the_referenc
     assert contender.apart_from == (str(Path.cwd()), str(site / "acme" / "__init__.py"))
 
 
+def test_a_package_that_is_installed_from_another_working_tree_is_the_references(repository, tmp_path, monkeypatch):
+    for rows in (0, 7):
+        write_package(Path("packages/vision"), rows)
+        commit(repository)
+    main = Path.cwd()
+    install_copy(tmp_path / "site-packages", Path("packages/vision"), 7, editable=True)
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    repository("worktree", "add", "--quiet", "linked")  # within the other
+    monkeypatch.chdir("linked")
+    contender = contender_at("main~1")
+    assert answer(contender, "import acme; print(acme.ROWS)") == "0"
+    assert contender.apart_from == (str(main / "linked"), str(main))
+
+
 def test_what_finds_an_editable_package_is_not_the_other_side(repository, tmp_path, monkeypatch):
     write_package(Path(), 3)
     commit(repository)

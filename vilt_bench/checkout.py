@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -87,8 +87,9 @@ def contender_at(reference: str, *, report: Callable[[str], None] = lambda _: No
         raise ConfigError(
             f"--baseline-ref {reference} has no folder {here}; run it where both sides have one"
         ) from None
-    own = layers.locals_of(root)
-    wanted = [local.origin.relative_to(root.resolve()).as_posix() for local in own]
+    trees = _working_trees(root)
+    own = {local.origin: local for tree in trees for local in layers.locals_of(tree)}.values()
+    wanted = sorted({_within(local.origin, trees) for local in own})
     parts = list(_submodules(root, commit))
     home = layers.cache() / f"{commit[:12]}-{_key(here, wanted, own, parts)}"
 
@@ -107,11 +108,24 @@ def contender_at(reference: str, *, report: Callable[[str], None] = lambda _: No
         versions=(f"commit {commit[:12]}",),
         variables=_python_path(root, source),
         built=str(home),
-        apart_from=(str(root), *(str(file) for local in own for file in local.files)),
+        apart_from=(*map(str, trees), *(str(file) for local in own for file in local.files)),
     )
 
 
-def _key(here: PurePosixPath, wanted: list[str], own: list[layers.Local], parts: list[_Submodule]) -> str:
+def _working_trees(root: Path) -> list[Path]:
+    """Returns the repository's working trees, the current one first: packages may be installed from another."""
+    lines = _git("worktree", "list", "--porcelain").splitlines()
+    others = [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
+    return list(dict.fromkeys([root, *others]))
+
+
+def _within(path: Path, trees: list[Path]) -> str:
+    """Returns a path from the root of the working tree that it lies in; one may lie in another."""
+    inside = [path.relative_to(tree.resolve()) for tree in trees if path.is_relative_to(tree.resolve())]
+    return min(inside, key=lambda each: len(each.parts)).as_posix()
+
+
+def _key(here: PurePosixPath, wanted: list[str], own: Iterable[layers.Local], parts: list[_Submodule]) -> str:
     """Returns what tells layers of one commit apart.
 
     Another interpreter, another place of its packages, or another version of one, is another layer; so is another
@@ -121,18 +135,13 @@ def _key(here: PurePosixPath, wanted: list[str], own: list[layers.Local], parts:
         settings = git.text("config", "--get-regexp", r"^(filter\..*|core\.(autocrlf|eol|symlinks|sparsecheckout.*))$")
     except git.GitError:  # there are none
         settings = ""
-    mine = {
-        re.sub(r"[-_.]+", "_", local.name).lower() for local in own
-    }  # installed in it: of what version is no matter
+    # What is built for the baseline is no part of what it is a layer over.
+    mine = {re.sub(r"[-_.]+", "_", local.name).lower() for local in own}
     found = (path.name for folder in layers.package_folders() for path in Path(folder).glob("*.dist-info"))
     installed = sorted(name for name in found if name.partition("-")[0].lower() not in mine)
     told = [sys.executable, sys.version, *layers.package_folders(), *installed, "", str(here), *wanted]
-    told += [
-        "",
-        settings,
-        os.environ.get("GIT_LFS_SKIP_SMUDGE", ""),
-        *(str(part.path) for part in parts if part.is_here),
-    ]
+    told += ["", *(str(part.path) for part in parts if part.is_here)]
+    told += ["", settings, os.environ.get("GIT_LFS_SKIP_SMUDGE", "")]
     return hashlib.sha256("\0".join(told).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
