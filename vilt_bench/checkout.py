@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vilt_bench import git, layers, store
@@ -24,16 +25,17 @@ SOURCE = "source"
 """In an environment's folder: what the reference holds."""
 
 
-def records_at(reference: str, folder: str) -> list[Run]:
+def records_at(reference: str, folder: str, *, left_out: Callable[[str], object] | None = None) -> list[Run]:
     """Returns the runs in the folder as the reference has it, by time; none where there is no record.
 
     Args:
         reference: a branch, tag or commit of the repository around the current folder.
         folder: relative to the current folder.
+        left_out: as `store.load_folder`.
 
     Raises:
         ConfigError: there is no repository, or no such reference.
-        RecordError: a file is no record.
+        RecordError: a file is no record; with `left_out`, none of them is.
     """
     commit = resolve(reference)
     listed = _git("--literal-pathspecs", "ls-tree", "-r", "-z", "--name-only", commit, "--", folder).split("\0")
@@ -41,11 +43,12 @@ def records_at(reference: str, folder: str) -> list[Run]:
         (name for name in listed if fnmatch(PurePosixPath(name).name, store.PATTERN)),
         key=lambda name: PurePosixPath(name).name,
     )
-    return [
+
+    def read(name: str) -> Run:
         # As a checkout has them: they may be kept in another form, as Git LFS does.
-        decode(_ask("cat-file", "--filters", f"{commit}:./{name}"), name=f"{reference}:{name}")
-        for name in names
-    ]
+        return decode(_ask("cat-file", "--filters", f"{commit}:./{name}"), name=f"{reference}:{name}")
+
+    return store.readable((partial(read, name) for name in names), left_out)
 
 
 def resolve(reference: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from vilt_bench.config import Case, Fit, Sampling, label
-from vilt_bench.errors import RecordError
+from vilt_bench.errors import RecordError, ViltBenchError
 
 SCHEMA_VERSION = 1
 """History: 1 (0.1.0) the first."""
@@ -419,7 +419,8 @@ def decode(data: bytes, *, name: str) -> Run:
         RecordError: the record is empty, corrupt, of something else, or newer than this program.
     """
     if b'"schema_version"' in data:
-        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # what is wrong with it is told below
+        # What is wrong with it is told below.
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError, ViltBenchError):
             run = _DECODER.decode(data)
             if run.schema_version == SCHEMA_VERSION:
                 return run
@@ -441,7 +442,7 @@ def decode(data: bytes, *, name: str) -> Run:
         return msgspec.convert(raw, Run)
     except KeyError:
         raise RecordError(f"{name} has unknown schema version {version}") from None
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, ViltBenchError) as error:  # of a case, which checks itself
         raise RecordError(f"{name} is no valid record: {error}") from None
 
 

@@ -7,8 +7,9 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from vilt_bench import files
@@ -103,11 +104,15 @@ def load(path: str | os.PathLike[str]) -> Run:
     return decode(data, name=str(path))
 
 
-def load_all(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
+def load_all(paths: Iterable[str | os.PathLike[str]], *, left_out: Callable[[str], object] | None = None) -> list[Run]:
     """Returns the runs of files and folders, in the order given; a folder's, subfolders included, as `in_order`.
 
+    Args:
+        paths: of files and folders.
+        left_out: as `load_folder`; a file that is named itself is never left out.
+
     Raises:
-        RecordError: a path is missing, a folder has no record, or a file is no record.
+        RecordError: a path is missing, a folder has no record that can be read, or a file is no record.
     """
     paths = list(paths)
     if not all(map(os.fspath, paths)):
@@ -120,17 +125,53 @@ def load_all(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
             raise RecordError(f"no record in folder {path}; 'vilt-bench run --output {path}' saves one")
         new = {real: file for file in found if (real := files.real_path(file)) not in seen}
         seen.update(new)
-        runs += in_order([load(file) for file in new.values()])
+        runs += in_order(_load_each(new.values(), left_out if files.is_folder(path) else None))
     return runs
 
 
-def load_folder(folder: str | os.PathLike[str]) -> list[Run]:
+def load_folder(folder: str | os.PathLike[str], *, left_out: Callable[[str], object] | None = None) -> list[Run]:
     """Returns the runs of a folder, subfolders included, as `in_order`; none where there is no folder or no record.
 
+    Args:
+        folder: need not be there.
+        left_out: told in a sentence of each file that can't be read, while the others are; `None`: it is an error.
+
     Raises:
-        RecordError: a file is no record.
+        RecordError: a file is no record; with `left_out`, none of them is.
     """
-    return in_order([load(file) for file in _records(Path(folder))])
+    return in_order(_load_each(_records(Path(folder)), left_out))
+
+
+def readable(reads: Iterable[Callable[[], Run]], left_out: Callable[[str], object] | None = None) -> list[Run]:
+    """Returns the runs that can be read.
+
+    Args:
+        reads: each reads one.
+        left_out: as `load_folder`.
+
+    Raises:
+        RecordError: as `load_folder`.
+    """
+    runs: list[Run] = []
+    problems: list[RecordError] = []
+    for read in reads:
+        try:
+            runs.append(read())
+        except RecordError as error:
+            if left_out is None:
+                raise
+            problems.append(error)
+    if problems and not runs:
+        more = f" (and {len(problems) - 1} more, of which none can be read)" if len(problems) > 1 else ""
+        raise RecordError(f"{problems[0]}{more}")
+    for problem in problems:
+        if left_out is not None:
+            left_out(str(problem))
+    return runs
+
+
+def _load_each(paths: Iterable[Path], left_out: Callable[[str], object] | None) -> list[Run]:
+    return readable((partial(load, path) for path in paths), left_out)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 
+from vilt_bench import files
 from vilt_bench.changes import ERROR, LEAST_RUNS, find_shifts
 from vilt_bench.config import Case, case_name, label
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
@@ -239,7 +241,8 @@ def history(
         since: a date such as 2026-10-01, or `90d` for the last 90 days; earlier ones are left out.
         limit: newest runs of each history that are looked at; `None`: all.
         order: by time of commit or of run.
-        strict: refuse a folder with an unreadable record, instead of leaving it out and saying so.
+        strict: refuse a folder with an unreadable record, instead of leaving it out and saying so; one that is named
+            itself is refused in any case.
 
     Raises:
         ConfigError: an option is wrong, or a folder can't be reached.
@@ -289,6 +292,7 @@ def _gather(
     folders: Sequence[str | os.PathLike[str]], *, strict: bool
 ) -> tuple[dict[bytes, _Gathered], list[str], int]:
     """Returns the histories that have times, by what sets them apart; what could not be read; how many were read."""
+    named = {str(Path(folder)) for folder in folders if files.is_file(folder)}
     gathered: dict[bytes, _Gathered] = {}
     unreadable: list[str] = []
     seen: set[str] = set()
@@ -304,7 +308,7 @@ def _gather(
                     continue
                 point = _point(run, name)
             except ViltBenchError as error:
-                if strict:
+                if strict or name in named:
                     raise
                 unreadable.append(str(error))
                 continue

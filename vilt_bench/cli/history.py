@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from vilt_bench.cli import options, screen
+from vilt_bench.cli import formats, options, screen
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     from vilt_bench.trend import History
 
 PICTURES = ("svg", "png", "pdf")
+FORMATS = ("table", "csv", "json", "markdown", *PICTURES)
 SLOWER = 1
 TOO_FEW = UNDECIDED = 3
-_TOLD = 3
-"""Unreadable files that are named; the rest are counted."""
 
 
 def register(add: Add) -> None:
@@ -58,7 +57,7 @@ def register(add: Add) -> None:
     )
     group.add_argument("--strict", action="store_true", help="refuse a folder with an unreadable record")
     group = parser.add_argument_group("output")
-    group.add_argument("--format", choices=["table", "csv", "json", "markdown", *PICTURES], default="table")
+    group.add_argument("--format", choices=FORMATS, help="default: what --output's name says, else a table")
     group.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
 
 
@@ -69,8 +68,9 @@ def history(asked: argparse.Namespace) -> int:
     check = asked.folders[:1] == ["check"]
     if asked.newest is not None and (not check or asked.newest < 1):
         raise ConfigError(f"--newest is for 'vilt-bench history check', and at least 1; got {asked.newest}")
-    if check and (asked.format != "table" or asked.output is not None):
+    if check and (asked.format is not None or asked.output is not None):
         raise ConfigError("'history check' prints sentences only; --format and --output are for 'vilt-bench history'")
+    asked.format = formats.chosen(asked.format, asked.output, FORMATS)
     if not check and asked.format in PICTURES and asked.output is None and sys.stdout.isatty():
         raise ConfigError(f"--format {asked.format} is not for a terminal; add --output FILE.{asked.format}")
     folders = asked.folders[1:] if check else asked.folders
@@ -83,10 +83,7 @@ def history(asked: argparse.Namespace) -> int:
         order=asked.order,
         strict=asked.strict,
     )
-    for line in found.unreadable[:_TOLD]:
-        screen.complain(f"left out: {line}")
-    if len(found.unreadable) > _TOLD:
-        screen.complain(f"left out: {len(found.unreadable) - _TOLD} more; --strict refuses such a folder")
+    screen.leave_out(found.unreadable, more="; --strict refuses such a folder")
     return _check(found, asked.newest or trend.NEWEST) if check else _print(found, asked)
 
 

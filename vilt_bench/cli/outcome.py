@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vilt_bench import files
-from vilt_bench.cli import screen
+from vilt_bench.cli import formats, screen
 from vilt_bench.errors import ConfigError, FileError, ViltBenchError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the outcome")
     group.add_argument("--format", choices=FORMATS, default="table", help="what is printed (default: table)")
     for format, text in FILES.items():
-        group.add_argument(f"--{format}", type=_file, metavar="FILE", help=f"also write {text}")
+        group.add_argument(f"--{format}", type=partial(_file, format), metavar="FILE", help=f"also write {text}")
     group.add_argument(
         "--annotations",
         action=argparse.BooleanOptionalAction,
@@ -99,8 +100,8 @@ def _append(summary: str, text: str) -> None:
         screen.complain(f"GITHUB_STEP_SUMMARY {error}; the summary is left out")
 
 
-def _file(text: str) -> str:
-    """Returns the path; refused at once where its folder is not there, so that nothing is measured in vain."""
+def _file(format: str, text: str) -> str:
+    """Returns the path; refused at once if it can't be that of such a file, so that nothing is measured in vain."""
     folder = Path(text).parent
     if not text:
         raise argparse.ArgumentTypeError("an empty text names no file; give a file")
@@ -108,4 +109,8 @@ def _file(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text}: there is no folder {folder}; make it first")
     if files.is_folder(text):
         raise argparse.ArgumentTypeError(f"{text} is a folder; give a file")
+    try:
+        formats.check(format, text, flag="")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).strip()) from None
     return text

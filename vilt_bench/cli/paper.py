@@ -153,6 +153,7 @@ def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Conso
     measured = measure_rows(
         {name: case for name, case in _cases(asked).items() if name in rows},
         _records(asked),
+        left_out=_leave_out,
         sampling=sampling,
         rounds=ROUNDS if asked.trials is None else asked.trials,
         report=(lambda _: None) if asked.quiet else report,
@@ -169,7 +170,12 @@ def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Conso
 def _kept_rows(asked: argparse.Namespace) -> dict[str, Run]:
     from vilt_bench.paper.measuring import kept_rows
 
-    return kept_rows(_cases(asked), _records(asked))
+    # Where rows were measured, they were told of already.
+    return kept_rows(_cases(asked), _records(asked), left_out=(lambda _: None) if asked.measure else _leave_out)
+
+
+def _leave_out(line: str) -> None:
+    screen.leave_out([line])
 
 
 def _cases(asked: argparse.Namespace) -> dict[str, Case]:

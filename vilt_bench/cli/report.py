@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vilt_bench.cli import screen, values
+from vilt_bench.cli import formats, screen, values
 from vilt_bench.cli.options import RESULTS
 from vilt_bench.errors import ConfigError
 
@@ -19,6 +19,7 @@ TEXTS = ("table", "csv", "markdown", "json", "github-action-benchmark", "bencher
 """As `vilt_bench.report.FORMATS`, which would cost time to import."""
 PICTURES = ("svg", "png", "pdf", "html")
 """As `vilt_bench.report.PICTURES`."""
+FORMATS = (*TEXTS, *PICTURES)
 FIGURES = ("latency", "size")
 """As `vilt_bench.report.FIGURES`."""
 
@@ -27,7 +28,7 @@ def register(add: Add) -> None:
     """Add the command."""
     parser = add("report", report, "show records as a table, CSV, Markdown, JSON, a picture or a page")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="a record, or a folder of them")
-    parser.add_argument("--format", choices=[*TEXTS, *PICTURES], default="table")
+    parser.add_argument("--format", choices=FORMATS, help="default: what --output's name says, else a table")
     parser.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
     parser.add_argument(
         "--join",
@@ -61,13 +62,16 @@ def report(asked: argparse.Namespace) -> int:
     paths = [*asked.runs, *getattr(asked, "after", [])]
     if not paths:
         raise ConfigError(f"give records or folders of them, such as {RESULTS}; 'vilt-bench run' saves them there")
-    runs = store.load_all(paths)
+    asked.format = formats.chosen(asked.format, asked.output, FORMATS)
+    unreadable: list[str] = []
+    runs = store.load_all(paths, left_out=unreadable.append)
+    left_out = screen.leave_out(unreadable)
     if asked.join:
         from vilt_bench.records import join_cases
 
         runs = join_cases(runs)
     if asked.format in PICTURES:
-        return _picture(runs, asked)
+        return _picture(runs, asked, left_out)
     if asked.with_paper or asked.allow_different or asked.columns != 1 or asked.figure != FIGURES[0]:
         raise ConfigError(
             "--figure, --with-paper, --allow-different and --columns are for pictures; "
@@ -76,11 +80,11 @@ def report(asked: argparse.Namespace) -> int:
     if asked.format == "table" and asked.output is None:
         from vilt_bench.report import table
 
-        table.show(runs, screen.console())
+        table.show(runs, screen.console(), left_out=left_out)
         return 0
     from vilt_bench.report import render
 
-    text = render(runs, asked.format)
+    text = render(runs, asked.format, left_out=left_out)
     if asked.output is None:
         sys.stdout.write(text)
     else:
@@ -88,7 +92,7 @@ def report(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _picture(runs: Sequence[Run], asked: argparse.Namespace) -> int:
+def _picture(runs: Sequence[Run], asked: argparse.Namespace, left_out: Sequence[str]) -> int:
     from vilt_bench import store
     from vilt_bench.report import render_picture
 
@@ -101,6 +105,7 @@ def _picture(runs: Sequence[Run], asked: argparse.Namespace) -> int:
         with_paper=asked.with_paper,
         allow_different=asked.allow_different,
         columns=asked.columns,
+        left_out=left_out,
     )
     if asked.output is None:
         sys.stdout.buffer.write(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ USER_ERROR = 2
 INTERRUPTED = 130
 WIDTH = 100
 """Columns where standard output is no terminal."""
+_NAMED = 3
+"""Files that can't be read and are named; the rest are counted."""
 
 
 def console() -> Console:
@@ -101,6 +103,21 @@ def complain(message: str) -> int:
 
     say(f"vilt-bench: {clean.within(message)}\n")
     return USER_ERROR
+
+
+def leave_out(lines: Sequence[str], *, more: str = "") -> list[str]:
+    """Say on standard error which records could not be read; returns the same in a few sentences, for reports.
+
+    Args:
+        lines: a sentence each.
+        more: what to do about those that are not named one by one.
+    """
+    told = [f"Left out: {line}" for line in lines[:_NAMED]]
+    if len(lines) > _NAMED:
+        told.append(f"Left out: {len(lines) - _NAMED} more that can't be read{more}")
+    for line in told:
+        complain(f"l{line[1:]}")
+    return told
 
 
 def keep_on_termination() -> None:

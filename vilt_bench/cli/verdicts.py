@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vilt_bench import files
@@ -137,15 +138,19 @@ def compare(asked: argparse.Namespace) -> int:
     paths = paths if asked.baseline_ref is not None or asked.baseline else paths[1:]
     if not paths:
         raise ConfigError("expected BASELINE and CANDIDATE, two records or folders; got fewer")
-    candidate, earlier = _load(paths)
+    left_out: list[str] = []
+    candidate, earlier = _load(paths, left_out)
     if asked.baseline_ref is not None:
         name = asked.baseline_ref
         from vilt_bench.checkout import records_at
 
-        baseline, history = newest(records_at(asked.baseline_ref, asked.results), like=candidate)
+        baseline, history = newest(
+            records_at(asked.baseline_ref, asked.results, left_out=left_out.append), like=candidate
+        )
     else:
         name = " ".join(given)
-        baseline, history = _load(given, like=candidate)
+        baseline, history = _load(given, left_out, like=candidate)
+    told = screen.leave_out(left_out)
     if not baseline:
         screen.complain(f"no baseline: {name} has no record; 'vilt-bench run --output FOLDER' saves one")
         return NO_BASELINE
@@ -162,11 +167,14 @@ def compare(asked: argparse.Namespace) -> int:
         names=(name, " ".join(paths)),
         complete=any(map(files.is_folder, paths)),
     )
-    return outcome.finish(comparisons, asked)
+    return outcome.finish([replace(each, notes=(*each.notes, *told)) for each in comparisons], asked)
 
 
-def _load(paths: list[str], *, like: Sequence[Run] = ()) -> tuple[list[Run], list[Run]]:
-    """Returns the records given, of a folder the newest (on the machine of `like`, if any); and folders' older ones."""
+def _load(paths: list[str], left_out: list[str], *, like: Sequence[Run] = ()) -> tuple[list[Run], list[Run]]:
+    """Returns the records given, of a folder the newest (on the machine of `like`, if any); and folders' older ones.
+
+    What can't be read in a folder is left out and added to `left_out`.
+    """
     from vilt_bench import store
     from vilt_bench.stored import newest
 
@@ -176,7 +184,7 @@ def _load(paths: list[str], *, like: Sequence[Run] = ()) -> tuple[list[Run], lis
         if not files.is_folder(path):
             chosen.append(store.load(path))
             continue
-        new, old = newest(store.load_folder(path), like=like)
+        new, old = newest(store.load_folder(path, left_out=left_out.append), like=like)
         chosen += new
         earlier += old
     return chosen, earlier

@@ -66,6 +66,7 @@ def measure_rows(
     patience_s: float | None = None,
     overhear: Overhear = lambda _: None,
     measure_one: MeasureOne | None = None,
+    left_out: Callable[[str], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Measured:
     """Returns a run for each row, of as many trials as rounds; what is in the folder already is not measured again.
@@ -84,6 +85,7 @@ def measure_rows(
         patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `process.Patience`.
         overhear: told what a process has printed, when it has ended.
         measure_one: measures one trial.
+        left_out: as `store.load_folder`.
         clock: seconds.
 
     Raises:
@@ -95,7 +97,7 @@ def measure_rows(
     Patience(patience_s)  # refuses what is no time
     measure = measure_one or _measurer(patience_s, overhear)
     store.check_writable(folder)
-    there = store.load_folder(folder)
+    there = store.load_folder(folder, left_out=left_out)
     kept = {name: _kept(case, each, there, here)[:rounds] for name, case in cases.items()}
     took_s: dict[str, float] = {}
     problems: list[str] = []
@@ -119,7 +121,9 @@ def measure_rows(
     return Measured({name: join_trials(runs) for name, runs in kept.items()}, problems=tuple(problems))
 
 
-def kept_rows(cases: Mapping[str, Case], folder: str | os.PathLike[str]) -> dict[str, Run]:
+def kept_rows(
+    cases: Mapping[str, Case], folder: str | os.PathLike[str], *, left_out: Callable[[str], object] | None = None
+) -> dict[str, Run]:
     """Returns a run for each row that the folder has complete trials of, joined; nothing is measured.
 
     A row's trials are those with the sampling, device, precision, machine, software and settings of its newest one.
@@ -127,11 +131,12 @@ def kept_rows(cases: Mapping[str, Case], folder: str | os.PathLike[str]) -> dict
     Args:
         cases: by the row's name.
         folder: of records; need not be there.
+        left_out: as `store.load_folder`.
 
     Raises:
-        RecordError: a file is no record.
+        RecordError: a file is no record; with `left_out`, none of them is.
     """
-    runs = store.load_folder(folder)
+    runs = store.load_folder(folder, left_out=left_out)
     found = {}
     for name, case in cases.items():
         mine = [run for run in runs if _anywhere(run.case) == _anywhere(case) and _complete(run)]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "csv", "markdown", "json", "github-action-benchmark", "bencher")
 """Each the name of a module here, `_` for `-`; imported when asked for, as a terminal's table needs more than a CSV."""
+_TELLING = ("table", "markdown", "json")
 PICTURES = ("svg", "png", "pdf", "html")
 """Formats of `render_picture`; the only ones that need matplotlib."""
 FIGURES = ("latency", "size")
@@ -27,15 +28,21 @@ CAPTIONS = {
 }
 
 
-def render(runs: Sequence[Run], format: str) -> str:
+def render(runs: Sequence[Run], format: str, *, left_out: Sequence[str] = ()) -> str:
     """Returns the report of the runs, in their order, as text that ends in a newline.
+
+    Args:
+        runs: in order.
+        format: one of `FORMATS`.
+        left_out: sentences on records that could not be read, where the format has a place for them.
 
     Raises:
         ConfigError: there is no such format, or two runs would have one name on a dashboard.
     """
     if format not in FORMATS:
         raise ConfigError(f"--format must be one of {', '.join(FORMATS)}; got {format!r}")
-    text: str = import_module(f"{__name__}.{format.replace('-', '_')}").render(runs)
+    told = {"left_out": left_out} if left_out and format in _TELLING else {}
+    text: str = import_module(f"{__name__}.{format.replace('-', '_')}").render(runs, **told)
     return text
 
 
@@ -47,6 +54,7 @@ def render_picture(
     with_paper: bool = False,
     allow_different: bool | Collection[str] = False,
     columns: int = 1,
+    left_out: Sequence[str] = (),
 ) -> bytes:
     """Returns the runs' Figure 1 or 2, or as `html` a page with both and all tables, as a file's content.
 
@@ -57,6 +65,7 @@ def render_picture(
         with_paper: with the bars of the paper's Figure 1.
         allow_different: names of what may differ, such as `torch`, or whether anything may; each bar is then labelled.
         columns: of a two-column paper that a picture spans: 3.25 or 6.75 inches.
+        left_out: sentences on records that could not be read, for a page.
 
     Raises:
         ConfigError: there is no such format or figure, no run, or the runs can't be compared.
@@ -85,5 +94,5 @@ def render_picture(
     picture = cast("style.Format", "svg" if format == "html" else format)
     with style.styled():
         if format == "html":
-            return html.page(runs, [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())])
+            return html.page(runs, [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())], left_out=left_out)
         return latencies() if figure == "latency" else sizes()

@@ -56,7 +56,10 @@ def render(history: History, format: str) -> str:
             found = [_summary(case, history) for case in history.cases]
             return clean.json_text(json.dumps(found, indent=2, ensure_ascii=False)) + "\n"
         case "markdown":
-            return "\n\n".join(block for case in history.cases for block in _markdown(case, history)) + "\n"
+            blocks = [block for case in history.cases for block in _markdown(case, history)]
+            if history.unreadable:
+                blocks.append("\n".join(f"- Left out: {clean.markdown(line)}" for line in history.unreadable))
+            return "\n\n".join(blocks) + "\n"
         case _:
             raise ConfigError(f"--format must be one of {', '.join(FORMATS + PICTURES)}; got {format!r}")
 
@@ -111,6 +114,8 @@ def show(history: History, console: Console) -> None:
             console.print(Text(f"• {line}"))
         console.print()
         console.print(_newest(case, history))
+    for line in history.unreadable:
+        console.print(Text(f"• Left out: {line}"))
 
 
 def case_line(case: CaseHistory) -> str:

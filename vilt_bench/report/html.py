@@ -27,15 +27,16 @@ ul { color: var(--muted); padding-left: 1.2rem; }
 TITLE = "What does it cost to see?"
 
 
-def page(runs: Sequence[Run], pictures: Sequence[tuple[str, bytes]]) -> bytes:
+def page(runs: Sequence[Run], pictures: Sequence[tuple[str, bytes]], *, left_out: Sequence[str] = ()) -> bytes:
     """Returns the page as UTF-8; it is well-formed XML as well.
 
     Args:
         runs: as in the Markdown report.
         pictures: captions, and SVG files.
+        left_out: as in the Markdown report.
     """
     figures = (_figure(caption, svg, index) for index, (caption, svg) in enumerate(pictures))
-    body = "\n".join([f"<h1>{TITLE}</h1>", *figures, *_blocks(markdown.render(runs))])
+    body = "\n".join([f"<h1>{TITLE}</h1>", *figures, *_blocks(markdown.render(runs, left_out=left_out))])
     text = (
         f'<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml">\n<head>\n<meta charset="utf-8"/>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"/>\n<title>vilt-bench: {TITLE}</title>\n'

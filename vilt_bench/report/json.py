@@ -13,9 +13,9 @@ from vilt_bench.report import rows as shown
 from vilt_bench.report.rows import rows, run_fields, stage_fields
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[Run], *, left_out: Sequence[str] = ()) -> str:
     """Returns the summaries of the runs, each with what must be known before they are compared; `null` is unknown."""
-    beside = shown.comparison_remarks(runs)
+    beside = [*shown.comparison_remarks(runs), *left_out]
     found = [summary(run) | {"comparison_remarks": beside} for run in runs]
     return clean.json_text(json.dumps(found, indent=2, ensure_ascii=False)) + "\n"
 

@@ -10,10 +10,11 @@ from vilt_bench.report import rows as shown
 from vilt_bench.report.clean import markdown as escape
 
 
-def render(runs: Sequence[Run]) -> str:
-    """Returns the comparison if there are several runs, then each run's stages and remarks."""
+def render(runs: Sequence[Run], *, left_out: Sequence[str] = ()) -> str:
+    """Returns the comparison if there are several runs, then each run's stages and remarks, then what was left out."""
     blocks = list(_comparison(runs)) if len(runs) > 1 else []
-    return "\n\n".join([*blocks, *(block for run in runs for block in _run(run))]) + "\n"
+    unread = ["\n".join(f"- {escape(line)}" for line in left_out)] if left_out else []
+    return "\n\n".join([*blocks, *(block for run in runs for block in _run(run)), *unread]) + "\n"
 
 
 def _comparison(runs: Sequence[Run]) -> Iterator[str]:

@@ -27,13 +27,13 @@ LOOKS = {
 }
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[Run], *, left_out: Sequence[str] = ()) -> str:
     """Returns what a terminal would show, without colour."""
-    return terminal.text(lambda console: show(runs, console), WIDTH)
+    return terminal.text(lambda console: show(runs, console, left_out=left_out), WIDTH)
 
 
-def show(runs: Sequence[Run], console: Console) -> None:
-    """Print the runs: side by side if there are several, then each with its stages and remarks."""
+def show(runs: Sequence[Run], console: Console, *, left_out: Sequence[str] = ()) -> None:
+    """Print the runs: side by side if there are several, then each with its stages and remarks; what was left out."""
     if len(runs) > 1:
         _show_bars(runs, console)
         console.print(_comparison(runs, wide=console.width >= WIDE))
@@ -41,6 +41,8 @@ def show(runs: Sequence[Run], console: Console) -> None:
             console.print(Text(f"• {remark}"))
     for run in runs:
         _show_run(run, console)
+    for line in left_out:
+        console.print(Text(f"• {line}"))
 
 
 def _show_run(run: Run, console: Console) -> None:
