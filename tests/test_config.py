@@ -32,7 +32,18 @@ def test_malformed_or_absurd_resolution_is_refused_in_one_line(text: str) -> Non
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("true", True), ("False", False), ("36", 36), ("-1", -1), ("0.5", 0.5), ("1e-3", 1e-3), ("a", "a")],
+    [
+        ("true", True),
+        ("False", False),
+        ("36", 36),
+        ("-1", -1),
+        ("0.5", 0.5),
+        ("1e-3", 1e-3),
+        ("a", "a"),
+        ("nan", "nan"),
+        ("-inf", "-inf"),
+        ("1e999", "1e999"),
+    ],
 )
 def test_option_reads_as_the_narrowest_type(text: str, value: Option) -> None:
     read = parse_option(text)
@@ -56,6 +67,7 @@ def test_malformed_options_are_refused_with_the_text(text: str) -> None:
     ("fields", "said"),
     [
         ({"embedder": ""}, "can't be empty"),
+        ({"options": {"scale": float("nan")}}, "scale=nan of 'patch32' is no finite number"),
         ({"batch_size": 0}, "--batch-size"),
         ({"batch_size": -1}, "--batch-size"),
         ({"batch_size": 10**9}, "--batch-size"),

@@ -129,6 +129,11 @@ class Case:
             parse_reduction(self.reduce)
         if self.preprocessing and SYNTHETIC in self.images:
             raise ConfigError(f"--with-preprocessing decodes files, and --image {SYNTHETIC} is none; give photographs")
+        for key, value in self.options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(
+                    f"option {key}={value} of {self.embedder!r} is no finite number, as records hold them"
+                )
         _check_choice("--linear", self.linear, get_args(Linear))
         self._check_interaction()
         if self.checkpoint is not None and self.interaction != "vilt":
@@ -258,14 +263,16 @@ def parse_reduction(text: str) -> tuple[str, int]:
 
 
 def parse_option(value: str) -> Option:
-    """Returns the narrowest of bool, int, float, str that the text reads as."""
+    """Returns the narrowest of bool, int, float, str that the text reads as; NaN and infinity are texts."""
     if value.lower() in ("true", "false"):
         return value.lower() == "true"
     for read in (int, float):
         try:
-            return read(value)
+            number = read(value)
         except ValueError:
             continue
+        if math.isfinite(number):
+            return number
     return value
 
 
