@@ -401,3 +401,15 @@ def test_an_option_of_the_paper_that_can_do_nothing_is_refused(arguments, said, 
     monkeypatch.chdir(tmp_path)
     assert main(["paper", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_show_answers_for_the_input_that_run_would_get(capsys):
+    # A photograph of 427×640 pixels within 336×336, edges floored to 32: by ViLT's image processor 224×320.
+    assert main(["show", "patch32", *TINY, "--resolution", "336x336", "--no-peak"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "224×320 pixels (china.jpg, flower.jpg, --fit aspect)" in shown
+    assert "70 visual and 8 text tokens" in shown
+    assert main(["show", "patch32", *TINY, "--resolution", "336x336", "--no-peak", "--fit", "crop"]) == 0
+    assert "320×320 pixels (china.jpg, flower.jpg, --fit crop)" in " ".join(capsys.readouterr().out.split())
+    assert main(["show", "patch32", *TINY, "--resolution", "64x96", "--no-peak", "--image", "synthetic"]) == 0
+    assert "64×96 pixels (synthetic)" in " ".join(capsys.readouterr().out.split())

@@ -15,7 +15,8 @@ def test_frame_has_a_row_for_every_sample(make_run: MakeRun) -> None:
     # 2 trials × (3 warm-up + 9 sampled passes) × (3 stages + whole + instrumented) × (wall and CPU time)
     assert len(frame) == 2 * (3 + 9) * 5 * 2
     assert list(frame.columns) == [
-        "run_id", "embedder", "trial", "phase", "block", "pass", "component", "stage", "quantity", "unit", "value",
+        "run_id", "case", "embedder", "trial", "phase", "block", "pass", "component", "stage", "quantity", "unit",
+        "value",
     ]  # fmt: skip
     assert set(frame["phase"]) == {"warmup", "sample"}
     assert set(frame["quantity"]) == {"wall_time", "cpu_time"}

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from vilt_bench.inference import Evidence, Subject, best_detectable, holm, judge, paired, trimmed_mean, unpaired
+from vilt_bench.report.verdicts import words
 from vilt_bench.statistics import student_t
 
 
@@ -172,7 +173,7 @@ CHANGE = r"(?:[+-]?[\d.]+%|a factor of [\d,]+)"
 
 
 def ratio_of(text):
-    if text.startswith("a factor"):
+    if not text.endswith("%"):
         return float(text.rpartition(" ")[2].replace(",", ""))
     return 1 + float(text.rstrip("%")) / 100
 
@@ -250,6 +251,16 @@ def test_every_reason_is_true_of_the_numbers_that_decided():
         if match := re.search(r"\(p ([\d.e-]+), ([\d.]+) is asked for\)", reason):
             assert float(match[1]) >= float(match[2])
         assert not re.search(r"\d{4,}\.\d%", reason)
+        # What tables and comments say of it.
+        said = words.size(found)
+        match = re.match(r"([\d.]+)% (slower|faster)|([\d,]+) times as slow", said)
+        told_ratio = 1 + float(match[1]) / 100 * (1 if match[2] == "slower" else -1) if match[1] else ratio_of(match[3])
+        assert told_ratio == pytest.approx(found.ratio.value, abs=0.00051, rel=0.05)
+        assert ("by CPU time" in said) == (found.channel == "cpu_time")
+        numbers = re.search(r"ratio ([\d.,]+) \[([\d.,]+|–), ([\d.,]+|–)\]", said)
+        for number, value in zip(numbers.groups(), (found.ratio.value, found.ratio.low, found.ratio.high), strict=True):
+            assert (number == "–") == (value is None)
+            assert value is None or float(number.replace(",", "")) == pytest.approx(value, abs=0.00051)
     assert all(seen.values()), seen
 
 

@@ -7,14 +7,14 @@ from dataclasses import fields
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from vilt_bench.config import label
+from vilt_bench.config import case_name, label
 from vilt_bench.records import Run, Series, Times
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    "run_id", "embedder", "trial", "phase", "block", "pass", "component", "stage", "quantity", "unit", "value",
+    "run_id", "case", "embedder", "trial", "phase", "block", "pass", "component", "stage", "quantity", "unit", "value",
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def run_to_frame(run: Run) -> pd.DataFrame:
     import pandas as pd
 
     rows = [
-        (run.run_id, label(run.case), trial.index, phase, *row)
+        (run.run_id, case_name(run.case), label(run.case), trial.index, phase, *row)
         for trial in run.trials
         for phase, series in (("warmup", trial.warmup), ("sample", trial.samples))
         for row in _rows(series)

@@ -303,8 +303,8 @@ class Run:
     def to_frame(self) -> Any:
         """Returns a tidy `pandas.DataFrame`: one row a sample.
 
-        Columns: run_id, embedder, trial, phase (warmup, sample), block, pass, component, stage (`whole` for the
-        uninstrumented pass), quantity (wall_time, cpu_time, device_time, host_time), unit, value.
+        Columns: run_id, case (its name), embedder, trial, phase (warmup, sample), block, pass, component, stage
+        (`whole` for the uninstrumented pass), quantity (wall_time, cpu_time, device_time, host_time), unit, value.
         """
         from vilt_bench.frame import run_to_frame
 

@@ -15,7 +15,7 @@ from statistics import fmean, median, stdev
 import msgspec
 
 from vilt_bench.comparison import Comparison, CountChange, Gate, Side, SideName, StageVerdict, missing
-from vilt_bench.config import ALL, label
+from vilt_bench.config import ALL, case_name, label
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.inference import WIDEST, Evidence, Subject, best_detectable, clock_name, judge, trimmed_mean, unpaired
 from vilt_bench.records import MAY_BE_UNTOLD, Environment, Run, Stage, Times, Trial, parse_time
@@ -152,11 +152,10 @@ def compare_all(
         after = dict.fromkeys(before, next(iter(after.values())))
     if before and not before.keys() & after.keys():
         asked, has = (
-            ", ".join(dict.fromkeys(label(runs[0].case) for runs in side.values())) for side in (after, before)
+            ", ".join(dict.fromkeys(case_name(runs[0].case) for runs in side.values())) for side in (after, before)
         )
         raise ConfigError(
-            f"the baseline has no run of {asked} as the candidate has it; it has {has}, "
-            "perhaps with other options, resolution or precision"
+            f"the baseline has no run of {asked}, as the candidate has it; it has {has}; measure both alike"
         )
     found = []
     for case, runs in after.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vilt_bench import files
 from vilt_bench.cli import options, outcome, screen, values
-from vilt_bench.config import label
+from vilt_bench.config import case_name
 from vilt_bench.errors import ConfigError, ViltBenchError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def gate(asked: argparse.Namespace) -> int:
         except ViltBenchError as error:
             if len(cases) == 1:
                 raise
-            screen.complain(f"{label(case)}: {error}")
+            screen.complain(f"{case_name(case)}: {error}")
             found_none = unmeasured(case, baseline, candidate, str(error), tolerance=asked.tolerance, gated=asked.gate)
             comparisons.append(found_none)
             continue

@@ -26,6 +26,7 @@ def _annotation(comparison: Comparison, inconclusive: Undecided) -> str:
     else:
         return ""
     stages = [f"{words.stage_title(stage.name)}: {stage.verdict}, {words.size(stage)}" for stage in worse]
-    lines = [words.outcome(comparison), words.where(comparison), *stages, words.machine(comparison)]
+    where = [words.size_line(comparison), words.machine(comparison)]
+    lines = [words.outcome(comparison), words.where(comparison), *stages, *where]
     title = f"vilt-bench: {words.name(comparison)} {comparison.verdict}"
     return clean.annotation(level, title, filter(None, lines))

@@ -30,6 +30,7 @@ def _suite(comparison: Comparison, inconclusive: Undecided) -> ET.Element:
     name = clean.xml(words.name(comparison))
     suite = ET.Element("testsuite", name=name)
     facts = {
+        "case": words.case_line(comparison),
         "machine": words.machine(comparison),
         "baseline": words.side(comparison.baseline),
         "candidate": words.side(comparison.candidate),

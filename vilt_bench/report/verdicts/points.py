@@ -18,7 +18,8 @@ def points(comparisons: Iterable[Comparison]) -> Iterator[Point]:
     for comparison in comparisons:
         for stage in (comparison.total, *comparison.stages):
             name = f"{words.name(comparison)} / {stage.name}"
-            said = f"{stage.verdict}: {words.size(stage)}\n{words.method(comparison)}\n{words.machine(comparison)}"
+            where = [words.size_line(comparison), words.machine(comparison)]
+            said = "\n".join(filter(None, [f"{stage.verdict}: {words.size(stage)}", words.method(comparison), *where]))
             if stage.candidate_s is not None:
                 yield Point(name, stage.candidate_s, None, None, said)
             if (ratio := stage.ratio) is not None:
