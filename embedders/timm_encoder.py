@@ -45,7 +45,7 @@ def timm_encoder(
     resolution: tuple[int, int] | None = None,
     keep_prefix: bool = False,
     dynamic: bool = False,
-    fuse: bool = False,
+    fuse: bool = True,
     tome: int = 0,
     pretrained: bool = False,
     weights: str = "",
@@ -58,7 +58,8 @@ def timm_encoder(
         resolution: (height, width) that was asked for; `None`: the model's own.
         keep_prefix: keep class and register tokens as visual tokens.
         dynamic: build a model of fixed size so that it takes images of any multiple of its patch.
-        fuse: merge the branches that some models train with (FastViT, RepVGG, MobileOne) into one convolution.
+        fuse: merge what some models have for training only (the branches of FastViT, RepVGG, MobileOne and RepViT,
+            the normalisations of LeViT) into the layers before or after, as they are deployed.
         tome: tokens that each block of a plain ViT merges away; see `MergingBlocks`.
         pretrained: fetch timm's weights of the backbone from the Hugging Face hub; the projection stays random.
         weights: a file with timm's weights of the backbone; empty: random.
@@ -78,11 +79,11 @@ def timm_encoder(
         if weights:
             origin = _load(tower, weights)
         plan.prune(tower)
-        if fuse:
-            tower = reparameterize_model(tower)
+        note = _merge(tower) if fuse else _tell_unmerged(tower)
         if tome:
             if keep_prefix:
                 raise EmbedderError(f"timm/{model}: tome={tome} returns merged tokens without prefix; drop keep_prefix")
+            note = f"merges {tome} tokens in each block (ToMe)"
             tower.blocks = nn.Sequential(MergingBlocks(_plain_blocks(model, tower), count=tome, prefix=plan.prefix))
     backbone = TimmBackbone(tower, plan, keep_prefix=keep_prefix, merging=tome > 0)
     return VisualEmbedder(
@@ -95,8 +96,26 @@ def timm_encoder(
         mean=plan.mean,
         std=plan.std,
         weights=f"{origin}, projection random" if origin else "random",
-        notes={"backbone": f"merges {tome} tokens in each block (ToMe)"} if tome else None,
+        notes={"backbone": note} if note else None,
     )
+
+
+def _merge(tower: nn.Module) -> str:
+    """Merges, in place, what a model has for training only; returns a note, empty where there is nothing."""
+    before = _size(tower)
+    reparameterize_model(tower.eval(), inplace=True)  # some refuse to merge while they train
+    merged = _size(tower) != before
+    return "runs as deployed: what is for training only is merged (fuse=false keeps it)" if merged else ""
+
+
+def _tell_unmerged(tower: nn.Module) -> str:
+    """Returns a note where a model has what is for training only; else an empty text."""
+    runs_more = _size(tower) != _size(reparameterize_model(tower.eval()))
+    return "runs with what is for training only; deployed, it is merged (fuse=true)" if runs_more else ""
+
+
+def _size(tower: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in tower.parameters())
 
 
 class TimmBackbone(nn.Module):

@@ -156,14 +156,71 @@ def test_cells_of_padding_are_masked_out() -> None:
     assert found.mask.tolist() == [[True, True, False, False, False, False]]
 
 
-@pytest.mark.slow
-def test_fused_branches_give_the_same_tokens_with_fewer_parameters() -> None:
-    trained, fused = build("fastvit_t8", hidden_size=8), build("fastvit_t8", hidden_size=8, fuse=True)
-    sizes = [sum(parameter.numel() for parameter in each.parameters()) for each in (trained, fused)]
-    assert sizes[1] < sizes[0]
-    pixels = noise(64, 64)
-    features = [each.stages["backbone"](ImageBatch(pixels)).embeddings for each in (trained, fused)]
-    torch.testing.assert_close(features[0], features[1], rtol=1e-3, atol=1e-3)
+# Parameters, deployed, with the classifier of 1000 classes. Sources: the papers of RepVGG (2021) and MobileOne (2023).
+@pytest.mark.parametrize(
+    ("model", "channels", "published"),
+    [
+        ("repvgg_a0", 1280, 8.30e6),
+        ("mobileone_s0", 1024, 2.1e6),
+        ("mobileone_s1", 1280, 4.8e6),
+        ("mobileone_s4", 2048, 14.8e6),
+    ],
+)
+def test_models_run_with_the_parameters_that_they_are_deployed_with(
+    model: str, channels: int, published: float
+) -> None:
+    backbone = on_meta(model).stages["backbone"]
+    assert backbone.plan.channels == channels
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    assert parameters + (channels + 1) * 1000 == pytest.approx(published, rel=0.02)
+
+
+def test_fastvit_is_as_timm_builds_it_for_inference() -> None:
+    with torch.device("meta"):
+        theirs = timm.create_model("fastvit_t8", num_classes=0, inference_mode=True).eval()
+    ours = on_meta("fastvit_t8").stages["backbone"].tower
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "test_byobnet",
+        "fastvit_t8",
+        *(
+            pytest.param(model, marks=pytest.mark.slow)
+            for model in (
+                "repvgg_a0", "mobileone_s0", "efficientvim_m1", "efficientvit_m0", "ghostnetv3_050", "iformer_t",
+                "lcnetv2_base", "levit_128s", "levit_conv_128s", "nextvit_small", "repghostnet_050", "repvit_m0_9",
+                "shvit_s1", "tiny_vit_5m_224",
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_for_training_only_is_merged_and_the_tokens_are_the_same(model: str, tmp_path: Any) -> None:
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    trained = timm.create_model(model, num_classes=0)
+    for name, tensor in trained.state_dict().items():  # as training leaves normalisations
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif name.endswith("running_mean"):
+            tensor.normal_(0, 0.3)
+    path = tmp_path / "trained.safetensors"
+    save_file(trained.state_dict(), path)
+    kept, merged = (build(model, weights=str(path), **options) for options in ({"fuse": False}, {}))
+    pixels = noise(*(kept.resolution if kept.fixed_size else (64, 64)))
+    with torch.inference_mode():
+        expected, found = (each.stages["backbone"](ImageBatch(pixels)).embeddings for each in (kept, merged))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    before, after = (sum(p.numel() for p in each.parameters()) for each in (kept, merged))
+    if model == "test_byobnet":  # which has nothing of the kind
+        assert (before, kept.notes, merged.notes) == (after, {}, {})
+    else:
+        assert after < before
+        assert kept.notes["backbone"].endswith("deployed, it is merged (fuse=true)")
+        assert merged.notes["backbone"].endswith("is merged (fuse=false keeps it)")
 
 
 def test_merging_no_token_is_the_plain_vit() -> None:
