@@ -166,7 +166,7 @@ def test_a_branch_that_only_a_remote_has_is_named(repository, tmp_path):
     with pytest.raises(ConfigError, match=r"--baseline-ref trunk: .* but .*origin/trunk.*: give --baseline-ref "):
         resolve("trunk")
     assert resolve("origin/trunk") == repository("rev-parse", "HEAD")
-    with pytest.raises(ConfigError, match=r"no such branch, tag or commit; did you mean main\?"):
+    with pytest.raises(ConfigError, match=r"no such branch, tag or commit; did you mean 'main'\?$"):
         resolve("mian")
 
 
@@ -479,6 +479,16 @@ def test_of_two_that_need_the_same_one_builds_and_the_other_waits(repository):
     assert both[0] == both[1]
     assert sum(line.startswith("building") for line in told) == 1
     assert answer(both[0], "import my_embedder; print(my_embedder.ROWS)") == "5"
+
+
+def test_what_is_kept_and_whole_is_used_where_nothing_can_be_written(repository):
+    commit(repository)
+    contender = contender_at("main")
+    home = Path(contender.built)
+    lock = home.with_name(f".{home.name}.lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    assert contender_at("main") == contender
 
 
 def test_a_cache_that_can_not_be_written_to_is_told(repository, tmp_path, monkeypatch):

@@ -274,12 +274,11 @@ def _lacking(reference: str) -> str:
     if elsewhere := [name for name in remote if reference and name.endswith(f"/{reference}")]:
         there = " and ".join(elsewhere)
         return f"there is no such branch, tag or commit here, but {there}: give --baseline-ref {elsewhere[0]}"
+    shallow = "a shallow clone lacks most of them, 'git fetch --unshallow' gets all"
     close = get_close_matches(reference, [*here, *remote], n=1)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    return (
-        f"this repository has no such branch, tag or commit{meant}; "
-        "a shallow clone lacks most of them, 'git fetch --unshallow' gets all"
-    )
+    if close and _git("rev-parse", "--is-shallow-repository") != "true":
+        return f"this repository has no such branch, tag or commit; did you mean '{close[0]}'?"
+    return f"this repository has no such branch, tag or commit; {shallow}"
 
 
 def _git(*arguments: str) -> str:

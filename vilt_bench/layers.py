@@ -79,6 +79,8 @@ def keep(home: Path, build: Callable[[Path], None], *, report: Callable[[str], N
     Raises:
         ConfigError: it can't be kept there, or can't be built.
     """
+    if is_whole(home):  # be it where nothing can be written
+        return
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(home.with_name(f".{home.name}.lock"))
@@ -94,7 +96,7 @@ def keep(home: Path, build: Callable[[Path], None], *, report: Callable[[str], N
                     "process that builds, or let XDG_CACHE_HOME name a folder of a file system that has locks"
                 ) from None
         try:
-            if is_whole(home):
+            if is_whole(home):  # by now
                 return
             half = home.with_name(f".{home.name}.half")
             _remove(half)  # of a process that was killed
@@ -151,7 +153,7 @@ def install(package: Path, environment: Path, *, log: Path, name: str) -> None:
     Raises:
         ConfigError: it can't be installed, or pip's settings lead it elsewhere.
     """
-    before = set(_site(environment).iterdir())
+    before = _installed(environment)
     # From its folder: a path may have what pip reads as more. Safe path: nothing there stands in for what pip imports.
     command = [sys.executable, "-P", "-m", "pip", "--python", str(python_of(environment))]
     command += ["--disable-pip-version-check", "--no-input", "install", "--no-deps", "--ignore-installed", "."]
@@ -170,7 +172,7 @@ def install(package: Path, environment: Path, *, log: Path, name: str) -> None:
         said = file.read().decode(errors="replace")
     if code:
         raise ConfigError(f"can't install {name}: {cause(said) or f'exit code {code}'} (the whole log: {log})")
-    if not any(path.name.endswith((".dist-info", ".egg-info")) for path in set(_site(environment).iterdir()) - before):
+    if _installed(environment) == before:
         raise ConfigError(
             f"pip did not install {name} into the baseline's environment (the log: {log}); "
             "is a target, prefix or dry-run among pip's settings? 'pip config list' and PIP_… tell"
@@ -237,6 +239,12 @@ def _locals_of(root: Path) -> Iterator[Local]:
             yield Local(each.name, origin, tuple(Path(str(each.locate_file(file))) for file in named))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):  # not from a folder, or damaged
             continue
+
+
+def _installed(environment: Path) -> dict[str, int]:
+    """Returns what tells of the distributions in an environment, with the times of its last changes."""
+    found = _site(environment).iterdir()
+    return {path.name: path.stat().st_mtime_ns for path in found if path.name.endswith((".dist-info", ".egg-info"))}
 
 
 def _site(environment: Path) -> Path:
