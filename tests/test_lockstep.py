@@ -1,6 +1,7 @@
 """Measuring both sides together: scripted processes for the rules, simulated noise for the verdicts, real ones."""
 
 import dataclasses
+import errno
 import math
 import os
 import random
@@ -15,7 +16,7 @@ from vilt_bench.errors import ConfigError, EmbedderError, MeasurementError, Unkn
 from vilt_bench.lockstep import LOOKS, SAMPLE_TURNS, Contender, Pair, decide, gate, judge_pairs, pairs_of
 from vilt_bench.records import Conditions, Environment, Failure, Model, Series, Stage, Times
 from vilt_bench.report.verdicts import exit_code
-from vilt_bench.sweep import WorkerFailedError
+from vilt_bench.sweep import WorkerFailedError, WorkerHungError, WorkerNotStartedError
 
 TINY = ViltConfig(hidden_size=32, layers=1, heads=2, mlp_size=64)
 ENVIRONMENT = Environment("machine", "f", "cpu", "cpu", 1, None, {}, {}, {})
@@ -290,6 +291,51 @@ def test_a_baseline_that_fails_later_leaves_it_undecided_and_what_was_measured_i
     assert outcome.comparison.total.reason == "the baseline failed: gone"
     assert exit_code([outcome.comparison], "pass") == 3
     assert outcome.runs[0].failure == Failure("crashed", "gone")
+
+
+def test_a_candidate_that_hangs_is_missing_and_its_failure_is_recorded():
+    script = Script()
+    hung = Failure("error", "hung in a pass: no answer for 60 s")
+    script.break_at["candidate", "Sample", 3] = WorkerHungError(hung)
+    outcome = script.play()
+    assert outcome.comparison.verdict == "missing"
+    assert outcome.runs[1].failure == hung
+
+
+def test_a_baseline_that_hangs_at_the_greeting_is_not_taken_for_another_version():
+    script = Script()
+    script.break_at["baseline", "Hello", 1] = WorkerHungError(Failure("error", "hung in starting"))
+    with pytest.raises(MeasurementError, match=r"baseline \(main\) failed: hung in starting"):
+        script.play()
+
+
+def test_a_process_that_can_not_be_started_is_nothing_that_the_candidate_lost():
+    def play(at):
+        script = Script()
+
+        def start(side):
+            if side == "candidate" and script.started[side] == at:
+                raise WorkerNotStartedError(OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
+            return script._start(side)
+
+        sides = {side: lambda side=side: start(side) for side in script.pass_s}
+        return gate(Case("patch32"), Contender("main"), max_time_s=600, start=sides, clock=lambda: script.now_s)
+
+    outcome = play(at=2)
+    assert exit_code([outcome.comparison], "fail") == 3
+    assert "could not be started" in outcome.comparison.total.reason
+    assert [len(run.trials) for run in outcome.runs] == [2, 2]
+    with pytest.raises(MeasurementError, match=r"candidate \(this installation\) failed: .* could not be started"):
+        play(at=0)
+
+
+def test_time_that_is_over_before_there_is_a_pair_is_told_with_what_went_on():
+    script = Script(start_s=300.0)  # each side takes 150 s
+    script.break_at["candidate", "Prepare", 1] = WorkerFailedError(Failure("crashed", "killed (signal 9)"))
+    outcome = script.play(max_time_s=100)
+    assert outcome.comparison.verdict == "inconclusive"
+    assert any("the candidate (this installation) was still starting" in note for note in outcome.comparison.notes)
+    assert outcome.runs[-1].failure == Failure("error", "still starting when the time was over")
 
 
 def test_an_error_says_whose_it_is():

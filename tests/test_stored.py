@@ -10,6 +10,7 @@ import pytest
 from vilt_bench.config import Case, Sampling
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.records import Failure, Series, Times, Trial
+from vilt_bench.report.comparable import check_comparable
 from vilt_bench.report.verdicts import exit_code
 from vilt_bench.stored import compare, compare_all, newest
 
@@ -412,3 +413,27 @@ def test_drift_tells_how_many_sessions_know_it_by_each_clock(session):
     note = next(note for note in seen.notes if "drift" in note)
     assert "of wall time (by 7 sessions)" in note  # the six, and the baseline's own
     assert "15% of CPU time (no 5 sessions of it are known)" in note
+
+
+def test_runs_whose_threads_wait_otherwise_are_refused_and_that_is_told_once(session):
+    rng = random.Random(1)
+    calm = session(rng)
+    settings = {name: value for name, value in calm.environment.settings.items() if name != "OMP_WAIT_POLICY"}
+    where = dataclasses.replace(calm.environment, omp_wait_policy=None, settings=settings)
+    calm = dataclasses.replace(
+        calm,
+        environment=dataclasses.replace(
+            where, omp_wait_policy="PASSIVE", settings={**settings, "OMP_WAIT_POLICY": "PASSIVE"}
+        ),
+    )
+    spinning = session(rng, environment=where)
+    with pytest.raises(
+        ConfigError, match=r"differ in omp-wait-policy unset / PASSIVE; .*--allow-different omp-wait-policy$"
+    ):
+        compare([spinning], [calm])
+    assert compare([spinning], [calm], allow_different=["omp-wait-policy"]).different == (
+        "omp-wait-policy unset / PASSIVE",
+    )
+    with pytest.raises(ConfigError, match=r"differ in omp wait policy \(unset, PASSIVE\); .*omp-wait-policy to label"):
+        check_comparable([spinning, calm])
+    check_comparable([spinning, calm], ["omp-wait-policy"])

@@ -72,9 +72,10 @@ def _facts(run: Run) -> dict[str, str]:
         "machine": f"{where.machine} {where.fingerprint}",
         "device": where.device,
         "threads": str(where.threads),
+        "omp wait policy": where.omp_wait_policy or "unset",
         **asked,
         **where.versions,
-        **where.settings,
+        **{name: value for name, value in where.settings.items() if name != "OMP_WAIT_POLICY"},  # told once
     }
 
 
