@@ -65,7 +65,8 @@ def torchvision_model(
         close = difflib.get_close_matches(model, names, n=1, cutoff=0.5)
         raise EmbedderError(
             f"torchvision has no detector or classifier {model!r}"
-            + (f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(names[:5])}, …")
+            + (f"; did you mean 'torchvision/{close[0]}'?" if close else ";")
+            + " 'vilt-bench list torchvision/' shows all"
         )
     if options != DetectorOptions():
         changed = [name for name in vars(options) if getattr(options, name) != getattr(DetectorOptions(), name)]

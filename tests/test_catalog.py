@@ -148,6 +148,11 @@ def test_torchvisions_catalogue_has_all_its_detectors_and_classifiers() -> None:
     assert set(catalog.read_family("embedders", "torchvision")) == names
 
 
+def test_a_family_without_a_catalogue_is_found_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "detectron2"]) == 0
+    assert capsys.readouterr().out.strip() == "detectron2/NAME: any model that it knows"
+
+
 @pytest.mark.parametrize("query", ["timm", "tim", "torch", "clip", "resnet50", "siglip", "encoder", "convnext"])
 def test_what_list_names_next_shows_as_many_as_it_counted(query: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", query]) == 0

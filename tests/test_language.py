@@ -243,6 +243,10 @@ def test_what_is_no_language_model_is_refused(config: dict[str, Any], said: str,
 def test_an_unknown_name_is_answered_with_the_nearest_and_all() -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'lm:SmolLM2-135M'\? known: .*Llama-3\.2-1B"):
         LanguageModel("smollm-135m")
+    with pytest.raises(ConfigError, match=r"did you mean 'lm:SmolLM2-135M'\?"):
+        LanguageModel("smollm")
+    with pytest.raises(ConfigError, match=r"lm:hub: needs a repository"):
+        LanguageModel("hub:")
     with pytest.raises(CheckpointError, match=r"no config\.json in"):
         LanguageModel("./nowhere")
 

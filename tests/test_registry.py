@@ -195,6 +195,10 @@ def test_a_family_offers_whatever_its_factory_knows(make_plugin: MakePlugin, tmp
         ("openai/clip-vit-large-patch14", "'transformers/hub:openai/clip-vit-large-patch14' fetches"),
         ("patch3", "did you mean 'patch32'?"),
         ("resnet-50", "did you mean '"),
+        ("timm", "is a family: give timm/NAME"),
+        ("timm/", "is a family: give timm/NAME"),
+        ("transformers/", "'vilt-bench list transformers/' shows all"),
+        ("detectron2", "is a family: give detectron2/NAME"),
     ],
 )
 def test_a_name_without_its_family_leads_to_what_exists(name, said):

@@ -117,7 +117,7 @@ def find(query: str = "") -> Listing:
                 for each, entry in read_family(found.package, name).items()
             )
         )
-        or not wanted
+        or wanted in f"{name}/"  # a family may have no catalogue
     }
     if not hits and not more:
         raise EmbedderError(f"no embedder fits {query!r}{guess(wanted)} 'vilt-bench list' shows all")

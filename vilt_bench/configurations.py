@@ -66,6 +66,8 @@ def find_configuration(name: str, table: Path, *, family: str, listing: str = ""
         ConfigError: the table has no such name.
         CheckpointError: the configuration can't be fetched or read.
     """
+    if name == HUB:
+        raise ConfigError(f"{family}{HUB} needs a repository, as in {family}{HUB}ORGANISATION/NAME")
     if name.startswith(HUB):
         place = fetch(name.removeprefix(HUB), [CONFIG, "preprocessor_config.json"])
         return _read_folder(Path(place), hub=name.removeprefix(HUB))
@@ -79,6 +81,7 @@ def find_configuration(name: str, table: Path, *, family: str, listing: str = ""
     entries = read_table(table)
     if name not in entries:
         close = difflib.get_close_matches(name.lower(), entries, n=1, cutoff=0.5)
+        close = close or [each for each in entries if name and name.lower() in each.lower()]
         guess = f"; did you mean '{family}{close[0]}'?" if close else ";"
         shown = listing or f"known: {', '.join(entries)}"
         raise ConfigError(

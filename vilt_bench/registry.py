@@ -288,6 +288,10 @@ def _find(name: str) -> Installed:
     offered = installed()
     family, _, model = name.partition("/")
     entry = offered.get(f"{family}{FAMILY}" if model else name)
+    if not model and (of := offered.get(f"{family}{FAMILY}")) is not None and entry is None:
+        names = family_names(of.package, family)
+        shown = f", such as {family}/{names[0]}; 'vilt-bench list {family}/' shows all" if names else ""
+        raise UnknownEmbedderError(f"embedder {name!r} is a family: give {family}/NAME{shown}")
     if entry is None or model == "*":
         raise UnknownEmbedderError(f"no embedder named {name!r}{guess(name)} 'vilt-bench list' shows all")
     if entry.rivals:

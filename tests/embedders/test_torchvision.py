@@ -204,7 +204,7 @@ def test_without_a_network_pretrained_weights_are_refused_in_one_line(monkeypatc
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("resnet5O", {}, "did you mean 'resnet50'"),
+        ("resnet5O", {}, "did you mean 'torchvision/resnet50'"),
         ("resnet18", {"regions": 10}, "regions are options of detectors"),
         ("fcos_resnet50_fpn", {"proposals": 10}, "has one stage and no proposals"),
         ("fcos_resnet50_fpn", {"regions": 0}, "regions=0 is out of range; expected 1 to 100000$"),
