@@ -351,7 +351,7 @@ def _load(tower: nn.Module, path: str) -> str:
     named = cast("dict[str, Any]", tower.pretrained_cfg).get("classifier") or ()
     classifiers = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
     own = tower.state_dict()
-    state = read_state_dict(path)
+    state = read_state_dict(path).fitted(own)
     kept = {
         key: tensor for key, tensor in state.items() if key in own or not (classifiers and key.startswith(classifiers))
     }

@@ -34,7 +34,7 @@ def fill(model: nn.Module, name: str, *, pretrained: bool, weights: str) -> str:
     if pretrained and weights:
         raise CheckpointError(f"torchvision/{name}: pretrained=true and weights={weights} exclude each other; give one")
     if weights:
-        state = read_state_dict(weights)
+        state = read_state_dict(weights).fitted(model.state_dict())
         _load(model, state, weights)
         return f"{state.origin}, projection random"
     if pretrained:

@@ -43,6 +43,7 @@ def test_malformed_or_absurd_resolution_is_refused_in_one_line(text: str) -> Non
         ("nan", "nan"),
         ("-inf", "-inf"),
         ("1e999", "1e999"),
+        ("9" * 400, 10**400 - 1),
     ],
 )
 def test_option_reads_as_the_narrowest_type(text: str, value: Option) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, features
 
 from vilt_bench.errors import InputError
-from vilt_bench.photographs import check_images, decode, describe_file, read_encoded, read_image
+from vilt_bench.photographs import check_images, decode, describe_file, image_size, read_encoded, read_image
 
 Pixels = NDArray[np.uint8]
 
@@ -90,6 +90,7 @@ def test_every_orientation_is_turned_upright_by_path_and_by_bytes_whatever_else_
         assert np.abs(middles.astype(int) - turned(seen)[8::16, 8::16, None]).max() <= 3, orientation
         assert decode(read_encoded(str(path))).tobytes() == found.tobytes()
         check_images([str(path)])
+        assert image_size(str(path)) == found.size[::-1]
 
 
 def test_the_orientation_of_xmp_counts_where_there_is_no_exif(tmp_path: Path) -> None:

@@ -196,6 +196,19 @@ def test_what_wrapped_a_module_in_training_is_taken_off_its_names_and_said(said,
     assert all(part.strip() in origin for part in said.split(" and "))
 
 
+def test_the_attribute_that_training_kept_a_module_as_is_taken_off_and_said(tmp_path):
+    source, target = model(), model()
+    state = {f"model.{name}": tensor for name, tensor in source.state_dict().items()}  # as Lightning writes it
+    path = write_lightning({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path)
+    assert load_weights(target, str(path)) == f"{path}, its names without module. and model."
+    assert torch.equal(target[0].weight, source[0].weight)
+    other = write_pickle(
+        {f"model.{name}": tensor for name, tensor in nn.Bilinear(2, 2, 2).state_dict().items()}, tmp_path
+    )
+    with pytest.raises(CheckpointError, match=r"2 unexpected: model\.weight, model\.bias"):
+        load_weights(target, str(other))
+
+
 def test_weights_that_nothing_wrapped_are_named_by_their_path_alone(tmp_path):
     source = nn.ModuleDict({"module": nn.Linear(2, 2), "head": nn.Linear(2, 2)})  # a name like any other
     path = write_safetensors(tensors(source), tmp_path)

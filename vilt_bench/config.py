@@ -271,7 +271,7 @@ def parse_option(value: str) -> Option:
             number = read(value)
         except ValueError:
             continue
-        if math.isfinite(number):
+        if isinstance(number, int) or math.isfinite(number):
             return number
     return value
 

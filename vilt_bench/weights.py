@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -35,17 +35,43 @@ _SHOWN = 3
 class StateDict(dict[str, Tensor]):
     """Tensors by name, and where they come from."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, path: str, remark: str = "") -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], *, path: str, removed: Sequence[str] = ()) -> None:
         """Take the tensors.
 
         Args:
             tensors: by name.
             path: of the file or folder.
-            remark: what was taken off the names, to stand behind the path.
+            removed: words that were taken off the names.
         """
         super().__init__(tensors)
-        self.remark = remark
-        self.origin = f"{path}{remark}"
+        self.path = path
+        self.removed = tuple(removed)
+
+    @property
+    def remark(self) -> str:
+        """What was taken off the names, to stand behind the path; empty: nothing was."""
+        return f", its names without {' and '.join(self.removed)}" if self.removed else ""
+
+    @property
+    def origin(self) -> str:
+        """For reports: the path, and what was taken off the names."""
+        return f"{self.path}{self.remark}"
+
+    def fitted(self, own: Collection[str]) -> StateDict:
+        """Returns the tensors without a word that stands before all names and not before the module's.
+
+        Training keeps the module as an attribute of another: Lightning's `model.`, for example.
+
+        Args:
+            own: the module's names.
+        """
+        word = f"{next(iter(self), '').partition('.')[0]}."
+        if any(name.startswith(word) for name in own) or not all(name.startswith(word) for name in self):
+            return self
+        inner = {name.removeprefix(word): tensor for name, tensor in self.items()}
+        if inner.keys().isdisjoint(own):
+            return self  # of another model, by the names that it has
+        return StateDict(inner, path=self.path, removed=(*self.removed, word))
 
 
 def load_weights(module: nn.Module, path: str) -> str:
@@ -56,7 +82,7 @@ def load_weights(module: nn.Module, path: str) -> str:
     Raises:
         CheckpointError: the weights are unreadable, incomplete, or of another model; the module is unchanged.
     """
-    state = read_state_dict(path)
+    state = read_state_dict(path).fitted(module.state_dict())
     load_strictly(module, state, name=path)
     return state.origin
 
@@ -134,9 +160,7 @@ def _plain(tensors: Mapping[str, Tensor], path: str) -> StateDict:
     while (names := state.keys() - {_AVERAGED}) and all(name.startswith(_PARALLEL) for name in names):
         removed[_PARALLEL.removesuffix(".")] = None
         state = {name.removeprefix(_PARALLEL): state[name] for name in state if name != _AVERAGED}
-    if not removed:
-        return StateDict(tensors, path=path)
-    return StateDict(state, path=path, remark=f", its names without {' and '.join(f'{name}.' for name in removed)}")
+    return StateDict(state, path=path, removed=[f"{word}." for word in removed])
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
