@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass, field
 
@@ -417,3 +418,13 @@ def test_too_few_descriptors_are_a_worker_that_can_not_be_started():
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         os.close(lowest)
+
+
+def test_why_git_does_not_tell_the_commit_is_in_the_record(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    (run,) = run_script(Script(), "patch32")
+    assert run.source is None
+    assert f"git config --global --add safe.directory {tmp_path}" in run.warnings[-1]
