@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from collections.abc import Callable
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from vilt_bench.config import Sampling
 from vilt_bench.quality import remarks, verdict
 from vilt_bench.records import Conditions, Energy, Failure, Fitness, Run, Series, Stage, Times, Trial
+from vilt_bench.statistics import latency
 
 MakeRun = Callable[..., Run]
 
@@ -200,3 +202,14 @@ def test_one_pass_calls_no_difference_noise(make_run: MakeRun) -> None:
     assert "+184.1% from the whole" in said  # 100 / 35.2
     assert "within the noise" not in said
     assert "too few to tell noise from a difference" in said
+
+
+def test_a_spread_hardly_above_what_was_asked_is_told_with_the_digits_that_show_it(make_run: MakeRun) -> None:
+    run = make_run(noise=0.05)
+    whole = latency(run)
+    assert whole is not None
+    assert whole.half_width is not None
+    asked = dataclasses.replace(run.sampling, precision=whole.half_width / 1.0004)
+    (said,) = [remark for remark in remarks(dataclasses.replace(run, sampling=asked)) if remark.startswith("Noisy")]
+    known, wanted = map(float, re.findall(r"±([\d.]+)%", said))
+    assert known > wanted

@@ -114,7 +114,7 @@ def _precision(run: Run) -> Iterator[str]:
         yield f"Precise: the whole is known to ±{digits(100 * whole.half_width)}% (asked {asked}; {evidence})."
     else:
         reasons = ", ".join(_reasons(run, whole)) or "noise"
-        known = f"±{digits(100 * whole.half_width)}%"
+        known = f"±{_above(100 * whole.half_width, 100 * run.sampling.precision)}%"
         yield f"Noisy: the whole is known to {known} only (asked {asked}; {evidence}): {reasons}."
     if whole.unit == "block" and whole.half_width is not None:
         yield "The interval holds for these processes only; three trials or more tell how far processes differ."
@@ -262,6 +262,18 @@ def digits(value: float) -> str:
     """Returns two significant digits at least, thousands apart, never an exponent."""
     size = abs(value)
     return f"{value:,.0f}" if size >= 10 or not size else f"{value:.2g}" if size >= 1e-4 else f"{value:f}"
+
+
+def _above(value: float, limit: float) -> str:
+    """Returns the value with the digits that show that it lies above the limit, as that is told."""
+    told = digits(value)
+    for places in range(1, 7):
+        if told != digits(limit):
+            break
+        told = f"{value:,.{places}f}"
+        if float(told.replace(",", "")) <= limit:
+            told = digits(limit)
+    return told
 
 
 def _counted(count: int, one: str, many: str) -> str:

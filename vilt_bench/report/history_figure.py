@@ -58,7 +58,7 @@ def draw(history: History, *, width_in: float = style.PAGE_IN) -> Figure:
     top = 2.0
     for case, head, stages in zip(history.cases, heads, panels, strict=True):
         for index, line in enumerate(head):
-            sheet.write(4, top, line, weight="bold" if index == 0 else "normal")
+            sheet.write(4, top, line, weight="bold" if index < len(_named(case, width - 8)) else "normal")
             top += _LINE_PT
         top += 6
         for stage in stages:
@@ -84,7 +84,11 @@ _FOOTER = (
 def _head(case: CaseHistory, history: History, width: float) -> list[str]:
     lines = style.wrap(f"{case_line(case)} · {machine_line(case)}", width)
     remarks = (line for remark in order_lines(case, history) for line in style.wrap(remark, width))
-    return [case.name, *lines, *remarks]
+    return [*_named(case, width), *lines, *remarks]
+
+
+def _named(case: CaseHistory, width: float) -> list[str]:
+    return style.wrap(case.name, width, bold=True)
 
 
 def _panels(case: CaseHistory, history: History) -> list[str]:
