@@ -52,7 +52,8 @@ def test_the_installed_example_is_offered_by_its_name(installed: Path) -> None:
 
 def test_the_example_runs_from_its_folder_without_packaging() -> None:
     shown = python(EXAMPLE, "-m", "vilt_bench.cli", "show", "two_scales:acme", folder=EXAMPLE / "src" / "acme_embedder")
-    assert "1020 visual" in shown
+    # 427×640 pixels, the shorter edge at 384 and both multiples of 64: 384×576; patches of 16 and of 64 pixels.
+    assert f"{384 // 16 * (576 // 16) + 384 // 64 * (576 // 64)} visual" in shown
 
 
 def test_the_documents_code_is_the_examples() -> None:
