@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from vilt_bench import runner
+from vilt_bench.catalog import compute
 from vilt_bench.cli import run
 from vilt_bench.cli.options import cases
 from vilt_bench.config import Case, ViltConfig, command_line
@@ -147,6 +148,14 @@ def test_what_fails_in_a_run_as_well_is_told_with_stage_line_and_cause(
     subject = runner.prepare(case(f"{acme}:{name}"), CPU, HostTimer())
     with pytest.raises(runner.StageError):
         subject.first_call()
+
+
+def test_a_catalogue_tells_what_fails_from_what_only_a_run_can_show(acme: str) -> None:
+    with pytest.raises(EmbedderError, match="looks at values, which the meta device does not have: RuntimeError"):
+        compute(f"{acme}:value")
+    with pytest.raises(EmbedderError, match=r":looking' fails: KeyError: 'meta'"):
+        compute(f"{acme}:looking")
+    assert compute(f"{acme}:unknown").flops is None
 
 
 def test_lazy_layers_are_refused_by_both(acme: str) -> None:

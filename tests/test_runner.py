@@ -8,14 +8,18 @@ import torch
 from torch import nn
 
 from embedders.patch import patch
+from vilt_bench import runner as runner_module
 from vilt_bench.config import Case, ViltConfig
 from vilt_bench.errors import CheckpointError, EmbedderError, InputError
 from vilt_bench.inputs import least_bytes
 from vilt_bench.meters.fake import FakeTime, scripted_forward
 from vilt_bench.meters.meta import building
+from vilt_bench.meters.peak import Peak
 from vilt_bench.meters.time import HostTimer
+from vilt_bench.model.onednn import PACKED, use_onednn
 from vilt_bench.runner import (
     StageError,
+    bound,
     check_memory,
     check_tokens,
     describe,
@@ -162,6 +166,28 @@ def test_inspecting_does_not_load_weights_but_tells_whether_they_are_there(tmp_p
         inspect(case)
     (tmp_path / "w.pth").touch()
     assert inspect(case)[0].visual_weights == f"{tmp_path / 'w.pth'}, not loaded"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_least_times_are_by_the_kernels_that_linear_onednn_has_as_well(dtype, monkeypatch):
+    tried = {}
+
+    def measure(device, dtype, *, packed):
+        weight = torch.rand(8, 4).to(dtype)
+        rows = torch.rand(3, 4).to(dtype)
+        for name, pack in packed.items():
+            if (product := pack(weight)) is not None:
+                tried[name] = (product(rows), rows @ weight.t())
+        return Peak(100e9, {2**28: 10e9}, "the best", 1.0)
+
+    monkeypatch.setattr(runner_module, "measure_peak", measure)
+    case = tiny_case(images=("synthetic",), dtype=dtype)
+    bounds = bound(case, inspect(case)[1])
+    assert f"100 GFLOP/s by the best in {dtype}" in bounds.peak
+    if use_onednn(nn.Sequential(nn.Linear(4, 4, dtype=getattr(torch, dtype)))) == PACKED:
+        assert tried
+    for found, expected in tried.values():
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
 
 def test_tokens_of_another_width_are_refused():

@@ -226,13 +226,13 @@ def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None
         name: for messages.
 
     Raises:
-        EmbedderError: the embedder can't run on the meta device.
+        EmbedderError: the embedder fails, or looks at values, which the meta device does not have.
     """
     import torch
 
     from vilt_bench.embedding import ImageBatch, Mark, VisualTokens
     from vilt_bench.meters.flops import count_flops
-    from vilt_bench.meters.meta import META_ERRORS
+    from vilt_bench.meters.meta import needs_values
     from vilt_bench.photographs import crop_size
 
     height, width = crop_size(resolution or embedder.resolution, size_divisor=embedder.size_divisor)
@@ -245,10 +245,12 @@ def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None
     try:
         embedder.eval()
         flops = count_flops(forward).total
-    except META_ERRORS as error:
-        raise EmbedderError(
-            f"embedder {name!r} can't run on the meta device: {' '.join(str(error).split())}"
-        ) from error
+    except ViltBenchError:
+        raise
+    except Exception as error:  # of an outsider's forward pass
+        fails = "looks at values, which the meta device does not have" if needs_values(error) else "fails"
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise EmbedderError(f"embedder {name!r} {fails}: {told}") from error
     return Entry(
         kind=embedder.kind,
         resolution=(height, width),

@@ -17,10 +17,6 @@ from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T")
 
-META_ERRORS = (
-    RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError, AttributeError, IndexError,
-)  # fmt: skip
-"""What models raise that can't run on the meta device."""
 _LACKS = re.compile(
     r"\bmeta (tensor|device|kernel)|'meta' backend|register_meta|\bdevice meta\b|Tensor\.__format__", re.IGNORECASE
 )
