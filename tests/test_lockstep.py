@@ -115,7 +115,7 @@ class ScriptedPlayer:
                 return protocol.Measured(Series(stages=stages, instrumented=times, blocks=(1,)))
             case protocol.Finish():
                 reasons = None if script.throttled is None else (script.throttled,)
-                return protocol.Finished(Conditions(throttle_reasons=reasons))
+                return protocol.Finished(Conditions(throttle_reasons=reasons), (f"tokens of the {self.side} changed",))
 
     def close(self, within_s=0):
         pass
@@ -180,6 +180,11 @@ def test_every_sample_is_kept_in_the_records_of_both_sides():
     assert len(pairs_of(baseline, candidate)) == min(LOOKS)
     again, _ = decide(pairs_of(baseline, candidate))
     assert again[0] == outcome.comparison.total
+
+
+def test_what_a_side_says_of_its_passes_stands_once_in_its_record():
+    for run, side in zip(Script().play().runs, ("baseline", "candidate"), strict=True):
+        assert [warning for warning in run.warnings if "changed" in warning] == [f"tokens of the {side} changed"]
 
 
 def test_ctrl_c_keeps_what_was_measured_and_judges_it():

@@ -34,6 +34,7 @@ class Script:
     """How long a pass takes by the process, in turn, where processes differ."""
     break_at: dict[tuple[str, str, int], BaseException] = field(default_factory=dict)
     workers: int = 0
+    remarks: tuple[str, ...] = ()
 
     def start(self):
         if self.trial_s:
@@ -68,7 +69,7 @@ class ScriptedWorker:
             case protocol.MeasureEnergy():
                 return protocol.EnergyMeasured(None)
             case protocol.Finish():
-                return protocol.Finished(Conditions())
+                return protocol.Finished(Conditions(), script.remarks)
 
     def _block(self, seconds):
         samples = []
@@ -100,6 +101,11 @@ def run_script(script, *names, **sampling):
 
 def samples(run):
     return [len(trial.samples.whole.wall_time_s) for trial in run.trials]
+
+
+def test_what_processes_say_of_their_passes_stands_once_in_the_record():
+    (run,) = run_script(Script(remarks=("tokens changed",)), "patch32", trials=2)
+    assert run.warnings.count("tokens changed") == 1
 
 
 def test_each_trial_has_a_process_of_its_own():
