@@ -7,7 +7,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from html import unescape
 from html.parser import HTMLParser
@@ -16,15 +16,21 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import junitparser
 import pytest
 from markdown_it import MarkdownIt
+from rich.console import Console
 
-from vilt_bench import report, store
+from vilt_bench import catalog, report, store
 from vilt_bench.cli import main
 from vilt_bench.comparison import Comparison, CountChange, Ratio, Side, StageVerdict
 from vilt_bench.config import Case
-from vilt_bench.errors import ViltBenchError
-from vilt_bench.records import Energy, Failure, Run, Source
-from vilt_bench.report import clean, history_figure, verdicts
+from vilt_bench.doctor import Clock, Examination, Neighbour, Pair
+from vilt_bench.errors import ConfigError, ViltBenchError
+from vilt_bench.paper import times
+from vilt_bench.presets import presets, used_by_models
+from vilt_bench.records import Bounds, Energy, Failure, Fitness, Run, Source
+from vilt_bench.report import clean, history_figure, terminal, verdicts
+from vilt_bench.report import doctor as report_doctor
 from vilt_bench.report import history as report_history
+from vilt_bench.report.stages import show_stages
 from vilt_bench.trend import History, history
 
 HOSTILE = {
@@ -400,6 +406,60 @@ def test_what_is_complained_of_and_told_of_histories_is_harmless(run, tmp_path, 
         assert PRINTED.search(printed) is None
         assert not any(line.strip().startswith("::") for line in printed.splitlines())
         assert "##[" not in printed
+
+
+def hostile_listing(text: str) -> Iterator[Callable[[Console], None]]:
+    entry = catalog.Entry(text, (1, 2), 3, 4, 5, stages=(text,), about=text)
+    rows = [catalog.ListRow(text, text, entry), catalog.ListRow(text, text, None)]
+    yield lambda console: catalog.render_list(catalog.Listing(tuple(rows), {text: 2}), console, query=text)
+    yield lambda console: catalog.render_used([replaced(used_by_models()[0], text)], console)
+    yield lambda console: catalog.render_presets({text: replaced(next(iter(presets().values())), text)}, console)
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_no_list_study_or_examination_lets_a_text_of_others_act(run, hostile, width):
+    examined = Examination(
+        environment=replaced(run.environment, hostile),
+        fitness=Fitness(others_share=0.5),
+        pairs=(Pair((0.1,) * 3, (0.1,) * 3, cpu_share=0.9, start_s=3.0),) * 3,
+        clocks=(Clock(hostile, 1e-9, 1e-3),),
+        clock_source=hostile,
+        load_average=1.0,
+        frequency_hz=None,
+        highest_frequency_hz=None,
+        memory_bytes=2**30,
+        neighbours=(Neighbour(hostile, 0.9),),
+        gpus=(),
+        took_s=1.0,
+    )
+    assert run.model is not None
+    model, stages = replaced(run.model, hostile), replaced(run.stages, hostile)
+    rows = {"ViLT-B/32": replaced(run, hostile)}
+    shown = [
+        *hostile_listing(hostile),
+        lambda console: show_stages(replaced(run.case, hostile), model, stages, console, Bounds(hostile, {})),
+        lambda console: report_doctor.show(examined, console),
+        lambda console: times.show(rows, console),
+        lambda console: console.print(hostile, f"wrote {hostile}", highlight=False, soft_wrap=True),
+    ]
+    for each in shown:
+        text = terminal.text(each, width)
+        assert PRINTED.search(text) is None
+        assert not any(line.strip().startswith("::") for line in text.splitlines())
+        assert "##[" not in text
+    judge_markdown(times.markdown(rows), times.markdown({"ViLT-B/32": replaced(run, "harm")}), hostile, "times")
+    judge_csv(times.render_csv(rows), times.render_csv({"ViLT-B/32": run}), hostile, "times")
+    told = report_doctor.to_json(examined)
+    assert PRINTED.search(told) is None
+    assert json.loads(told)["examination"]["clock_source"] == hostile
+
+
+def test_a_message_that_quotes_what_is_no_utf_8_costs_no_record(run, tmp_path):
+    failed = dataclasses.replace(run, failure=Failure("error", "no file a\udcff.png"))
+    (loaded,) = store.load_all([store.save(failed, tmp_path)])
+    assert loaded.failure == Failure("error", "no file a?.png")
+    with pytest.raises(ConfigError, match=r"'a\\udcff.png' is no UTF-8"):
+        Case("patch32", images=("a\udcff.png",))
 
 
 def test_a_path_that_is_no_utf_8_is_written_everywhere(comparison):

@@ -242,7 +242,7 @@ def test_too_few_file_descriptors_are_told_in_one_line(tmp_path):
 
 
 def test_a_command_that_lacks_descriptors_says_so_in_one_line(monkeypatch, capsys, tmp_path):
-    def refuse(*_arguments):
+    def refuse(*_arguments, **_options):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "a-font.ttf")
 
     monkeypatch.setattr(store, "load_all", refuse)

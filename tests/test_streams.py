@@ -47,6 +47,13 @@ def test_what_an_encoding_lacks_is_replaced_and_files_are_utf_8(slower, tmp_path
     assert len(list(junitparser.JUnitXml.fromstring((tmp_path / "junit").read_bytes()))) == 1
 
 
+@pytest.mark.parametrize("arguments", [["list", "--vlm"], ["list"], ["paper", "--rows", "ViLT-B/32"], ["--help"]])
+def test_what_needs_no_record_is_shown_in_ascii_too(arguments):
+    done = command(*arguments, env={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode("ascii")
+
+
 @posix
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_left_changes_no_exit_code(slower, tmp_path, make_run, unbuffered):
@@ -90,7 +97,7 @@ def test_streams_that_were_closed_at_the_start_hinder_nothing(make_run, tmp_path
 def test_what_nobody_expected_is_one_line_with_a_code_of_its_own(monkeypatch, tmp_path, capsys, error):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
-    def fail(_: object) -> list[Run]:
+    def fail(_: object, **options: object) -> list[Run]:
         raise error
 
     monkeypatch.setattr(store, "load_all", fail)
@@ -108,7 +115,7 @@ def test_what_nobody_expected_is_one_line_with_a_code_of_its_own(monkeypatch, tm
 
 def test_a_traceback_that_can_not_be_kept_is_no_second_error(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-    monkeypatch.setattr(store, "load_all", lambda _: 1 // 0)
+    monkeypatch.setattr(store, "load_all", lambda _, **options: 1 // 0)
     assert main(["report", "x"]) == 70
     assert "--debug shows it" in capsys.readouterr().err
 

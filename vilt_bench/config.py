@@ -116,6 +116,9 @@ class Case:
         Raises:
             ConfigError: a value is impossible.
         """
+        for text in (self.embedder, *map(str, self.options.values()), *self.images, self.checkpoint or ""):
+            if not text.isascii() and text != text.encode(errors="replace").decode():
+                raise ConfigError(f"{text!r} is no UTF-8, which records are in; give it another name")
         if not self.embedder:
             raise ConfigError("an embedder's name can't be empty; 'vilt-bench list' shows all")
         if self.resolution is not None:

@@ -405,7 +405,20 @@ def encode(run: Run) -> bytes:
         RecordError: a number is not finite.
     """
     _check_finite(dataclasses.asdict(run), "run")
-    return msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n"
+    try:
+        data = msgspec.json.encode(run)
+    except UnicodeEncodeError:  # a message that quotes a path as the system has it must not cost what was measured
+        data = msgspec.json.encode(whole_texts(msgspec.to_builtins(run)))
+    return msgspec.json.format(data, indent=1) + b"\n"
+
+
+def whole_texts(value: Any) -> Any:
+    """Returns the texts within lists and mappings with a `?` for each half of a character, which no encoder takes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {whole_texts(key): whole_texts(each) for key, each in value.items()}
+    return [whole_texts(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def decode(data: bytes, *, name: str) -> Run:

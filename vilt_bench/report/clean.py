@@ -131,15 +131,6 @@ def json_text(text: str) -> str:
     return _JSON_UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def unicode(value: Any) -> Any:
-    """Returns the texts within lists and mappings without halves of characters, which no encoder takes."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        return {unicode(key): unicode(each) for key, each in value.items()}
-    return [unicode(each) for each in value] if isinstance(value, list | tuple) else value
-
-
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Returns rows under their columns as CSV; numbers stay numbers, and no text is a spreadsheet's formula."""
     file = io.StringIO()

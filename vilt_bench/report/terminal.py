@@ -23,6 +23,10 @@ class Terminal(Console):
         """Make a console that takes no markup: names may hold brackets."""
         super().__init__(**({"markup": False, "emoji": False} | options))
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Returns the text, of each line what `clean.printed` leaves."""
+        return super().render_str("\n".join(map(clean.printed, text.split("\n"))), **options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Returns the segments of what is printed, of texts what `clean.printed` leaves."""
         if isinstance(renderable, Text):

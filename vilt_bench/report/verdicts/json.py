@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from vilt_bench.comparison import Comparison
+from vilt_bench.records import whole_texts
 from vilt_bench.report import clean
 from vilt_bench.report.verdicts import words
 from vilt_bench.report.verdicts.decision import Undecided, exit_code, overall
@@ -24,7 +25,7 @@ def render(comparisons: Sequence[Comparison], inconclusive: Undecided = "fail", 
         "exit_code": exit_code(comparisons, inconclusive, otherwise),
         "comparisons": [summary(comparison) for comparison in comparisons],
     }
-    text = msgspec.json.format(msgspec.json.encode(clean.unicode(found)), indent=2).decode()
+    text = msgspec.json.format(msgspec.json.encode(whole_texts(found)), indent=2).decode()
     return clean.json_text(text) + "\n"
 
 
