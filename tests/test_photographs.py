@@ -180,7 +180,7 @@ def test_numbers_whose_white_the_format_does_not_tell_are_refused(
         values.tobytes(), bits=8 * values.itemsize, sample_format=sample_format, photometric=1, width=3, order=order
     )
     path = written(tmp_path, content, "wide.tif")
-    for read in (read_image, read_encoded, describe_file):
+    for read in (read_image, read_encoded, describe_file, lambda name: check_images([name])):
         with pytest.raises(InputError, match=message) as caught:
             read(path)
         assert str(caught.value).startswith(f"image {path!r} has ")

@@ -81,11 +81,12 @@ def check_images(images: Sequence[str]) -> None:
     """Refuse, before any process is started, images that can't be opened; only their headers are read.
 
     Raises:
-        InputError: an image is missing, not a file, not readable, not an image, or too large.
+        InputError: an image is missing, not a file, not readable, not an image, too large, or has pixels whose range
+            is not known.
     """
     for path in find_images(images):
         if path != SYNTHETIC:
-            _read(path, lambda _content, _image: None)
+            _read(path, lambda _content, image: _scaling(image) if _is_deep(image) else None)
 
 
 def read_image(path: str) -> Image.Image:
@@ -145,8 +146,9 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
     # After loading: Pillow turns a TIFF upright by itself, and a PNG's orientation may follow its pixels.
     method = _UPRIGHT.get(_orientation(image) or 1)
-    if image.mode.startswith(("I", "F")):
-        image = _eight_bits(image)
+    if _is_deep(image):
+        scale, shift = _scaling(image)
+        image = image.convert("I").point(lambda value: value * scale + shift).convert("L")
     image.info.pop("transparency", None)  # would make a conversion look for a color to be transparent
     rgb = image.convert("RGB")
     return rgb if method is None else rgb.transpose(method)
@@ -163,8 +165,13 @@ def _orientation(image: Image.Image) -> Any:
         return None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Returns a gray image of more than 8 bits as one of 8 bits, rounded.
+def _is_deep(image: Image.Image) -> bool:
+    """Returns whether it is a gray image of more than 8 bits, or of floating point."""
+    return image.mode.startswith(("I", "F"))
+
+
+def _scaling(image: Image.Image) -> tuple[float, float]:
+    """Returns factor and summand that make 8 bits, rounded, of a deep gray image's numbers.
 
     Raises:
         InputError: the format does not say which number is white: signed and 32-bit integers, and floating point.
@@ -183,10 +190,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         kind = f"signed {bits}-bit" if signed else f"{bits}-bit" if bits > 16 else "wide"
         raise InputError(f"has {kind} integer pixels of unknown range; save it with 8 bits a channel")
     scale = 255 / (2**bits - 1)
-    shift = 0.5  # conversion truncates
-    if inverted:
-        scale, shift = -scale, 255.5
-    return image.convert("I").point(lambda value: value * scale + shift).convert("L")
+    scale, shift = (-scale, 255.5) if inverted else (scale, 0.5)  # conversion truncates
+    return scale, shift
 
 
 def _first(value: Any) -> int:
