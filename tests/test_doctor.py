@@ -1,11 +1,13 @@
 import dataclasses
 import json
 import random
+import sys
 
 import pytest
 
 from vilt_bench.cli import main
 from vilt_bench.doctor import Clock, Effort, Examination, Neighbour, Pair, examine
+from vilt_bench.errors import MeasurementError
 from vilt_bench.meters.gpu import GpuFacts
 from vilt_bench.records import Environment, Fitness, GpuState
 from vilt_bench.report.doctor import diagnose, to_json
@@ -125,6 +127,24 @@ def test_json_holds_diagnosis_and_raw_samples() -> None:
     told = json.loads(to_json(examination()))
     assert told["fit"] is True
     assert len(told["examination"]["pairs"][0]["first_s"]) == 30
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell's script")
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("#!/bin/sh\nexec sleep 600\n", "no answer for 0.3 s; --patience allows more"),
+        ("#!/bin/sh\necho gone >&2\n", "gone"),
+        ("#!/no/such/shell\n", "could not be started"),
+    ],
+)
+def test_a_kernel_that_hangs_dies_or_does_not_start_is_told_in_one_line(script, said, tmp_path, monkeypatch) -> None:
+    python = tmp_path / "python"
+    python.write_text(script)
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(MeasurementError, match=f"the doctor's kernel could not be run: .*{said}"):
+        examine(Effort(pairs=1, look_s=0.01, max_time_s=1), patience_s=0.3)
 
 
 def test_the_machine_at_hand_is_examined_for_real() -> None:

@@ -127,6 +127,13 @@ os.abort()
     assert ends(pid)
 
 
+def test_once_it_is_ended_nobody_else_is_looked_for(monkeypatch):
+    with child("answer(b'1')") as process:
+        process.kill()
+        monkeypatch.setattr("psutil.process_iter", lambda: pytest.fail("its number may be another's"))
+        process.kill()
+
+
 def test_a_fork_that_comes_back_has_no_part_in_the_wire():
     program = "child = os.fork(); answer(b'parent' if child else b'child')"
     with child(program, before="import os\n") as process:

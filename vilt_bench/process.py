@@ -50,6 +50,8 @@ _GRACE_S = 5.0
 """For an answer that has begun when its time is over."""
 _LAST_WORD_S = 1.0
 """For a hung process to tell where it is, and for one that nobody directs any more to end by itself."""
+_LOOKS, _LOOK_S, _YOUNG_S = 20, 0.02, 3.0
+"""How often at most, and how long apart, it is looked for descendants while one that is so young may become known."""
 _ANSWER = b'{"type":' if _POSIX else b""
 """How an answer on standard output begins."""
 _CHUNK = 2**20
@@ -112,6 +114,7 @@ class Child:
         variables = {**CALM, **(os.environ if environment is None else environment), self._mark: "1"}
         self._selector = _selector()
         self._output = bytearray()
+        self._is_over = False
         self._wire, self._standard = _Lines(), _Lines()
         self._spoke = _POSIX and not older
         """Whether answers come on the wire only: standard output is then output."""
@@ -238,35 +241,46 @@ class Child:
 
     def kill(self) -> None:
         """End it now, and all that it has started."""
-        ended: set[psutil.Process] = set()
-        family = self._descendants()  # before its end, while its children are known as such
+        if self._is_over:  # its number may be another's by now
+            return
+        ended: set[int] = set()
+        family, _ = self._descendants()  # before its end, while its children are known as such
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):  # a driver may hold it
             self._process.wait(BYE_S)
-        while family:
-            for each in family:
-                with suppress(psutil.Error):
-                    each.kill()
-            ended.update(family)
-            family = [each for each in self._descendants() if each not in ended]
+        for _ in range(_LOOKS):
+            for pid in family - ended:
+                with suppress(psutil.Error, OSError):
+                    _end(pid)
+            ended |= family
+            family, is_all = self._descendants()
+            if family <= ended:
+                if is_all:
+                    break
+                time.sleep(_LOOK_S)
+        self._is_over = self._process.poll() is not None
 
-    def _descendants(self) -> list[psutil.Process]:
-        """Returns its children, theirs, and those that it left behind, known by their mark or session."""
-        found: dict[int, psutil.Process] = {}
-        with suppress(psutil.Error):
-            found = {each.pid: each for each in psutil.Process(self._process.pid).children(recursive=True)}
+    def _descendants(self) -> tuple[set[int], bool]:
+        """Returns its children, theirs, and those that it left behind, known by mark or session; and if that is all.
+
+        A process that is just being started has no environment yet, by which it could be known.
+        """
+        found: set[int] = set()
+        is_all = True
+        if self._process.poll() is None:
+            with suppress(psutil.Error):
+                found = {each.pid for each in psutil.Process(self._process.pid).children(recursive=True)}
         with suppress(OSError):  # no descriptor left to look with
             for each in psutil.process_iter():
-                if each.pid not in (os.getpid(), self._process.pid) and self._is_mine(each):
-                    found[each.pid] = each
-        return list(found.values())
-
-    def _is_mine(self, process: psutil.Process) -> bool:
-        try:
-            in_session = _POSIX and os.getsid(process.pid) == self._process.pid
-            return in_session or self._mark in process.environ()
-        except (psutil.Error, OSError):  # gone meanwhile, or another user's
-            return False
+                if each.pid in (os.getpid(), self._process.pid):
+                    continue
+                with suppress(psutil.Error, OSError):  # gone meanwhile, or another user's
+                    variables = each.environ()
+                    if self._mark in variables or (_POSIX and os.getsid(each.pid) == self._process.pid):
+                        found.add(each.pid)
+                    elif not variables and time.time() - each.create_time() < _YOUNG_S:
+                        is_all = False
+        return found, is_all
 
     def _take(self) -> bytes | None:
         """Returns a line that has come, if any."""
@@ -422,6 +436,13 @@ def _end_with(owner: Owner) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _end(pid: int) -> None:
+    if _POSIX:
+        os.kill(pid, signal.SIGKILL)  # unlike psutil, whatever the clock was set to since the process was seen
+    else:
+        psutil.Process(pid).kill()
 
 
 def _above_standard(descriptor: int) -> int:
