@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from vilt_bench import catalog, report, store
-from vilt_bench.cli import main
+from vilt_bench.cli import main, screen
 from vilt_bench.comparison import Comparison, CountChange, Ratio, Side, StageVerdict
 from vilt_bench.config import Case
 from vilt_bench.doctor import Clock, Examination, Neighbour, Pair
@@ -31,6 +31,7 @@ from vilt_bench.report import clean, history_figure, terminal, verdicts
 from vilt_bench.report import doctor as report_doctor
 from vilt_bench.report import history as report_history
 from vilt_bench.report.stages import show_stages
+from vilt_bench.sweep import Progress
 from vilt_bench.trend import History, history
 
 HOSTILE = {
@@ -452,6 +453,15 @@ def test_no_list_study_or_examination_lets_a_text_of_others_act(run, hostile, wi
     told = report_doctor.to_json(examined)
     assert PRINTED.search(told) is None
     assert json.loads(told)["examination"]["clock_source"] == hostile
+
+
+def test_what_is_told_while_measuring_is_harmless(hostile, capsys):
+    screen.narrator(quiet=False)(Progress(hostile, 0, 3, "sampling"))
+    screen.overhear(debug=True)(hostile)
+    told = capsys.readouterr().err
+    assert PRINTED.search(told) is None
+    assert not any(line.strip().startswith("::") for line in told.splitlines())
+    assert "##[" not in told
 
 
 def test_a_message_that_quotes_what_is_no_utf_8_costs_no_record(run, tmp_path):

@@ -78,9 +78,11 @@ def run(asked: argparse.Namespace) -> int:
 
 def _plan(cases: Sequence[Case], sampling: Sampling) -> str:
     """Returns what is about to be done, and how long it takes."""
+    from vilt_bench.report import clean
+
     trials = "1 trial" if sampling.trials == 1 else f"{sampling.trials} trials"
     if len(cases) == 1:
-        what, each = label(cases[0]), ""
+        what, each = clean.within(label(cases[0])), ""
     else:
         what, each = f"{len(cases)} embedders in turns", " each"
     total_s = len(cases) * sampling.max_time_s

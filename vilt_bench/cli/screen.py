@@ -80,7 +80,7 @@ def _narrate_by_phase() -> Callable[[Progress], None]:
 def _phase(progress: Progress) -> str:
     from vilt_bench.report import clean
 
-    name = clean.within(progress.embedder)
+    name = clean.printed(progress.embedder)
     return f"{name}: trial {progress.trial + 1} of {progress.trials}, {progress.phase}"
 
 
@@ -91,7 +91,7 @@ def overhear(*, debug: bool) -> Callable[[str], None]:
     from vilt_bench.report import clean
 
     def show(printed: str) -> None:
-        lines = "\n".join(f"  {clean.within(line)}" for line in printed.splitlines())
+        lines = "\n".join(f"  {clean.printed(line)}" for line in printed.splitlines())
         say(f"a measuring process printed:\n{lines}\n")
 
     return show

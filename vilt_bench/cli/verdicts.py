@@ -208,8 +208,10 @@ def _contenders(asked: argparse.Namespace) -> tuple[Contender, Contender | None]
         return installed(asked.baseline_python), candidate
 
     def tell(text: str) -> None:
+        from vilt_bench.report import clean
+
         if not asked.quiet:
-            screen.say(f"{text}\n")
+            screen.say(f"{clean.printed(text)}\n")
 
     return contender_at(asked.baseline_ref, report=tell), candidate
 
