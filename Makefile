@@ -22,7 +22,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 catalog: $(VENV)/.installed-dev
-	$(BIN)/python -m vilt_bench.catalog
+	$(BIN)/vilt-bench catalog
 	$(BIN)/python benchmarks/readme.py
 
 $(VENV)/bin/python:

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from embedders.patch import patch32
-from vilt_bench.config import ViltConfig
+from vilt_bench.ask.case import ViltConfig
 from vilt_bench.embedding import ImageBatch, TextBatch
-from vilt_bench.environment import collect
-from vilt_bench.model import Vilt, VisionLanguageModel, load_checkpoint, use_onednn
-from vilt_bench.statistics import estimate
+from vilt_bench.judge.estimate import estimate
+from vilt_bench.machine.environment import collect
+from vilt_bench.model import Vilt, VisionLanguageModel, load_checkpoint
+from vilt_bench.worker.backends.onednn import use_onednn
 
 HEIGHT, WIDTH, TEXT_LENGTH = 384, 640, 40
 OURS, ONEDNN, PEER, TIMM = "ours, eager", "ours, oneDNN", "transformers ViltModel", "timm blocks"

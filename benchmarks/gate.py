@@ -26,12 +26,15 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from vilt_bench import Case, Contender, Sampling, ViltConfig, compare, gate, store
-from vilt_bench.inference import LEAST_UNITS
-from vilt_bench.lockstep import LOOKS, WHOLE, Pair, decide, evidence, pairs_of
+from vilt_bench import Case, Contender, Sampling, ViltConfig, compare, gate
+from vilt_bench.director.lockstep import WHOLE
+from vilt_bench.judge.compare import LEAST_SESSIONS
+from vilt_bench.judge.pairs import LOOKS, Pair, decide, evidence, pairs_of
+from vilt_bench.judge.significance import LEAST_UNITS
 from vilt_bench.protocol import Measured, Prepare, Prepared, Sample
-from vilt_bench.records import Run
-from vilt_bench.stored import LEAST_SESSIONS
+from vilt_bench.record import store
+from vilt_bench.record.load import load_folder
+from vilt_bench.record.run import Run
 
 SLOWDOWNS = (0.0, 0.05, 0.1)
 SOURCE = Path(__file__).with_name("slow_patch.py")
@@ -165,8 +168,8 @@ while True:
 def gates_of(folder: Path, load: int, slowdown: float) -> list[list[Pair]]:
     """Returns the pairs of a cell, by gate."""
     where = folder / f"load-{load}" / f"slower-{slowdown:g}"
-    candidates = {run.group: run for run in store.load_folder(where / "candidate")}
-    both = [(run, candidates.get(run.group)) for run in store.load_folder(where / "baseline")]
+    candidates = {run.group: run for run in load_folder(where / "candidate")}
+    both = [(run, candidates.get(run.group)) for run in load_folder(where / "baseline")]
     return [[bare(pair) for pair in pairs_of(run, other)] for run, other in both if other is not None]
 
 
@@ -202,7 +205,7 @@ def table(options: argparse.Namespace) -> str:
 def _machine(options: argparse.Namespace) -> str:
     where = {
         f"{run.environment.machine}, {run.environment.threads} threads, torch {run.environment.versions['torch']}"
-        for run in store.load_folder(options.output)
+        for run in load_folder(options.output)
         if run.environment is not None
     }
     return "; ".join(sorted(where))
@@ -254,8 +257,8 @@ def _stored(options: argparse.Namespace) -> Iterator[str]:
     for slowdown in SLOWDOWNS:
         for load in options.load:
             where = options.output / f"load-{load}" / f"slower-{slowdown:g}"
-            sessions[slowdown] += [alone(run) for run in store.load_folder(where / "candidate")]
-            sessions[0.0] += [alone(run) for run in store.load_folder(where / "baseline")]
+            sessions[slowdown] += [alone(run) for run in load_folder(where / "candidate")]
+            sessions[0.0] += [alone(run) for run in load_folder(where / "baseline")]
     sessions = {
         slowdown: [run for run in runs if run.failure is None and len(run.trials) >= LEAST_UNITS]
         for slowdown, runs in sessions.items()

@@ -23,12 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vilt_bench import records, trend
-from vilt_bench.changes import PENALTY, find_shifts
-from vilt_bench.config import Case, Sampling
-from vilt_bench.folders import read_folder
-from vilt_bench.records import Environment, Run, Series, Source, Times, Trial
-from vilt_bench.report import history as report
+from vilt_bench.ask.case import Case, Sampling
+from vilt_bench.judge import history
+from vilt_bench.judge.change_points import PENALTY, find_shifts
+from vilt_bench.record import codec
+from vilt_bench.record.load import read_folder
+from vilt_bench.record.run import Environment, Run, Series, Source, Times, Trial
+from vilt_bench.report.history import text as report
 
 STAGES_S = {
     "textual_embedder": 0.00024,
@@ -57,10 +58,10 @@ def main() -> None:
         with timed("reading the files"):
             contents = list(read_folder(folder))
         with timed("decoding them"):
-            runs = [records.decode(data, name=name) for name, data in contents if isinstance(data, bytes)]
+            runs = [codec.decode(data, name=name) for name, data in contents if isinstance(data, bytes)]
         del contents, runs
         with timed("history(): reading, decoding, change points"):
-            found = trend.history(folder)
+            found = history.history(folder)
         with timed("the table"):
             report.render(found, "table")
 
@@ -79,7 +80,7 @@ def make(folder: Path, count: int) -> int:
     for index in range(count):
         name = EMBEDDERS[index % len(EMBEDDERS)]
         started_at = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(hours=index)
-        data = records.encode(make_run(name, index, started_at, slower=1.05 if index > 2 * count / 3 else 1.0, rng=rng))
+        data = codec.encode(make_run(name, index, started_at, slower=1.05 if index > 2 * count / 3 else 1.0, rng=rng))
         (folder / f"{started_at:%Y-%m-%dT%H%M%SZ}-{name}-{index:08d}.json").write_bytes(data)
         written += len(data)
     return written

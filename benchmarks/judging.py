@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 import vilt_bench
-from vilt_bench.config import Case, Sampling
-from vilt_bench.records import Environment, Model, Run, Series, Source, Stage, StageMemory, Times, Trial
-from vilt_bench.store import save
+from vilt_bench.ask.case import Case, Sampling
+from vilt_bench.record.run import Environment, Model, Run, Series, Source, Stage, StageMemory, Times, Trial
+from vilt_bench.record.store import save
 
 STAGES_S = {
     "textual_embedder": 0.0002,

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from vilt_bench.catalog import markdown
+from vilt_bench.report.embedders.listing import markdown
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- embedders: made by `make catalog` -->", "<!-- end of embedders -->"

@@ -25,8 +25,8 @@ RUN = ["run", "--embedder", "patch32", *TINY, "--trials", "1", "--max-time", "0.
 """As few passes as there can be, of a model so small that they cost next to nothing."""
 BUILD = """
 import torch
-from vilt_bench.config import Case, ViltConfig
-from vilt_bench.runner import build_model
+from vilt_bench.ask.case import Case, ViltConfig
+from vilt_bench.worker.runner import build_model
 from vilt_bench.embedding import ImageBatch, TextBatch
 torch.set_num_threads(1)
 model = build_model(Case("patch32", vilt=ViltConfig(hidden_size=32, layers=1, heads=2, mlp_size=64)))

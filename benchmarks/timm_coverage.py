@@ -85,10 +85,11 @@ def outcome(name: str) -> dict[str, Any]:
     """Returns what became of one model: a catalogue entry, or why there is none."""
     import timm
 
-    from vilt_bench.catalog import HIDDEN_SIZE, entry_of
+    from vilt_bench.ask.catalog import HIDDEN_SIZE
+    from vilt_bench.ask.registry import build
     from vilt_bench.errors import ViltBenchError
-    from vilt_bench.meters.meta import building
-    from vilt_bench.registry import build
+    from vilt_bench.worker.catalog import entry_of
+    from vilt_bench.worker.meters.meta import building
 
     found: dict[str, Any] = {"name": name, "timm": timm.__version__}
     try:
@@ -178,7 +179,7 @@ def names_of(models: Iterable[dict[str, Any]], what: str) -> str:
 
 def write(found: Sequence[dict[str, Any]], report: str) -> None:
     """Write the family's catalogue and the part of the documentation."""
-    from vilt_bench.catalog import FAMILY_COLUMNS
+    from vilt_bench.ask.catalog import FAMILY_COLUMNS
 
     with TABLE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, FAMILY_COLUMNS, extrasaction="ignore", lineterminator="\n")

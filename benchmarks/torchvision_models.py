@@ -17,8 +17,9 @@ TABLE = Path(__file__).parents[1] / "embedders" / "catalog-torchvision.csv"
 def main() -> None:
     from torchvision import models
 
-    from vilt_bench.catalog import FAMILY_COLUMNS, compute
+    from vilt_bench.ask.catalog import FAMILY_COLUMNS
     from vilt_bench.errors import EmbedderError
+    from vilt_bench.worker.catalog import compute
 
     rows = []
     for name in [*models.list_models(module=models.detection), *models.list_models(module=models)]:

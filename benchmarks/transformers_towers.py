@@ -21,7 +21,8 @@ BEGIN, END = "<!-- towers: made by benchmarks/transformers_towers.py -->", "<!--
 
 
 def main() -> None:
-    from vilt_bench.catalog import FAMILY_COLUMNS, compute
+    from vilt_bench.ask.catalog import FAMILY_COLUMNS
+    from vilt_bench.worker.catalog import compute
 
     towers: dict[str, dict[str, Any]] = json.loads((ROOT / "embedders" / "towers.json").read_text(encoding="utf-8"))
     rows = []

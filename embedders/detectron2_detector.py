@@ -18,10 +18,10 @@ from embedders.region.planting import OBJECTS, POOL, SYNONYMS, PlantedBoxes, Pla
 from embedders.region.selection import RegionProjection, Selection, padded, padding_mask
 from embedders.resnet import FeatureMaps
 from vilt_bench import files
-from vilt_bench.configurations import explained, one_line
 from vilt_bench.embedding import ImageBatch, VisualEmbedder
+from vilt_bench.embedding.configurations import explained, one_line
+from vilt_bench.embedding.weights import load_weights
 from vilt_bench.errors import EmbedderError
-from vilt_bench.weights import load_weights
 
 INSTALL = (
     "pip install 'setuptools<82' && "

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from embedders.patch import cells_with_image
 from embedders.resnet import CHANNELS, FeatureMaps, ResNetBackbone
 from vilt_bench.embedding import VisualEmbedder, VisualTokens
+from vilt_bench.embedding.cells import cells_with_image
+from vilt_bench.embedding.weights import load_weights
 from vilt_bench.errors import EmbedderError
-from vilt_bench.weights import load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -6,11 +6,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from vilt_bench.embedding import ImageBatch, VisualEmbedder, VisualTokens
+from vilt_bench.embedding.cells import cells_with_image
+from vilt_bench.embedding.weights import load_weights
 from vilt_bench.errors import EmbedderError
-from vilt_bench.weights import load_weights
 
 Style = Literal["plain", "norm", "mlp"]
 """What projects a patch: a linear layer; one between norms with positions of its own; or an MLP."""
@@ -177,24 +177,3 @@ def _patches(images: ImageBatch, size: int) -> Tensor:
     height, width = _grid(images, size)
     cut = images.pixels.reshape(-1, 3, height, size, width, size)  # (B, 3, H, W) → (B, 3, h, P, w, P)
     return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (B, h, w, P, P, 3) → (B, N, 3·P²)
-
-
-def cells_with_image(mask: Tensor | None, grid: tuple[int, int]) -> Tensor | None:
-    """Returns which cells of the grid show the image, [B, h·w] bool, by the nearest pixel of [B, H, W]."""
-    if mask is None:
-        return None
-    return interpolate(mask.unsqueeze(1).float(), size=grid, mode="nearest").flatten(1).bool()
-
-
-def refuse_remainder(pixels: Tensor, unit: int) -> None:
-    """Refuse images that are not cut into whole squares.
-
-    Raises:
-        EmbedderError: height or width is no multiple of the unit, as `--fit exact` may have it.
-    """
-    height, width = pixels.shape[-2:]
-    if height % unit or width % unit:
-        raise EmbedderError(
-            f"an image of {height}x{width} pixels can't be cut into squares of {unit}x{unit}; "
-            "leave --fit exact out, or give --resolution in multiples of them"
-        )

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from embedders.patch import cells_with_image, refuse_remainder
-from vilt_bench.configurations import explained
 from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures, tensors
+from vilt_bench.embedding.cells import cells_with_image, refuse_remainder
+from vilt_bench.embedding.configurations import explained
+from vilt_bench.embedding.merging import merge_similar
+from vilt_bench.embedding.weights import load_strictly, read_state_dict
 from vilt_bench.errors import CheckpointError, EmbedderError
-from vilt_bench.merging import merge_similar
-from vilt_bench.weights import load_strictly, read_state_dict
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 Size = tuple[int, int]

@@ -20,11 +20,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from embedders.patch import cells_with_image, refuse_remainder
-from vilt_bench.configurations import INSTALL, explained, find_configuration, find_weights, one_line, unknown
 from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures
+from vilt_bench.embedding.cells import cells_with_image, refuse_remainder
+from vilt_bench.embedding.configurations import INSTALL, explained, find_configuration, find_weights, one_line, unknown
+from vilt_bench.embedding.weights import load_strictly, read_state_dict
 from vilt_bench.errors import CheckpointError, EmbedderError
-from vilt_bench.weights import load_strictly, read_state_dict
 
 Size = tuple[int, int]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vilt_bench.config import Case, Sampling
-from vilt_bench.records import (
+from vilt_bench.ask.case import Case, Sampling
+from vilt_bench.record.run import (
     Component,
     Conditions,
     Environment,

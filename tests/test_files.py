@@ -12,17 +12,18 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from vilt_bench import files, store
+from vilt_bench import files
+from vilt_bench.ask.case import Case
+from vilt_bench.ask.images import check_images
+from vilt_bench.ask.presets import find_preset
 from vilt_bench.cli import main
-from vilt_bench.config import Case
-from vilt_bench.configurations import find_configuration
+from vilt_bench.embedding.configurations import find_configuration
+from vilt_bench.embedding.weights import read_state_dict
 from vilt_bench.errors import CheckpointError, ConfigError, FileError, RecordError, ViltBenchError
-from vilt_bench.folders import read_folder
-from vilt_bench.photographs import check_images
-from vilt_bench.presets import find_preset
-from vilt_bench.records import decode
-from vilt_bench.runner import inspect
-from vilt_bench.weights import read_state_dict
+from vilt_bench.record import load, store
+from vilt_bench.record.codec import decode
+from vilt_bench.record.load import read_folder
+from vilt_bench.worker.count import inspect
 
 OBSTACLES = {
     "pipe": "not a regular file",
@@ -63,8 +64,8 @@ def obstacle(kind, folder, name):
 
 
 READERS = {
-    "record": (store.load, "a.json"),
-    "records": (lambda path: store.load_all([path]), "a.json"),
+    "record": (load.load, "a.json"),
+    "records": (lambda path: load.load_all([path]), "a.json"),
     "preset": (find_preset, "a.toml"),
     "weights": (read_state_dict, "a.bin"),
     "safetensors": (read_state_dict, "a.safetensors"),
@@ -245,7 +246,7 @@ def test_a_command_that_lacks_descriptors_says_so_in_one_line(monkeypatch, capsy
     def refuse(*_arguments, **_options):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "a-font.ttf")
 
-    monkeypatch.setattr(store, "load_all", refuse)
+    monkeypatch.setattr(load, "load_all", refuse)
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
         "vilt-bench: the machine has not what it takes for a-font.ttf: too many files are open; raise the limit with "

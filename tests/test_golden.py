@@ -25,9 +25,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-import vilt_bench.doctor
+import vilt_bench.director.doctor
 from vilt_bench.cli import main
-from vilt_bench.comparison import Comparison
+from vilt_bench.judge.comparison import Comparison
 from vilt_bench.report import verdicts
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -235,8 +235,8 @@ def test_what_the_doctor_says_of_a_machine_is_as_it_was(
     name: str, tell: Tell, check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (RECORDS / "examination.json").read_bytes()
-    found = msgspec.json.decode(text, type=vilt_bench.doctor.Examination)
-    monkeypatch.setattr(vilt_bench.doctor, "examine", lambda *_, **__: found)
+    found = msgspec.json.decode(text, type=vilt_bench.director.doctor.Examination)
+    monkeypatch.setattr(vilt_bench.director.doctor, "examine", lambda *_, **__: found)
     check(name, tell(name, DOCTOR[name]))
 
 

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vilt_bench.config import Case, Sampling, ViltConfig
-    from vilt_bench.lockstep import Contender, gate
-    from vilt_bench.records import Run
-    from vilt_bench.store import load
-    from vilt_bench.stored import compare
-    from vilt_bench.sweep import measure, measure_together
-    from vilt_bench.trend import history
+    from vilt_bench.ask.case import Case, Sampling, ViltConfig
+    from vilt_bench.director.gate import gate
+    from vilt_bench.director.lockstep import Contender
+    from vilt_bench.director.measure import measure, measure_together
+    from vilt_bench.judge.compare import compare
+    from vilt_bench.judge.history import history
+    from vilt_bench.record.load import load
+    from vilt_bench.record.run import Run
 
 __all__ = [
     "Case",
@@ -30,17 +31,17 @@ __all__ = [
 
 # By name: the module that has it. Imported when first asked for, so that the command line starts fast.
 _HOMES = {
-    "Case": "vilt_bench.config",
-    "Contender": "vilt_bench.lockstep",
-    "Run": "vilt_bench.records",
-    "Sampling": "vilt_bench.config",
-    "ViltConfig": "vilt_bench.config",
-    "compare": "vilt_bench.stored",
-    "gate": "vilt_bench.lockstep",
-    "history": "vilt_bench.trend",
-    "load": "vilt_bench.store",
-    "measure": "vilt_bench.sweep",
-    "measure_together": "vilt_bench.sweep",
+    "Case": "vilt_bench.ask.case",
+    "Contender": "vilt_bench.director.lockstep",
+    "Run": "vilt_bench.record.run",
+    "Sampling": "vilt_bench.ask.case",
+    "ViltConfig": "vilt_bench.ask.case",
+    "compare": "vilt_bench.judge.compare",
+    "gate": "vilt_bench.director.gate",
+    "history": "vilt_bench.judge.history",
+    "load": "vilt_bench.record.load",
+    "measure": "vilt_bench.director.measure",
+    "measure_together": "vilt_bench.director.measure",
 }
 
 

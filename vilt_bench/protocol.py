@@ -10,8 +10,8 @@ from dataclasses import fields
 
 import msgspec
 
-from vilt_bench.config import Case
-from vilt_bench.records import Conditions, Energy, Environment, Failure, Model, Series, Stage
+from vilt_bench.ask.case import Case
+from vilt_bench.record.run import Conditions, Energy, Environment, Failure, Model, Series, Stage
 
 VERSION = 1
 """Raised with every change that an older worker or director would not understand."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vilt_bench.contract import breaches, misdescribed
 from vilt_bench.embedding import EmbedderFactory, ImageBatch, VisualEmbedder, VisualTokens
+from vilt_bench.embedding.breaches import breaches, misdescribed
 
 HIDDEN_SIZES = (64, 32)
 

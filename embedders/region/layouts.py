@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from embedders.grid import IMAGENET_MEAN, IMAGENET_STD
 from embedders.region.proposals import RATIOS
+from vilt_bench.embedding.weights import load_strictly, read_state_dict
 from vilt_bench.errors import CheckpointError
-from vilt_bench.weights import load_strictly, read_state_dict
 
 MARK = "proposal_generator.rpn_head."
 """What the names of such weights begin with, some of them."""

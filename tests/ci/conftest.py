@@ -2,9 +2,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from vilt_bench.comparison import Comparison, CountChange, Ratio, Side, StageVerdict, Verdict
-from vilt_bench.config import Case
-from vilt_bench.records import Environment
+from vilt_bench.ask.case import Case
+from vilt_bench.judge.comparison import Comparison, CountChange, Ratio, Side, StageVerdict, Verdict
+from vilt_bench.record.run import Environment
 
 MakeComparison = Callable[..., Comparison]
 

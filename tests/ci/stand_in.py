@@ -19,7 +19,7 @@ def main() -> int:
     import msgspec
 
     from vilt_bench.cli import outcome
-    from vilt_bench.comparison import Comparison
+    from vilt_bench.judge.comparison import Comparison
 
     parser = argparse.ArgumentParser()
     parser.add_argument("command")

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from vilt_bench.cli import COMMANDS, _parser
-from vilt_bench.comparison import VERDICTS, Comparison
+from vilt_bench.judge.comparison import VERDICTS, Comparison
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from vilt_bench.cli import _parser, outcome
-from vilt_bench.comparison import VERDICTS, Comparison, CountChange, Ratio, Side, StageVerdict
+from vilt_bench.judge.comparison import VERDICTS, Comparison, CountChange, Ratio, Side, StageVerdict
 from vilt_bench.report.verdicts import render
 from vilt_bench.report.verdicts.markdown import MARKER, MARKS
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.ci.conftest import MakeComparison
-from vilt_bench import lockstep
+from vilt_bench.ask.case import Case
 from vilt_bench.cli import main, outcome
-from vilt_bench.comparison import Comparison
-from vilt_bench.config import Case
+from vilt_bench.director import lockstep
+from vilt_bench.director.gate import Outcome
 from vilt_bench.errors import ConfigError, DeviceError
-from vilt_bench.lockstep import Outcome
+from vilt_bench.judge.comparison import Comparison
 from vilt_bench.report import verdicts
 
 Finish = Callable[..., int]

@@ -16,12 +16,12 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from vilt_bench import store
+from vilt_bench.ask.case import Case
 from vilt_bench.cli import main
-from vilt_bench.comparison import Comparison, CountChange, Ratio, Side, SideName, StageVerdict
-from vilt_bench.config import Case
 from vilt_bench.errors import ConfigError
-from vilt_bench.records import Run
+from vilt_bench.judge.comparison import Comparison, CountChange, Ratio, Side, SideName, StageVerdict
+from vilt_bench.record import store
+from vilt_bench.record.run import Run
 from vilt_bench.report import render as render_runs
 from vilt_bench.report.verdicts import FORMATS, exit_code, overall, render, show
 

@@ -12,16 +12,16 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from embedders import torchvision_detector, torchvision_grid
 from embedders.region.selection import Selection
-from embedders.torchvision_models import torchvision_model
-from vilt_bench.config import Case
+from embedders.torchvision_family import grid, two_stage
+from embedders.torchvision_family.models import torchvision_model
+from vilt_bench.ask.case import Case
+from vilt_bench.ask.registry import build
 from vilt_bench.embedding import ImageBatch, VisualEmbedder
 from vilt_bench.errors import CheckpointError, EmbedderError
-from vilt_bench.meters.meta import building
-from vilt_bench.reduction import reduced
-from vilt_bench.registry import build
+from vilt_bench.model.reduction import reduced
 from vilt_bench.testing import check_embedder
+from vilt_bench.worker.meters.meta import building
 
 DETECTORS = torchvision.models.list_models(module=torchvision.models.detection)
 CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
@@ -284,7 +284,7 @@ def test_whatever_torchvision_raises_is_a_sentence_with_its_version(
     def fail(*_arguments: object, **_options: object) -> None:
         raise KeyError("stem")
 
-    for module in (torchvision_grid, torchvision_detector):
+    for module in (grid, two_stage):
         monkeypatch.setattr(module, "get_model", fail)
     version = importlib.metadata.version("torchvision")
     with pytest.raises(EmbedderError) as caught:

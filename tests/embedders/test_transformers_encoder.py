@@ -14,13 +14,13 @@ from torch import Tensor
 pytest.importorskip("transformers", minversion="5.24")
 
 from embedders.transformers_encoder import TABLE, flat_patches, pack_patches, transformers_encoder
-from vilt_bench import registry
-from vilt_bench.catalog import list_rows
-from vilt_bench.configurations import read_table
+from vilt_bench.ask import registry
+from vilt_bench.ask.catalog import list_rows
 from vilt_bench.embedding import ImageBatch
+from vilt_bench.embedding.configurations import read_table
 from vilt_bench.errors import CheckpointError, ConfigError, EmbedderError
-from vilt_bench.meters.meta import building
 from vilt_bench.testing import check_embedder
+from vilt_bench.worker.meters.meta import building
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 PACKED = {"depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}

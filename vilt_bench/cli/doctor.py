@@ -30,16 +30,17 @@ def register(add: Add) -> None:
 
 def doctor(asked: argparse.Namespace) -> int:
     """Examine the machine and print what was found."""
-    from vilt_bench.doctor import QUICK, THOROUGH, examine
-    from vilt_bench.report import doctor as report
+    from vilt_bench.director.doctor import QUICK, THOROUGH, examine
+    from vilt_bench.judge import fitness
+    from vilt_bench.report.doctor import show, to_json
 
     found = examine(QUICK if asked.quick else THOROUGH, report=_narrate, patience_s=asked.patience)
     _narrate("")
     if asked.format == "json":
-        sys.stdout.write(report.to_json(found))
+        sys.stdout.write(to_json(found))
     else:
-        report.show(found, screen.console())
-    fit = report.diagnose(found).fit
+        show(found, screen.console())
+    fit = fitness.diagnose(found).fit
     if not asked.strict or fit:
         return 0
     return UNKNOWN if fit is None else UNFIT

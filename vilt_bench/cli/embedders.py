@@ -36,10 +36,22 @@ def register(add: Add) -> None:
         help="don't measure the machine's peak, which takes a few seconds, for the stages' least times",
     )
 
+    parser = add("catalog", catalog_embedders, "write the catalogue of a package's embedders, for 'vilt-bench list'")
+    parser.add_argument("package", nargs="?", default="embedders", help="installed, and offering embedders")
+
+
+def catalog_embedders(asked: argparse.Namespace) -> int:
+    """Write the catalogue of a package's embedders, which `list` and `show` read, into its folder."""
+    from vilt_bench.worker.catalog import write
+
+    screen.console().print(f"wrote {write(asked.package)}", soft_wrap=True)
+    return 0
+
 
 def list_embedders(asked: argparse.Namespace) -> int:
     """Print the embedders that installed packages offer, those that models use, or the presets."""
-    from vilt_bench import catalog, presets
+    from vilt_bench.ask import catalog, presets
+    from vilt_bench.report.embedders import listing
 
     console = screen.console()
     if asked.vlm:
@@ -51,18 +63,18 @@ def list_embedders(asked: argparse.Namespace) -> int:
         ]
         if not used:
             raise ConfigError(f"no model fits {asked.query!r}; 'vilt-bench list --vlm' shows all")
-        catalog.render_used(used, console)
+        listing.render_used(used, console)
     elif asked.presets:
-        catalog.render_presets(presets.presets(), console)
+        listing.render_presets(presets.presets(), console)
     else:
-        catalog.render_list(catalog.find(asked.query), console, query=asked.query)
+        listing.render_list(catalog.find(asked.query), console, query=asked.query)
     return 0
 
 
 def show(asked: argparse.Namespace) -> int:
     """Print an embedder's stages, shapes, parameters, FLOPs and least times; no model is run."""
-    from vilt_bench.report.stages import show_stages
-    from vilt_bench.runner import bound, inspect
+    from vilt_bench.report.embedders.stages import show_stages
+    from vilt_bench.worker.count import bound, inspect
 
     case, *others = options.cases(asked)
     if others:

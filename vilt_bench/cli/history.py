@@ -11,7 +11,7 @@ from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
-    from vilt_bench.trend import History
+    from vilt_bench.judge.history import History
 
 PICTURES = ("svg", "png", "pdf")
 FORMATS = ("table", "csv", "json", "markdown", *PICTURES)
@@ -63,7 +63,7 @@ def register(add: Add) -> None:
 
 def history(asked: argparse.Namespace) -> int:
     """Print latency over commits, or write it to a file; or say whether the newest runs begin a slowdown."""
-    from vilt_bench import trend
+    from vilt_bench.judge import history as trend
 
     check = asked.folders[:1] == ["check"]
     if asked.newest is not None and (not check or asked.newest < 1):
@@ -88,13 +88,13 @@ def history(asked: argparse.Namespace) -> int:
 
 
 def _print(found: History, asked: argparse.Namespace) -> int:
-    from vilt_bench import store
-    from vilt_bench.report import history as report
+    from vilt_bench.record import store
+    from vilt_bench.report.history import text as report
 
     if asked.format in PICTURES:
-        from vilt_bench.report import history_figure
+        from vilt_bench.report.history import picture
 
-        data = history_figure.render(found, asked.format)
+        data = picture.render(found, asked.format)
         if asked.output is None:
             sys.stdout.buffer.write(data)
         else:
@@ -110,7 +110,7 @@ def _print(found: History, asked: argparse.Namespace) -> int:
 
 def _check(found: History, newest: int) -> int:
     from vilt_bench.report import clean
-    from vilt_bench.report.history import change_line, machine_line, too_few
+    from vilt_bench.report.history.text import change_line, machine_line, too_few
 
     def say(text: str) -> None:
         print(clean.printed(text))

@@ -9,7 +9,7 @@ from vilt_bench.cli import values
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vilt_bench.config import Case
+    from vilt_bench.ask.case import Case
 
 RESULTS = "results"
 """Where records go unless another folder is given."""
@@ -184,7 +184,7 @@ RESERVED = ("reduce", "resolution")
 
 
 def _resolution(text: str) -> tuple[int, int] | str:
-    from vilt_bench.config import parse_resolution
+    from vilt_bench.ask.case import parse_resolution
 
     if text == NATIVE:
         return NATIVE
@@ -198,7 +198,7 @@ def _resolution(text: str) -> tuple[int, int] | str:
 def cases(asked: argparse.Namespace) -> list[Case]:
     """Returns the cases that the options describe, one an embedder."""
     from vilt_bench import files
-    from vilt_bench.config import Case, ViltConfig, parse_embedder, parse_resolution
+    from vilt_bench.ask.case import Case, ViltConfig, parse_embedder, parse_resolution
 
     files.check_current_folder()
     vilt = ViltConfig(
@@ -248,7 +248,7 @@ def cases(asked: argparse.Namespace) -> list[Case]:
 
 def _embedders(asked: argparse.Namespace) -> list[str]:
     """Returns the embedders asked for, those of presets among them, each once."""
-    from vilt_bench.presets import find_preset
+    from vilt_bench.ask.presets import find_preset
 
     texts = [*asked.names, *(asked.embedder or ())]
     for name in getattr(asked, "preset", None) or ():

@@ -15,7 +15,7 @@ from vilt_bench.cli import formats, screen
 from vilt_bench.errors import ConfigError, FileError, ViltBenchError
 
 if TYPE_CHECKING:
-    from vilt_bench.comparison import Comparison
+    from vilt_bench.judge.comparison import Comparison
 
 FORMATS = ("table", "markdown", "json", "junit", "github", "github-action-benchmark", "bencher")
 """As `vilt_bench.report.verdicts.FORMATS`, which would cost time to import."""
@@ -60,7 +60,7 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace, *, othe
     Raises:
         ConfigError: something can't be shown or written; all else has been by then.
     """
-    from vilt_bench import store
+    from vilt_bench.record import store
     from vilt_bench.report import verdicts
 
     def text(format: str) -> str:

@@ -15,10 +15,10 @@ from vilt_bench.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vilt_bench.ask.case import Case
     from vilt_bench.cli import Add
-    from vilt_bench.config import Case
     from vilt_bench.paper.measuring import Measured, RowProgress
-    from vilt_bench.records import Run
+    from vilt_bench.record.run import Run
 
 STUDY_TIME_S = 60.0
 
@@ -67,17 +67,17 @@ def register(add: Add) -> None:
 
 def paper(asked: argparse.Namespace) -> int:
     """Print the paper's Tables 6 and 7 counted again; measure its rows and studies where asked."""
-    from vilt_bench.paper import render
     from vilt_bench.paper.counting import paper_table
     from vilt_bench.paper.models import ROWS, find_row
-    from vilt_bench.paper.publish import publish
+    from vilt_bench.paper.pages import counted
+    from vilt_bench.paper.pages.publish import publish
 
     _check(asked)
     rows = list(dict.fromkeys(find_row(name).model for name in asked.rows)) or list(ROWS)
     console = screen.console()
     studies_only = (asked.nms or asked.sequence) and not asked.measure
     if not studies_only:
-        render.show(paper_table(rows), console)
+        counted.show(paper_table(rows), console)
     screen.keep_on_termination()
     measured = _measure_rows(rows, asked, console) if asked.measure else None
     interrupted = measured is not None and measured.interrupted
@@ -105,8 +105,8 @@ def _tell_problems(measured: Measured) -> int:
 
 def _check(asked: argparse.Namespace) -> None:
     """Refuse what would only fail after minutes, and options that would do nothing."""
-    from vilt_bench import store
-    from vilt_bench.paper.study import check_time
+    from vilt_bench.paper.studies.rounds import check_time
+    from vilt_bench.record import store
 
     studies = asked.nms or asked.sequence
     check_time(asked.study_time if asked.study_time is not None else STUDY_TIME_S, flag="--study-time")
@@ -129,11 +129,12 @@ def _check(asked: argparse.Namespace) -> None:
 
 def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Console) -> Measured:
     """Returns the rows' runs, by the paper's name, and prints their times."""
-    from vilt_bench.config import Sampling
-    from vilt_bench.environment import collect, prepare_threads, resolve_device
-    from vilt_bench.paper import times
+    from vilt_bench.ask.case import Sampling
+    from vilt_bench.machine.device import prepare_threads, resolve_device
+    from vilt_bench.machine.environment import collect
     from vilt_bench.paper.measuring import MAX_TIME_S, PRECISION, ROUNDS, measure_rows
-    from vilt_bench.process import CALM
+    from vilt_bench.paper.pages import times
+    from vilt_bench.wire import CALM
 
     sampling = Sampling(
         precision=PRECISION if asked.precision is None else asked.precision,
@@ -194,13 +195,14 @@ def _records(asked: argparse.Namespace) -> Path:
 
 def _studies(asked: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Returns the studies by name: those asked for measured, printed and kept; others as the folder's newest."""
-    from vilt_bench import files, store
-    from vilt_bench.paper import nms, sequence, study, study_figures
+    from vilt_bench import files
+    from vilt_bench.paper.studies import figures, nms, rounds, sequence
+    from vilt_bench.record import store
 
     seconds = STUDY_TIME_S if asked.study_time is None else asked.study_time
     known: list[tuple[str, Any, Any, Callable[..., Any], Callable[..., bytes]]] = [
-        ("nms", nms, nms.NmsStudy, nms.run_nms_study, study_figures.draw_nms),
-        ("sequence", sequence, sequence.SequenceStudy, sequence.run_sequence_study, study_figures.draw_sequence),
+        ("nms", nms, nms.NmsStudy, nms.run_nms_study, figures.draw_nms),
+        ("sequence", sequence, sequence.SequenceStudy, sequence.run_sequence_study, figures.draw_sequence),
     ]
     found: dict[str, Any] = {}
     for name, module, kind, measure, draw in known:
@@ -212,9 +214,9 @@ def _studies(asked: argparse.Namespace, console: Console) -> dict[str, Any]:
             console.print()
             module.render_table(each, console)
             file = _records(asked) / f"{name}-{store.stamp(each.started_at)}.json"
-            store.write_bytes(file, study.encode(each))
+            store.write_bytes(file, rounds.encode(each))
             store.write_bytes(file.with_suffix(".svg"), draw(each, "svg"))
             console.print(f"wrote {file} and {file.with_suffix('.svg').name}", highlight=False, soft_wrap=True)
         elif asked.output is not None and (kept := sorted(_records(asked).glob(f"{name}-*.json"))):
-            found[name] = study.decode(files.read_bytes(kept[-1]), kind, name=str(kept[-1]))
+            found[name] = rounds.decode(files.read_bytes(kept[-1]), kind, name=str(kept[-1]))
     return found

@@ -10,18 +10,14 @@ from typing import TYPE_CHECKING
 from vilt_bench.cli import formats, screen, values
 from vilt_bench.cli.options import RESULTS
 from vilt_bench.errors import ConfigError
+from vilt_bench.report import FIGURES, PICTURES
+from vilt_bench.report.runs import FORMATS as TEXTS
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
-    from vilt_bench.records import Run
+    from vilt_bench.record.run import Run
 
-TEXTS = ("table", "csv", "markdown", "json", "github-action-benchmark", "bencher")
-"""As `vilt_bench.report.FORMATS`, which would cost time to import."""
-PICTURES = ("svg", "png", "pdf", "html")
-"""As `vilt_bench.report.PICTURES`."""
 FORMATS = (*TEXTS, *PICTURES)
-FIGURES = ("latency", "size")
-"""As `vilt_bench.report.FIGURES`."""
 
 
 def register(add: Add) -> None:
@@ -57,17 +53,17 @@ def register(add: Add) -> None:
 
 def report(asked: argparse.Namespace) -> int:
     """Print records, or write them to a file, as a table, text of some format, a picture or a page."""
-    from vilt_bench import store
+    from vilt_bench.record import load, store
 
     paths = [*asked.runs, *getattr(asked, "after", [])]
     if not paths:
         raise ConfigError(f"give records or folders of them, such as {RESULTS}; 'vilt-bench run' saves them there")
     asked.format = formats.chosen(asked.format, asked.output, FORMATS)
     unreadable: list[str] = []
-    runs = store.load_all(paths, left_out=unreadable.append)
+    runs = load.load_all(paths, left_out=unreadable.append)
     left_out = screen.leave_out(unreadable)
     if asked.join:
-        from vilt_bench.records import join_cases
+        from vilt_bench.record.join import join_cases
 
         runs = join_cases(runs)
     if asked.format in PICTURES:
@@ -78,7 +74,7 @@ def report(asked: argparse.Namespace) -> int:
             f"add --format {', '.join(PICTURES)}"
         )
     if asked.format == "table" and asked.output is None:
-        from vilt_bench.report import table
+        from vilt_bench.report.runs import table
 
         table.show(runs, screen.console(), left_out=left_out)
         return 0
@@ -93,8 +89,14 @@ def report(asked: argparse.Namespace) -> int:
 
 
 def _picture(runs: Sequence[Run], asked: argparse.Namespace, left_out: Sequence[str]) -> int:
-    from vilt_bench import store
+    from vilt_bench.record import store
     from vilt_bench.report import render_picture
+
+    beside = None
+    if asked.with_paper:
+        from vilt_bench.paper.pages.figures import paper_figure1
+
+        beside = paper_figure1()
 
     if asked.output is None and sys.stdout.isatty():
         raise ConfigError(f"--format {asked.format} is not for a terminal; add --output FILE.{asked.format}")
@@ -102,7 +104,7 @@ def _picture(runs: Sequence[Run], asked: argparse.Namespace, left_out: Sequence[
         runs,
         asked.format,
         figure=asked.figure,
-        with_paper=asked.with_paper,
+        beside=beside,
         allow_different=asked.allow_different,
         columns=asked.columns,
         left_out=left_out,

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vilt_bench.ask.case import label
 from vilt_bench.cli import options, screen
-from vilt_bench.config import label
 
 if TYPE_CHECKING:
+    from vilt_bench.ask.case import Case, Sampling
     from vilt_bench.cli import Add
-    from vilt_bench.config import Case, Sampling
-    from vilt_bench.records import Run
+    from vilt_bench.record.run import Run
 
 
 def register(add: Add) -> None:
@@ -35,10 +35,10 @@ def register(add: Add) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Measure embedders, print where the time goes, save the records."""
-    from vilt_bench import store
-    from vilt_bench.config import Sampling
-    from vilt_bench.report import table
-    from vilt_bench.sweep import check_cases, measure_together
+    from vilt_bench.ask.case import Sampling
+    from vilt_bench.director.measure import check_cases, measure_together
+    from vilt_bench.record import store
+    from vilt_bench.report.runs import table
 
     cases = options.cases(asked)
     sampling = Sampling(precision=asked.precision, max_time_s=asked.max_time, trials=asked.trials)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vilt_bench.sweep import Progress
+    from vilt_bench.director.measure import Progress
 
 USER_ERROR = 2
 INTERRUPTED = 130

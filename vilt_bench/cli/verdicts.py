@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vilt_bench import files
+from vilt_bench.ask.case import case_name
 from vilt_bench.cli import options, outcome, screen, values
-from vilt_bench.config import case_name
 from vilt_bench.errors import ConfigError, ViltBenchError
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
-    from vilt_bench.lockstep import Contender, GateProgress
-    from vilt_bench.records import Run
+    from vilt_bench.director.lockstep import Contender, GateProgress
+    from vilt_bench.record.run import Run
 
 PASSED, NO_BASELINE = 0, 4
 
@@ -85,10 +85,10 @@ def register(add: Add) -> None:
 
 def gate(asked: argparse.Namespace) -> int:
     """Measure baseline and candidate together, print the verdicts, save the records; returns the exit code."""
-    from vilt_bench import store
-    from vilt_bench.inference import GATE_ERROR
-    from vilt_bench.lockstep import gate as measure_both
-    from vilt_bench.lockstep import unmeasured
+    from vilt_bench.director.gate import gate as measure_both
+    from vilt_bench.director.gate import unmeasured
+    from vilt_bench.judge.significance import GATE_ERROR
+    from vilt_bench.record import store
 
     cases = options.cases(asked)
     screen.keep_on_termination()  # what is half built is cleared away as well
@@ -129,7 +129,7 @@ def gate(asked: argparse.Namespace) -> int:
 
 def compare(asked: argparse.Namespace) -> int:
     """Compare records and print the verdicts; returns the exit code."""
-    from vilt_bench.stored import compare_all, newest
+    from vilt_bench.judge.compare import compare_all, newest
 
     if asked.baseline is not None and asked.baseline_ref is not None:
         raise ConfigError("--baseline and --baseline-ref both name the baseline; give one of them")
@@ -142,7 +142,7 @@ def compare(asked: argparse.Namespace) -> int:
     candidate, earlier = _load(paths, left_out)
     if asked.baseline_ref is not None:
         name = asked.baseline_ref
-        from vilt_bench.checkout import records_at
+        from vilt_bench.director.checkout import records_at
 
         baseline, history = newest(
             records_at(asked.baseline_ref, asked.results, left_out=left_out.append), like=candidate
@@ -175,24 +175,24 @@ def _load(paths: list[str], left_out: list[str], *, like: Sequence[Run] = ()) ->
 
     What can't be read in a folder is left out and added to `left_out`.
     """
-    from vilt_bench import store
-    from vilt_bench.stored import newest
+    from vilt_bench.judge.compare import newest
+    from vilt_bench.record import load
 
     chosen: list[Run] = []
     earlier: list[Run] = []
     for path in paths:
         if not files.is_folder(path):
-            chosen.append(store.load(path))
+            chosen.append(load.load(path))
             continue
-        new, old = newest(store.load_folder(path, left_out=left_out.append), like=like)
+        new, old = newest(load.load_folder(path, left_out=left_out.append), like=like)
         chosen += new
         earlier += old
     return chosen, earlier
 
 
 def _contenders(asked: argparse.Namespace) -> tuple[Contender, Contender | None]:
-    from vilt_bench.checkout import contender_at
-    from vilt_bench.lockstep import Contender
+    from vilt_bench.director.checkout import contender_at
+    from vilt_bench.director.lockstep import Contender
 
     if asked.baseline_python is not None and asked.baseline_ref is not None:
         raise ConfigError("--baseline-python and --baseline-ref both name the baseline; give one of them")
@@ -260,7 +260,7 @@ def _add_rule(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(text: str) -> float:
-    from vilt_bench.stored import check_tolerance
+    from vilt_bench.judge.compare import check_tolerance
 
     share = values.share(text)
     try:

@@ -5,7 +5,6 @@ from vilt_bench.model.checkpoint import load_checkpoint
 from vilt_bench.model.interaction import ViltOutput
 from vilt_bench.model.language import FirstToken, LanguageModel
 from vilt_bench.model.lxmert import Lxmert, LxmertConfig
-from vilt_bench.model.onednn import pack_linear, packed_bytes, use_onednn
 from vilt_bench.model.shared import build_shared, shared_sizes
 from vilt_bench.model.text import TextTokens, TextualEmbedder
 from vilt_bench.model.vilbert import Vilbert, VilbertConfig
@@ -27,9 +26,6 @@ __all__ = [
     "VisionLanguageModel",
     "build_shared",
     "load_checkpoint",
-    "pack_linear",
-    "packed_bytes",
     "shared_sizes",
     "stages",
-    "use_onednn",
 ]

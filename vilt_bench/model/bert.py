@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vilt_bench.config import ViltConfig
+from vilt_bench.ask.case import ViltConfig
 from vilt_bench.embedding import VisualTokens
 from vilt_bench.errors import EmbedderError
 from vilt_bench.model.interaction import Attention, JointTokens, Modalities, Pooler, join_masks

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vilt_bench import files
-from vilt_bench.config import ViltConfig
-from vilt_bench.configurations import HUB, fetch_weights
+from vilt_bench.ask.case import ViltConfig
+from vilt_bench.embedding.configurations import HUB, fetch_weights
+from vilt_bench.embedding.weights import read_state_dict, refuse_differences
 from vilt_bench.errors import CheckpointError, FileError
 from vilt_bench.model.vilt import VisionLanguageModel
-from vilt_bench.weights import read_state_dict, refuse_differences
 
 
 class Part(NamedTuple):

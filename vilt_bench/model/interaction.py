@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from vilt_bench.config import ViltConfig
+from vilt_bench.ask.case import ViltConfig
 from vilt_bench.embedding import VisualTokens
 from vilt_bench.model.positions import interpolate_positions, interpolate_positions_padded
 from vilt_bench.model.text import TextTokens

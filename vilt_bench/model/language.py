@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vilt_bench.config import LANGUAGE_MODEL, ViltConfig
-from vilt_bench.configurations import INSTALL, explained, find_configuration, one_line
+from vilt_bench.ask.case import LANGUAGE_MODEL, ViltConfig
 from vilt_bench.embedding import TextBatch
+from vilt_bench.embedding.configurations import INSTALL, explained, find_configuration, one_line
 from vilt_bench.errors import ConfigError, InputError
 from vilt_bench.model.interaction import JointTokens, Modalities, join_masks
 from vilt_bench.model.text import TextTokens

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from vilt_bench.config import ViltConfig
+from vilt_bench.ask.case import ViltConfig
 from vilt_bench.model.bert import BertLayer, for_keys, refuse_grid
 from vilt_bench.model.interaction import Modalities, ViltOutput
 from vilt_bench.model.text import TextualEmbedder

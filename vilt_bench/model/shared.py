@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from vilt_bench.config import LANGUAGE_MODEL, ViltConfig
+from vilt_bench.ask.case import LANGUAGE_MODEL, ViltConfig
 from vilt_bench.errors import ConfigError
 from vilt_bench.model.bert import Bert
 from vilt_bench.model.language import LanguageModel, language_sizes

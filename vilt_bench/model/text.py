@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
-from vilt_bench.config import ViltConfig
+from vilt_bench.ask.case import ViltConfig
 from vilt_bench.embedding import TextBatch
 from vilt_bench.errors import InputError
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from vilt_bench.config import ViltConfig
+from vilt_bench.ask.case import ViltConfig
 from vilt_bench.errors import ConfigError
 from vilt_bench.model.bert import BertLayer, Mlp
 from vilt_bench.model.interaction import ViltOutput

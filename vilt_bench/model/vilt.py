@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from vilt_bench.config import ViltConfig
+from vilt_bench.ask.case import ViltConfig
 from vilt_bench.embedding import Chain, ImageBatch, Mark, TextBatch, VisualEmbedder, VisualTokens
 from vilt_bench.errors import EmbedderError
 from vilt_bench.model.interaction import Concatenation, Modalities, Pooler, Transformer, ViltOutput

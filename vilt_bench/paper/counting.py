@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vilt_bench import registry
-from vilt_bench.config import Case, Interaction, label
+from vilt_bench.ask import registry
+from vilt_bench.ask.case import Case, Interaction, label
 from vilt_bench.embedding import ImageBatch, VisualEmbedder, VisualTokens
-from vilt_bench.meters.flops import count_flops
-from vilt_bench.meters.parameters import count_parameters
 from vilt_bench.model import Lxmert, SharedModel, Vilbert, build_shared
 from vilt_bench.model.bert import BertLayer
 from vilt_bench.model.interaction import Block
 from vilt_bench.model.text import TextTokens
 from vilt_bench.paper.models import PROPOSALS, ROWS, PaperRow, find_row
 from vilt_bench.paper.tables import CountedRow, CountedTable, Table6Row, table6, table7
+from vilt_bench.worker.meters.flops import count_flops
+from vilt_bench.worker.meters.parameters import count_parameters
 
 PROJECTED_CHANNELS = 2048
 """Width of a visual feature as the paper counts its projection, whatever the detector's or backbone's own."""

@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vilt_bench import store, sweep
-from vilt_bench.config import Case, Sampling
+from vilt_bench.ask.case import Case, Sampling
+from vilt_bench.director import measure as sweep
+from vilt_bench.director.process import Overhear
 from vilt_bench.errors import ConfigError
-from vilt_bench.process import Patience
-from vilt_bench.records import Environment, Run, join_trials, same_setup
-from vilt_bench.statistics import latency
-from vilt_bench.sweep import Overhear
+from vilt_bench.judge.latency import latency
+from vilt_bench.record import load, store
+from vilt_bench.record.alike import same_setup
+from vilt_bench.record.join import join_trials
+from vilt_bench.record.run import Environment, Run
+from vilt_bench.wire import Patience
 
 PRECISION = 0.05
 """Of the whole within one process: the rows differ by far more."""
@@ -97,7 +100,7 @@ def measure_rows(
     Patience(patience_s)  # refuses what is no time
     measure = measure_one or _measurer(patience_s, overhear)
     store.check_writable(folder)
-    there = store.load_folder(folder, left_out=left_out)
+    there = load.load_folder(folder, left_out=left_out)
     kept = {name: _kept(case, each, there, here)[:rounds] for name, case in cases.items()}
     took_s: dict[str, float] = {}
     problems: list[str] = []
@@ -136,7 +139,7 @@ def kept_rows(
     Raises:
         RecordError: a file is no record; with `left_out`, none of them is.
     """
-    runs = store.load_folder(folder, left_out=left_out)
+    runs = load.load_folder(folder, left_out=left_out)
     found = {}
     for name, case in cases.items():
         mine = [run for run in runs if _anywhere(run.case) == _anywhere(case) and _complete(run)]

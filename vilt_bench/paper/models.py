@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from vilt_bench import registry
-from vilt_bench.config import Case, Interaction, Option, ViltConfig
+from vilt_bench.ask import registry
+from vilt_bench.ask.case import Case, Interaction, Option, ViltConfig
 from vilt_bench.errors import ConfigError
 from vilt_bench.paper.tables import table6
 

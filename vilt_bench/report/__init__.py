@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, cast
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vilt_bench.records import Run
+    from vilt_bench.report.runs import FORMATS
 
-FORMATS = ("table", "csv", "markdown", "json", "github-action-benchmark", "bencher")
-"""Each the name of a module here, `_` for `-`; imported when asked for, as a terminal's table needs more than a CSV."""
+if TYPE_CHECKING:
+    from vilt_bench.record.run import Run
+    from vilt_bench.report.pictures.latency import Beside
+
 _TELLING = ("table", "markdown", "json")
 PICTURES = ("svg", "png", "pdf", "html")
 """Formats of `render_picture`; the only ones that need matplotlib."""
@@ -42,7 +44,7 @@ def render(runs: Sequence[Run], format: str, *, left_out: Sequence[str] = ()) ->
     if format not in FORMATS:
         raise ConfigError(f"--format must be one of {', '.join(FORMATS)}; got {format!r}")
     told = {"left_out": left_out} if left_out and format in _TELLING else {}
-    text: str = import_module(f"{__name__}.{format.replace('-', '_')}").render(runs, **told)
+    text: str = import_module(f"{__name__}.runs.{FORMATS[format]}").render(runs, **told)
     return text
 
 
@@ -51,7 +53,7 @@ def render_picture(
     format: str,
     *,
     figure: str = "latency",
-    with_paper: bool = False,
+    beside: Beside | None = None,
     allow_different: bool | Collection[str] = False,
     columns: int = 1,
     left_out: Sequence[str] = (),
@@ -62,7 +64,7 @@ def render_picture(
         runs: from top to bottom.
         format: one of `PICTURES`.
         figure: one of `FIGURES`; a page has both.
-        with_paper: with the bars of the paper's Figure 1.
+        beside: bars from elsewhere below those of latency, such as the paper's.
         allow_different: names of what may differ, such as `torch`, or whether anything may; each bar is then labelled.
         columns: of a two-column paper that a picture spans: 3.25 or 6.75 inches.
         left_out: sentences on records that could not be read, for a page.
@@ -70,8 +72,9 @@ def render_picture(
     Raises:
         ConfigError: there is no such format or figure, no run, or the runs can't be compared.
     """
-    from vilt_bench.report import figure as figures
-    from vilt_bench.report import html, style
+    from vilt_bench.report.pictures import latency as figures
+    from vilt_bench.report.pictures import style
+    from vilt_bench.report.runs import page
 
     for name, value, choices in (
         ("format", format, PICTURES),
@@ -80,12 +83,12 @@ def render_picture(
     ):
         if value not in choices:
             raise ConfigError(f"--{name} must be one of {', '.join(map(str, choices))} for a picture; got {value!r}")
-    if with_paper and figure == "size" and format != "html":
+    if beside is not None and figure == "size" and format != "html":
         raise ConfigError("--with-paper adds the bars of the paper's Figure 1; leave out --figure size")
     width_in = style.COLUMN_IN if columns == 1 else style.PAGE_IN
 
     def latencies() -> bytes:
-        drawn = figures.figure1(runs, with_paper=with_paper, allow_different=allow_different, width_in=width_in)
+        drawn = figures.figure1(runs, beside=beside, allow_different=allow_different, width_in=width_in)
         return style.write(drawn, picture, title=CAPTIONS["latency"])
 
     def sizes() -> bytes:
@@ -94,5 +97,5 @@ def render_picture(
     picture = cast("style.Format", "svg" if format == "html" else format)
     with style.styled():
         if format == "html":
-            return html.page(runs, [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())], left_out=left_out)
+            return page.page(runs, [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())], left_out=left_out)
         return latencies() if figure == "latency" else sizes()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vilt_bench.config import case_name
 from vilt_bench.errors import ConfigError
-from vilt_bench.records import Run
 from vilt_bench.report import clean
-from vilt_bench.report.rows import environment_line, rows, size_line
 
 RATIO = "candidate / baseline"
 
@@ -31,30 +28,6 @@ class Point:
     """What a reader must know."""
     ratio: bool = False
     """Whether it is candidate / baseline."""
-
-
-def run_points(runs: Iterable[Run]) -> Iterator[Point]:
-    """Yields the latency of the whole, then of each component and stage, of each run, as far as they were measured."""
-    for run in runs:
-        *parts, whole = rows(run)
-        for row in (whole, *parts):
-            if (found := row.latency) is not None:
-                yield Point(
-                    name=f"{case_name(run.case)} / {row.name}",
-                    value=found.value,
-                    low=found.low,
-                    high=found.high,
-                    extra="\n".join(
-                        line
-                        for line in (
-                            f"median of {found.samples} passes, {found.units} {found.unit}s",
-                            size_line(run.model),
-                            environment_line(run.environment),
-                            f"run {run.run_id}",
-                        )
-                        if line
-                    ),
-                )
 
 
 def github_action_benchmark(points: Iterable[Point]) -> str:

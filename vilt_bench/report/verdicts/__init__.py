@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from vilt_bench.comparison import Comparison
 from vilt_bench.errors import ConfigError
+from vilt_bench.judge.comparison import Comparison
 from vilt_bench.report.verdicts.decision import Undecided, exit_code, overall
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vilt_bench.comparison import Comparison
+from vilt_bench.judge.comparison import Comparison
 from vilt_bench.report import dashboards
 from vilt_bench.report.verdicts.decision import Undecided
 from vilt_bench.report.verdicts.points import points

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from vilt_bench.comparison import Comparison, StageVerdict, Verdict
+from vilt_bench.judge.comparison import Comparison, StageVerdict, Verdict
 
 Undecided = Literal["pass", "fail"]
 """What becomes of an inconclusive verdict."""

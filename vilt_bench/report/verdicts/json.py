@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from vilt_bench.comparison import Comparison
-from vilt_bench.records import whole_texts
+from vilt_bench.judge.comparison import Comparison
+from vilt_bench.record.run import whole_texts
 from vilt_bench.report import clean
 from vilt_bench.report.verdicts import words
 from vilt_bench.report.verdicts.decision import Undecided, exit_code, overall

@@ -9,7 +9,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
-from vilt_bench.comparison import Comparison, StageVerdict
+from vilt_bench.judge.comparison import Comparison, StageVerdict
 from vilt_bench.report import clean
 from vilt_bench.report.verdicts import words
 from vilt_bench.report.verdicts.decision import PASSED, Undecided, gated, stage_code

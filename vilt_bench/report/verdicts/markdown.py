@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vilt_bench.comparison import Comparison, StageVerdict, Verdict
+from vilt_bench.judge.comparison import Comparison, StageVerdict, Verdict
 from vilt_bench.report.clean import code as _code
 from vilt_bench.report.clean import html_in_markdown
 from vilt_bench.report.clean import markdown as escape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from vilt_bench.comparison import Comparison
+from vilt_bench.judge.comparison import Comparison
 from vilt_bench.report.dashboards import Point
 from vilt_bench.report.verdicts import words
 

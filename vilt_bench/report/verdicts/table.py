@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vilt_bench.comparison import Comparison, StageVerdict, Verdict
+from vilt_bench.judge.comparison import Comparison, StageVerdict, Verdict
 from vilt_bench.report import terminal
 from vilt_bench.report.verdicts import words
 from vilt_bench.report.verdicts.decision import Undecided

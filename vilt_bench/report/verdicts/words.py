@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from vilt_bench.comparison import Comparison, CountChange, Ratio, Side, StageVerdict, Verdict
-from vilt_bench.config import case_name
-from vilt_bench.inference import WIDEST, clock_name
-from vilt_bench.report.rows import ABSENT, TITLES, decimals, environment_line, giga, mebibytes, millions
+from vilt_bench.ask.case import case_name
+from vilt_bench.judge.comparison import Comparison, CountChange, Ratio, Side, StageVerdict, Verdict
+from vilt_bench.judge.significance import WIDEST, clock_name
+from vilt_bench.judge.summary import TITLES
+from vilt_bench.record.run import WHOLE
+from vilt_bench.report.lines import environment_line
+from vilt_bench.report.numbers import ABSENT, decimals, giga, mebibytes, millions
 from vilt_bench.report.verdicts.decision import SEVERITY
-from vilt_bench.statistics import WHOLE
 
 _QUANTITIES = {
     "parameters": ("parameters", millions, "M"),

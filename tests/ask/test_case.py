@@ -1,0 +1,122 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from vilt_bench.ask.case import (
+    Case,
+    Option,
+    Sampling,
+    ViltConfig,
+    label,
+    parse_embedder,
+    parse_option,
+    parse_resolution,
+)
+from vilt_bench.errors import ConfigError
+
+
+@pytest.mark.parametrize("text", ["384x640", "384X640", " 384×640 "])
+def test_resolution_reads_as_height_and_width(text: str) -> None:
+    assert parse_resolution(text) == (384, 640)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "384", "x640", "384x", "-3x5", "384.5x640", "0x640", "99999x1", "1e3x5", "9" * 99]
+)
+def test_malformed_or_absurd_resolution_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ConfigError, match="--resolution") as caught:
+        parse_resolution(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True),
+        ("False", False),
+        ("36", 36),
+        ("-1", -1),
+        ("0.5", 0.5),
+        ("1e-3", 1e-3),
+        ("a", "a"),
+        ("nan", "nan"),
+        ("-inf", "-inf"),
+        ("1e999", "1e999"),
+        ("9" * 400, 10**400 - 1),
+    ],
+)
+def test_option_reads_as_the_narrowest_type(text: str, value: Option) -> None:
+    read = parse_option(text)
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_embedder_with_options_reads_as_name_and_options() -> None:
+    name, options = parse_embedder("region-r101-c4,proposals=300,nms-mode=class-agnostic")
+    assert (name, options) == ("region-r101-c4", {"proposals": 300, "nms_mode": "class-agnostic"})
+    assert label(Case(name, options)) == "region-r101-c4,proposals=300,nms_mode=class-agnostic"
+
+
+@pytest.mark.parametrize("text", ["patch,48", "patch,=48", "patch,a=1,a=2", "patch,", "patch,1a=3"])
+def test_malformed_options_are_refused_with_the_text(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_embedder(text)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"embedder": ""}, "can't be empty"),
+        ({"options": {"scale": float("nan")}}, "scale=nan of 'patch32' is no finite number"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"batch_size": -1}, "--batch-size"),
+        ({"batch_size": 10**9}, "--batch-size"),
+        ({"text_length": 1}, "--text-length"),
+        ({"text_length": 41}, "--text-positions 41"),
+        ({"threads": 0}, "--threads"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"device": "cuda:x"}, "unknown device"),
+        ({"dtype": "int8"}, "--dtype"),
+        ({"linear": "mkl"}, "--linear"),
+        ({"fit": "stretch"}, "--fit"),
+        ({"seed": -1}, "--seed"),
+        ({"resolution": (0, 10)}, "--resolution"),
+    ],
+)
+def test_impossible_case_is_refused_and_the_flag_named(fields: Mapping[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        Case(**{"embedder": "patch32", **fields})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"precision": 0.0},
+        {"precision": 1.0},
+        {"precision": float("nan")},
+        {"max_time_s": 0.0},
+        {"max_time_s": float("inf")},
+        {"trials": 0},
+        {"least_samples": 0},
+    ],
+)
+def test_impossible_sampling_is_refused(fields: Mapping[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Sampling(**fields)
+
+
+@pytest.mark.parametrize("fields", [{"hidden_size": 770}, {"hidden_size": 0}, {"layers": 0}, {"mlp_size": 0}])
+def test_impossible_sizes_of_the_shared_model_are_refused(fields: Mapping[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        ViltConfig(**fields)
+
+
+def test_longer_text_needs_more_positions() -> None:
+    assert Case("patch32", text_length=100, vilt=ViltConfig(text_positions=100)).text_length == 100
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "mps", "xpu", "xpu:1"])
+def test_known_devices_are_taken(device: str) -> None:
+    assert Case("patch32", device=device).device == device

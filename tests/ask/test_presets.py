@@ -1,0 +1,149 @@
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vilt_bench.ask import catalog
+from vilt_bench.ask.case import parse_embedder
+from vilt_bench.ask.presets import find_preset, presets, used_by_models
+from vilt_bench.ask.registry import check_name
+from vilt_bench.errors import ConfigError
+
+
+def test_the_presets_are_there_and_name_embedders_that_are() -> None:
+    assert {"tiny", "paper", "vlm-2026"} <= set(presets())
+    for preset in presets().values():
+        assert preset.about
+        for text in preset.embedders:
+            check_name(parse_embedder(text)[0])
+
+
+def test_a_misspelt_preset_gets_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'paper'"):
+        find_preset("papr")
+
+
+def test_presets_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[presets.a]\nembedders = ["patch32"]\n[presets.b]\nembedders = ["patch16", "patch32"]\n')
+    assert find_preset(str(path)) == ("patch32", "patch16", "patch32")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no such file"),
+        ("[presets.a", "can't be read as TOML"),
+        ("[presets.a]\nembedders = 3", "needs embedders"),
+        ("[presets.a]\nembedders = []", "needs embedders"),
+        ("[presets]\na = 3", "needs embedders"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str | None, said: str) -> None:
+    path = tmp_path / "mine.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=said) as caught:
+        find_preset(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_packages_bring_presets(make_plugin: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "acme_presets").mkdir()
+    (tmp_path / "acme_presets" / "presets.toml").write_text('[presets.acme]\nembedders = ["acme"]\n')
+    make_plugin("acme", acme="acme_presets.module:factory")
+    assert find_preset("acme") == ("acme",)
+    assert "tiny" in presets()
+
+
+def test_what_models_use_can_be_read_where_it_is_said() -> None:
+    timm, transformers = pytest.importorskip("timm"), pytest.importorskip("transformers")
+    entries, tags = used_by_models(), timm.list_pretrained()
+    towers = json.loads((Path(__file__).parents[2] / "embedders" / "towers.json").read_text())
+    assert len(entries) > 15
+    for used in entries:
+        library, _, rest = used.evidence.partition(" ")
+        if library == "timm":
+            assert rest.removeprefix("weights ") in tags, used
+        elif library == "transformers":
+            assert rest in dir(transformers), used  # known without importing it
+        elif library == "configuration":
+            tower = used.embedder.removeprefix("transformers/").partition(",")[0]
+            assert rest == f"of {towers[tower]['hub']}", used
+        else:
+            assert used.evidence == "ViLT paper, section 3.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("FastVlmConfig", {"vision_config.architecture": "fastvit_mci3"}),
+        ("Gemma3nVisionConfig", {"architecture": "mobilenetv5_300m_enc"}),
+        ("FuyuConfig", {"patch_size": 30}),
+        ("NeoMMEConfig", {"patch_size": 32}),
+        ("Gemma4UnifiedVisionConfig", {"model_patch_size": 48, "mm_posemb_size": 1120}),
+        (
+            "LlavaConfig",
+            {
+                "vision_config.model_type": "clip_vision_model",
+                "vision_config.image_size": 336,
+                "vision_config.hidden_size": 1024,
+                "vision_config.patch_size": 14,
+                "vision_config.num_hidden_layers": 24,
+            },
+        ),
+        (
+            "Blip2Config",
+            {"vision_config.hidden_size": 1408, "vision_config.num_hidden_layers": 39, "num_query_tokens": 32},
+        ),
+        (
+            "LlavaOnevisionConfig",
+            {
+                "vision_config.image_size": 384,
+                "vision_config.hidden_size": 1152,
+                "vision_config.patch_size": 14,
+                "vision_config.num_hidden_layers": 26,
+            },
+        ),
+        (
+            "AyaVisionConfig",
+            {"vision_config.image_size": 384, "vision_config.num_hidden_layers": 26, "downsample_factor": 2},
+        ),
+        (
+            "Cohere2VisionConfig",
+            {"vision_config.image_size": 512, "vision_config.hidden_size": 1152, "downsample_factor": 2},
+        ),
+        ("JanusVisionConfig", {"image_size": 384, "hidden_size": 1024, "patch_size": 16, "num_hidden_layers": 24}),
+        (
+            "InternVLConfig",
+            {"vision_config.hidden_size": 1024, "vision_config.num_hidden_layers": 24, "downsample_ratio": 0.5},
+        ),
+        ("GotOcr2VisionConfig", {"image_size": 1024, "hidden_size": 768, "output_channels": 256}),
+    ],
+)
+def test_configurations_are_of_the_size_that_is_listed(name: str, expected: dict[str, object]) -> None:
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, name):
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
+    config = getattr(transformers, name)()
+    for path, value in expected.items():
+        found = config
+        for part in path.split("."):
+            found = getattr(found, part)
+        assert found == value, path
+
+
+def test_each_has_its_numbers_in_the_catalogue() -> None:
+    kept = catalog.read("embedders")
+    for used in used_by_models("embedders"):
+        assert used.embedder in kept
+
+
+def test_the_readme_has_the_table_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    readme = importlib.import_module("readme")
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert readme.renewed(text) == text

@@ -1,0 +1,151 @@
+"""The command line around measuring processes: signals, what is told meanwhile, what is kept when something fails."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from vilt_bench.ask.case import Sampling
+from vilt_bench.cli import main, screen
+from vilt_bench.director.measure import Progress
+from vilt_bench.record import load
+from vilt_bench.record.run import Failure
+
+KILLED = Failure("crashed", "the process was killed (signal 9), as the system does when memory runs out")
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Lets commands find runs that are made instead of measured; returns where they are put, and what may happen."""
+    found, meanwhile = [], []
+
+    def measure(cases, sampling, **_):
+        for happen in meanwhile:
+            happen()
+        return [run(case) if callable(run) else run for run, case in zip(found, cases, strict=True)]
+
+    monkeypatch.setattr("vilt_bench.director.measure.measure_together", measure)
+    return found, meanwhile
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_signal_that_is_ignored_stays_ignored_as_nohup_asks(monkeypatch):
+    before = signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        screen.keep_on_termination()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        for number, handler in zip((signal.SIGHUP, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_quiet():
+    program = """
+import signal, sys
+from vilt_bench.__main__ import main
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "vilt_bench.cli.verdicts":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["vilt-bench", "list"]
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_the_command_is_a_module_too():
+    done = subprocess.run([sys.executable, "-m", "vilt_bench", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("vilt-bench ")
+
+
+def test_a_run_that_is_not_on_a_terminal_tells_each_phase_once(capsys):
+    narrate = screen.narrator(quiet=False)
+    for phase, samples in [("starting", 0), ("sampling", 3), ("sampling", 6)]:
+        for embedder in ("patch32", "grid-r50"):
+            narrate(Progress(embedder, 0, 3, phase, samples, spent_s=2.4, budget_s=60))
+    assert capsys.readouterr().err.splitlines() == [
+        "patch32: trial 1 of 3, starting (2 of 60 s)",
+        "grid-r50: trial 1 of 3, starting (2 of 60 s)",
+        "patch32: trial 1 of 3, sampling (2 of 60 s)",
+        "grid-r50: trial 1 of 3, sampling (2 of 60 s)",
+    ]
+
+
+def test_how_long_a_run_takes_is_told_before_it_begins(capsys, make_run, measured, tmp_path):
+    found, _ = measured
+    found += [make_run("patch32"), make_run("patch16", run_id="4567")]
+    names = ["--embedder", "patch32", "--embedder", "patch16"]
+    assert main(["run", *names, "--max-time", "90", "--output", str(tmp_path)]) == 0
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("measuring 2 embedders in turns: 3 trials each in fresh processes, at most 3 min in all")
+
+
+def test_every_place_that_runs_were_rescued_to_is_told(capsys, make_run, measured, tmp_path, monkeypatch):
+    folder, rescue = tmp_path / "results", tmp_path / "rescue"
+    rescue.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(rescue))
+    found, meanwhile = measured
+    found += [make_run("patch32"), make_run("patch16", run_id="4567")]
+    meanwhile.append(lambda: (shutil.rmtree(folder), folder.touch()))
+    names = ["--embedder", "patch32", "--embedder", "patch16"]
+    assert main(["run", *names, "--quiet", "--output", str(folder)]) == 2
+    told = capsys.readouterr().err
+    kept = list(rescue.glob(load.PATTERN))
+    assert len(kept) == 2
+    assert all(f"kept as {path}" in told for path in kept)
+
+
+def test_every_embedder_that_failed_is_told(capsys, make_run, measured, tmp_path):
+    found, _ = measured
+    found += [make_run("patch32", failure=KILLED), make_run("patch16", run_id="4567", failure=KILLED)]
+    names = ["--embedder", "patch32", "--embedder", "patch16"]
+    assert main(["run", *names, "--quiet", "--output", str(tmp_path)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1].strip() for line in told] == ["patch32", "patch16"]
+    assert all("signal 9" in line for line in told)
+
+
+def test_a_row_of_the_paper_whose_process_was_killed_is_no_success(capsys, make_run, measured, tmp_path, monkeypatch):
+    # What is counted and published takes long, and is not what this is about.
+    monkeypatch.setattr("vilt_bench.paper.counting.paper_table", lambda *_: None)
+    monkeypatch.setattr("vilt_bench.paper.pages.counted.show", lambda *_: None)
+    monkeypatch.setattr("vilt_bench.paper.pages.publish.publish", lambda *_, **__: [])
+    found, _ = measured
+    found.append(lambda case: make_run(case=case, sampling=Sampling(trials=1), trials=0, failure=KILLED))
+    arguments = ["paper", "--measure", "--rows", "ViLT-B/32", "--trials", "1", "--device", "cpu", "--quiet"]
+    assert main([*arguments, "--output", str(tmp_path)]) == 2
+    assert "ViLT-B/32: crashed: the process was killed (signal 9)" in capsys.readouterr().err
+
+
+def test_a_patience_that_is_no_time_is_refused(capsys, tmp_path):
+    arguments = ["run", "--embedder", "patch32", "--quiet", "--output", str(tmp_path), "--patience", "0"]
+    assert main(arguments) == 2
+    assert "--patience must be between 0" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+def test_a_process_is_directed_though_standard_streams_are_closed():
+    program = """
+import sys
+from vilt_bench.wire import Child
+child = Child([sys.executable, "-c", '''
+from vilt_bench import process
+owner = process.attach()
+for line in owner.requests:
+    print("printed")
+    owner.replies.write(b"answer\\\\n")
+    owner.replies.flush()
+'''])
+child.send(b"go")
+sys.exit(42 if child.receive(60) == b"answer" and child.close() is None else 1)
+"""
+    done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, program])
+    assert done.returncode == 42

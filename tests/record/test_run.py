@@ -1,0 +1,96 @@
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+
+from vilt_bench.ask.case import Case, Option
+from vilt_bench.errors import RecordError
+from vilt_bench.record.codec import decode, encode
+from vilt_bench.record.join import join_cases
+from vilt_bench.record.run import SCHEMA_VERSION, Energy, Failure, GpuState, Run, Series, Stage, Times, Trial
+
+MakeRun = Callable[..., Run]
+
+
+def test_run_survives_json(make_run: MakeRun) -> None:
+    run = make_run(
+        case=Case("patch", options={"patch_size": 48, "scale": 0.5, "weights": "a.pt", "flag": True}),
+        failure=Failure("out-of-memory", "tried to allocate 2 GiB", "visual_embedder.backbone"),
+        energy=Energy((1.5,), (5.0,), (50,), None, "NVML"),
+        warnings=("a warning – with a dash",),
+    )
+    assert decode(encode(run), name="run.json") == run
+
+
+def test_unknown_is_null_in_the_file_and_none_on_reading(make_run: MakeRun) -> None:
+    raw = json.loads(encode(make_run(environment=None, energy=None)))
+    assert raw["environment"] is None
+    assert raw["energy"] is None
+    assert decode(json.dumps(raw).encode(), name="run.json").energy is None
+    assert GpuState().power_w is None
+
+
+def test_options_keep_their_types(make_run: MakeRun) -> None:
+    options: dict[str, Option] = {"a": True, "b": 1, "c": 1.5, "d": "1"}
+    read = decode(encode(make_run(case=Case("patch", options=options))), name="run.json").case.options
+    assert [(value, type(value)) for value in read.values()] == [(value, type(value)) for value in options.values()]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is empty"),
+        (b"  \n", "is empty"),
+        (b'{"schema_version": 1, "run_id": "x', "not a whole record"),
+        (b"\x89PNG\r\n", "not a whole record"),
+        (b"[]", "no vilt-bench record"),
+        (b'{"model": "x"}', "no vilt-bench record"),
+        (b'{"schema_version": "1"}', "no vilt-bench record"),
+        (b'{"schema_version": 1}', "no valid record"),
+        (b'{"schema_version": 0}', "unknown schema version"),
+        (json.dumps({"schema_version": SCHEMA_VERSION + 1}).encode(), "upgrade vilt-bench"),
+    ],
+)
+def test_what_is_no_record_is_refused_in_one_line(data: bytes, said: str) -> None:
+    with pytest.raises(RecordError, match=said) as caught:
+        decode(data, name="odd.json")
+    assert str(caught.value).startswith("odd.json ")
+    assert "\n" not in str(caught.value)
+
+
+def test_record_with_a_text_for_a_number_is_refused_with_its_place(make_run: MakeRun) -> None:
+    raw = json.loads(encode(make_run()))
+    raw["trials"][0]["samples"]["whole"]["wall_time_s"][0] = "fast"
+    with pytest.raises(RecordError, match="wall_time_s"):
+        decode(json.dumps(raw).encode(), name="run.json")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_number_that_is_not_finite_is_never_written(make_run: MakeRun, value: float) -> None:
+    trial = Trial(index=0, started_at="", samples=Series(whole=Times(wall_time_s=(0.1, value))))
+    with pytest.raises(RecordError, match=r"trials\[0\].*wall_time_s\[1\]"):
+        encode(dataclasses.replace(make_run(), trials=(trial,)))
+
+
+def test_macs_are_half_the_flops_and_unknown_with_them() -> None:
+    stage = Stage(name="a", component="visual_embedder", output="", parameters=0, flops=10)
+    assert stage.macs == 5
+    assert dataclasses.replace(stage, flops=None).macs is None
+
+
+def test_a_run_can_not_be_changed(make_run: MakeRun) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_run().run_id = "other"  # type: ignore[misc]
+
+
+def test_runs_of_one_case_and_machine_are_joined_and_others_are_not(make_run: MakeRun) -> None:
+    first = make_run(trials=1)
+    assert first.environment is not None
+    elsewhere = dataclasses.replace(first.environment, fingerprint="beef")
+    other = make_run(trials=1, environment=elsewhere)
+    joined = join_cases([first, make_run("grid-r50"), make_run(trials=2), other])
+    assert [(run.case.embedder, len(run.trials)) for run in joined] == [("patch32", 3), ("grid-r50", 3), ("patch32", 1)]
+    assert [trial.index for trial in joined[0].trials] == [0, 1, 2]
+    assert joined[0].sampling.trials == 6  # asked of both, though one has fewer

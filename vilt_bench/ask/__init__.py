@@ -1,0 +1,1 @@
+"""What is asked: cases, embedders by name, presets, photographs; no torch."""

@@ -1,0 +1,151 @@
+"""What is known of embedders without building them: catalogues that packages ship."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from vilt_bench import files
+from vilt_bench.ask.presets import used_by_models
+from vilt_bench.ask.registry import FAMILY, FAMILY_FILE, guess, installed, nearest, package_folders
+from vilt_bench.errors import EmbedderError
+
+FILE = "catalog.json"
+
+
+FAMILY_COLUMNS = ("name", "kind", "height", "width", "visual_tokens", "parameters", "flops")
+
+
+HIDDEN_SIZE = 768
+"""D that the entries are for."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a catalogue says of an embedder as it is named, at D = 768 and for one image."""
+
+    kind: str
+    resolution: tuple[int, int]
+    """Default (height, width) in pixels, cut to the multiples that the embedder asks for."""
+    visual_tokens: int
+    parameters: int
+    flops: int | None
+    """2 per multiply-add; `None`: the embedder runs an operator without a formula."""
+    stages: tuple[str, ...] = ()
+    about: str = ""
+    """The first sentence of the factory's documentation."""
+
+
+@dataclass(frozen=True)
+class ListRow:
+    """An installed embedder, and its catalogue's entry if there is one."""
+
+    name: str
+    distribution: str
+    entry: Entry | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What fits a query."""
+
+    rows: tuple[ListRow, ...]
+    families: Mapping[str, int]
+    """By the family's name, such as `timm`: how many more of its catalogue fit, which are not among the rows."""
+
+
+def list_rows(query: str = "") -> list[ListRow]:
+    """Returns the installed embedders whose name or kind contains the query, as `find`."""
+    return list(find(query).rows)
+
+
+def find(query: str = "") -> Listing:
+    """Returns the installed embedders whose name or kind contains the query; imports none of them.
+
+    Args:
+        query: part of a name, or a kind; `FAMILY/` and part of a name looks into that family.
+
+    Raises:
+        EmbedderError: nothing fits the query.
+    """
+    offered = installed()
+    wanted = query.strip().lower()
+    families = {name.removesuffix(FAMILY): found for name, found in offered.items() if found.family}
+    family, slash, part = wanted.partition("/")
+    if slash and family in families:
+        found = families[family]
+        rows = [
+            ListRow(name, found.distribution, entry)
+            for name, entry in read_family(found.package, family).items()
+            if part in name.partition("/")[2].lower() or part == entry.kind
+        ]
+        if not rows:
+            known = [name.partition("/")[2] for name in read_family(found.package, family)]
+            if not known:
+                raise EmbedderError(f"{family}/NAME is of names that only {family} knows; there is no list of them")
+            raise EmbedderError(
+                f"no embedder fits {query!r}{nearest(part, known)} 'vilt-bench list {family}/' shows all"
+            )
+        return Listing(tuple(rows), {})
+    hits = [
+        ListRow(name, found.distribution, entry)
+        for name, found in offered.items()
+        if not found.family
+        for entry in [catalogue(found.package).get(name)]
+        if wanted in name.lower() or (entry is not None and wanted == entry.kind)
+    ]
+    more = {
+        name: count
+        for name, found in families.items()
+        if (
+            count := sum(
+                wanted in f"{name}/" or wanted in each.partition("/")[2].lower() or wanted == entry.kind
+                for each, entry in read_family(found.package, name).items()
+            )
+        )
+        or wanted in f"{name}/"  # a family may have no catalogue
+    }
+    if not hits and not more:
+        raise EmbedderError(f"no embedder fits {query!r}{guess(wanted)} 'vilt-bench list' shows all")
+    return Listing(tuple(hits), more)
+
+
+def read(package: str) -> dict[str, Entry]:
+    """Returns a package's catalogue by the embedders' names, empty if it has none; the package is not imported."""
+    places = [folder / FILE for folder in package_folders(package)]
+    return {
+        name: _entry(entry) for file in places if files.is_file(file) for name, entry in files.read_json(file).items()
+    }
+
+
+def read_family(package: str, family: str) -> dict[str, Entry]:
+    """Returns a family's catalogue by full name, such as `timm/resnet50`; empty if it has none."""
+    found = {}
+    for folder in package_folders(package):
+        path = folder / FAMILY_FILE.format(family=family)
+        if files.is_file(path):
+            for row in csv.DictReader(files.read_text(path).splitlines()):
+                size = (int(row["height"]), int(row["width"]))
+                tokens, parameters = int(row["visual_tokens"]), int(row["parameters"])
+                flops = int(row["flops"]) if row["flops"] else None
+                found[f"{family}/{row['name']}"] = Entry(row["kind"], size, tokens, parameters, flops)
+    return found
+
+
+def names(package: str) -> list[str]:
+    """Returns what a package's catalogue holds: the embedders that it offers, and those that models use."""
+    own = [found.name for found in installed().values() if found.package == package and not found.family]
+    return list(dict.fromkeys([*own, *(used.embedder for used in used_by_models(package))])) if own else []
+
+
+@cache
+def catalogue(package: str) -> Mapping[str, Entry]:
+    """Returns a package's catalogue, read once."""
+    return read(package)
+
+
+def _entry(entry: Mapping[str, Any]) -> Entry:
+    return Entry(**{**entry, "resolution": tuple(entry["resolution"]), "stages": tuple(entry.get("stages", ()))})

@@ -1,0 +1,220 @@
+"""Examines the machine: is it fit to measure on? Times a fixed kernel in fresh processes, looks at who else is here.
+
+The director imports no torch and sleeps while a process measures. What is found is judged in `report.doctor`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from vilt_bench import files
+from vilt_bench.errors import MeasurementError
+from vilt_bench.machine.disturbances import FitnessProbe
+from vilt_bench.machine.gpu import look_at_gpus
+from vilt_bench.record.examination import LEAST_PAIRS, TURNS, WARMUP_TURNS, Clock, Examination, Neighbour, Pair
+from vilt_bench.record.run import Environment
+from vilt_bench.wire import Child, Patience
+
+LEAST_TURNS = 5
+"""On a machine so busy that a pair would take more than its share of the time."""
+
+
+_NOTABLE_SHARE = 0.05
+"""Of one processor: what another process takes before it is named."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to look."""
+
+    pairs: int
+    """Pairs of fresh processes."""
+    look_s: float
+    """How long to watch other processes before anything is measured."""
+    max_time_s: float
+    """No pair but the first is started that would end later."""
+
+
+THOROUGH = Effort(pairs=12, look_s=2.0, max_time_s=55.0)
+
+
+QUICK = Effort(pairs=4, look_s=0.5, max_time_s=9.0)
+
+
+def examine(
+    effort: Effort = THOROUGH,
+    *,
+    root: Path = Path("/"),
+    report: Callable[[str], None] = lambda _: None,
+    patience_s: float | None = None,
+) -> Examination:
+    """Returns what the machine is like right now; takes about a minute, with `QUICK` about ten seconds.
+
+    Args:
+        effort: how hard to look.
+        root: of the file system that holds `proc` and `sys`.
+        report: told what is going on.
+        patience_s: how long the kernel's process may be silent; `None`: by `process.Patience`.
+
+    Raises:
+        MeasurementError: the kernel can't be run, or hangs.
+        ConfigError: the patience is no time.
+    """
+    limit_s = Patience(patience_s, effort.max_time_s).for_once()
+    begin = time.perf_counter()
+    report("watching other processes")
+    neighbours = _neighbours(effort.look_s)
+    load = None if sys.platform == "win32" else os.getloadavg()[0]
+    probe = FitnessProbe(root=root, cpu_clock=lambda: sum(os.times()[:4]))
+    pairs: list[Pair] = []
+    environment = None
+    probe.begin()
+    while len(pairs) < effort.pairs:
+        spent_s = time.perf_counter() - begin
+        if pairs and spent_s * (1 + 1 / len(pairs)) > effort.max_time_s:
+            break
+        report(f"timing a fixed kernel in fresh processes, pair {len(pairs) + 1} of {effort.pairs}")
+        pair, told = _pair(environment, budget_s=effort.max_time_s / LEAST_PAIRS, limit_s=limit_s)
+        environment = environment or told
+        pairs.append(pair)
+    probe.end()
+    assert environment is not None
+    processors = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    return Examination(
+        environment=environment,
+        fitness=probe.fitness(),
+        clocks=(
+            _clock("perf_counter", time.perf_counter_ns),
+            _clock("process_time", time.process_time_ns),
+        ),
+        pairs=tuple(pairs),
+        neighbours=neighbours,
+        load_average=load,
+        frequency_hz=_kilohertz(processors / "scaling_cur_freq"),
+        highest_frequency_hz=_kilohertz(processors / "cpuinfo_max_freq"),
+        clock_source=_text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        memory_bytes=int(psutil.virtual_memory().total),
+        gpus=look_at_gpus(),
+        took_s=time.perf_counter() - begin,
+    )
+
+
+class _Kernel:
+    """A process that times the kernel when it is asked to."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        try:
+            self._child = Child([sys.executable, "-m", "vilt_bench.worker.kernel"])
+        except OSError as error:
+            raise _failed(f"its process could not be started: {files.why(error)}") from None
+
+    def ask(self, request: str) -> Any:
+        self._child.send(msgspec.json.encode(request))
+        return self.answer()
+
+    def answer(self) -> Any:
+        try:
+            return msgspec.json.decode(self._child.receive(self._limit_s))
+        except TimeoutError:
+            raise _failed(f"no answer for {self._limit_s:g} s; --patience allows more") from None
+        except EOFError:
+            self._child.wait()
+            raise _failed(self._child.output.strip().rpartition("\n")[2] or "its process died") from None
+        except (ValueError, msgspec.DecodeError) as error:
+            raise _failed(f"its answer can't be read ({error})") from None
+
+    def close(self) -> None:
+        self._child.close()
+
+    def kill(self) -> None:
+        self._child.kill()
+
+
+def _failed(why: str) -> MeasurementError:
+    return MeasurementError(f"the doctor's kernel could not be run: {why}")
+
+
+@contextmanager
+def _kernel(limit_s: float) -> Iterator[_Kernel]:
+    kernel = _Kernel(limit_s)
+    try:
+        yield kernel
+    except BaseException:
+        kernel.kill()
+        raise
+    finally:
+        kernel.close()
+
+
+def _pair(environment: Environment | None, *, budget_s: float, limit_s: float) -> tuple[Pair, Environment]:
+    """Returns one pair's samples, and the environment, asked for where it is not known."""
+    begin = time.perf_counter()
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(_kernel(limit_s)) for _ in range(2))
+        first.answer(), second.answer()
+        start_s = time.perf_counter() - begin
+        environment = environment or msgspec.convert(first.ask("environment"), Environment)
+        for _ in range(WARMUP_TURNS):
+            for kernel in (first, second, second, first):
+                kernel.ask("time")
+        samples: dict[_Kernel, list[tuple[float, float]]] = {first: [], second: []}
+        for turn in range(TURNS):
+            if turn >= LEAST_TURNS and time.perf_counter() - begin > 0.8 * budget_s:
+                break
+            for kernel in (first, second, second, first):
+                samples[kernel].append(tuple(kernel.ask("time")))
+    walls = [[wall for wall, _ in samples[kernel]] for kernel in (first, second)]
+    cpu_s = sum(cpu for each in samples.values() for _, cpu in each)
+    return (
+        Pair(tuple(walls[0]), tuple(walls[1]), cpu_s / (environment.threads * sum(map(sum, walls))), start_s),
+        environment,
+    )
+
+
+def _clock(name: str, clock_ns: Callable[[], int], reads: int = 20_000) -> Clock:
+    seen = [0] * reads
+    begin = time.perf_counter()
+    for index in range(reads):
+        seen[index] = clock_ns()
+    read_s = (time.perf_counter() - begin) / reads
+    steps = [after - before for before, after in pairwise(seen) if after > before]
+    return Clock(name, min(steps) * 1e-9 if steps else None, read_s)
+
+
+def _neighbours(look_s: float) -> tuple[Neighbour, ...]:
+    """Returns the other processes that take most time, the busiest first."""
+    own = {os.getpid(), os.getppid()}
+    watched: list[psutil.Process] = [each for each in psutil.process_iter() if each.pid not in own]
+    for each in watched:
+        with suppress(psutil.Error):
+            each.cpu_percent()
+    time.sleep(look_s)
+    found = []
+    for each in watched:
+        with suppress(psutil.Error):
+            found.append(Neighbour(each.name(), each.cpu_percent() / 100))
+    return tuple(sorted((n for n in found if n.share >= _NOTABLE_SHARE), key=lambda n: -n.share))
+
+
+def _kilohertz(path: Path) -> float | None:
+    text = _text(path)
+    return int(text) * 1e3 if text is not None and text.isdigit() else None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None

@@ -1,0 +1,77 @@
+"""A run in the making."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vilt_bench.ask.case import Case, Sampling
+from vilt_bench.judge.estimate import LEAST_UNITS
+from vilt_bench.judge.latency import latency
+from vilt_bench.record.run import Energy, Environment, Failure, Model, Run, Source, Stage, Trial
+
+WARMUP_SHARE = 0.2
+"""Of a trial's time, at most."""
+
+
+@dataclass
+class Draft:
+    """A run in the making."""
+
+    case: Case
+    environment: Environment | None = None
+    model: Model | None = None
+    stages: tuple[Stage, ...] = ()
+    trials: list[Trial] = field(default_factory=list)
+    energy: Energy | None = None
+    failure: Failure | None = None
+    warnings: tuple[str, ...] = ()
+    spent_s: float = 0.0
+    pair_s: float = 0.0
+    """How long one instrumented and one uninstrumented pass take together."""
+
+    def wants_more(self, sampling: Sampling) -> bool:
+        """Returns whether, after the trials asked for, another may bring the interval to the precision asked for."""
+        trials = len(self.trials)
+        if self.failure is not None or not LEAST_UNITS <= sampling.trials <= trials:
+            return False
+        found = latency(self.finished(sampling, group="", started_at="", interrupted=False))
+        left_s = sampling.max_time_s - self.spent_s
+        return found is not None and not found.within(sampling.precision) and left_s > self.spent_s / trials
+
+    def finished(
+        self, sampling: Sampling, *, group: str, started_at: str, interrupted: bool, source: Source | None = None
+    ) -> Run:
+        """Returns the run as it stands."""
+        return Run(
+            run_id=uuid.uuid4().hex,
+            started_at=started_at,
+            case=self.case,
+            sampling=sampling,
+            group=group,
+            environment=self.environment,
+            model=self.model,
+            stages=self.stages,
+            trials=tuple(self.trials),
+            energy=self.energy,
+            failure=self.failure,
+            interrupted=interrupted,
+            warnings=(*self.warnings, *(() if interrupted else self._short_of_time(sampling))),
+            source=source,
+        )
+
+    def _short_of_time(self, sampling: Sampling) -> Iterator[str]:
+        """Yields what to allow where the first call took most of a trial's time, and few passes were left."""
+        passes = min((sum(trial.samples.blocks) for trial in self.trials if trial.samples.blocks), default=None)
+        call_s = max((trial.first_call_s or 0.0 for trial in self.trials), default=0.0)
+        share_s = sampling.max_time_s / sampling.trials
+        if passes is None or passes >= sampling.least_samples or call_s < share_s / 2:
+            return
+        needed_s = sampling.trials * (call_s + sampling.least_samples * self.pair_s / (1 - WARMUP_SHARE))
+        yield (
+            f"The first call took {call_s:.2g} of the {share_s:.2g} s that a trial has, which left "
+            f"{passes} pass{'' if passes == 1 else 'es'}; --max-time {math.ceil(needed_s)} is enough for "
+            f"{sampling.least_samples} in each of {sampling.trials} trial{'' if sampling.trials == 1 else 's'}."
+        )

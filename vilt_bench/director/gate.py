@@ -1,0 +1,325 @@
+"""Conducts a gate: turns in, outcome out."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Literal
+
+from vilt_bench import errors
+from vilt_bench.ask.case import Case, Option, Sampling
+from vilt_bench.ask.images import check_images
+from vilt_bench.director.commit import read_source
+from vilt_bench.director.draft import Draft
+from vilt_bench.director.lockstep import (
+    HERE,
+    SAMPLE_TURNS,
+    WARMUP_TURNS,
+    Book,
+    Contender,
+    GateProgress,
+    Match,
+    NoBaselineError,
+    OverError,
+)
+from vilt_bench.director.measure import Clock
+from vilt_bench.director.process import Overhear, Player, WorkerFailedError, WorkerNotStartedError
+from vilt_bench.errors import ConfigError, MeasurementError
+from vilt_bench.judge.compare import TOLERANCE, check_tolerance, count_changes, share_of_error, software_differences
+from vilt_bench.judge.comparison import Comparison, Gate, Side, SideName, StageVerdict, missing
+from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LOOKS, Verdicts, decide, evidence
+from vilt_bench.judge.significance import GATE_ERROR, PLANNED_PAIRS, best_detectable
+from vilt_bench.record.run import SLOWDOWNS, WHOLE, Failure, Run, Trial
+from vilt_bench.wire import Patience
+
+LONGEST_S = 86_400.0
+
+
+KILLED = "(signal 9)"
+"""In what is said of a process that was killed, as the system does when memory runs out."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    comparison: Comparison
+    runs: tuple[Run, ...]
+    """Baseline and candidate, every raw sample in them; a side of which nothing was measured is left out."""
+    interrupted: bool
+
+
+def gate(
+    case: Case,
+    baseline: Contender,
+    candidate: Contender | None = None,
+    *,
+    max_time_s: float = 300.0,
+    tolerance: float = TOLERANCE,
+    gated: Gate = "total",
+    error: float = GATE_ERROR,
+    report: Callable[[GateProgress], None] = lambda _: None,
+    patience_s: float | None = None,
+    overhear: Overhear = lambda _: None,
+    start: Mapping[SideName, Callable[[], Player]] | None = None,
+    clock: Clock = time.monotonic,
+) -> Outcome:
+    """Returns how the candidate compares with the baseline, both measured now, in turns.
+
+    Ends when the verdict is clear, at the latest when the time is over, starting of processes included. Ctrl-C ends
+    it as well: the verdict is then that of the pairs so far.
+
+    Args:
+        case: what both measure.
+        baseline: the reference installation.
+        candidate: the one in question; this process's own if `None`.
+        max_time_s: of everything.
+        tolerance: accepted slowdown, as a share.
+        gated: what the verdict is of, `total` or the `stages` as well.
+        error: probability of a false alarm; where several cases are gated, a share of it each.
+        report: told where the measuring stands, between passes.
+        patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `process.Patience`.
+        overhear: told what a process has printed, when it has ended.
+        start: starts a process of a side.
+        clock: seconds.
+
+    Raises:
+        ViltBenchError: a side can't measure the case, or is of a version that can't be talked to. A candidate that
+            fails later, or a baseline that has no such embedder or fails later, is missing.
+    """
+    check_tolerance(tolerance)
+    if not (math.isfinite(max_time_s) and 0 < max_time_s <= LONGEST_S):
+        raise ConfigError(f"--max-time must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}")
+    check_images(case.images)
+    contenders = {BASELINE: baseline, CANDIDATE: candidate or HERE}
+    patience = Patience(patience_s, max_time_s)
+    match = Match(
+        case=case if baseline.folder is None else _anchored(case),
+        books={side: Book(contender, Draft(case)) for side, contender in contenders.items()},
+        start=start or {side: partial(contender.start, patience, overhear) for side, contender in contenders.items()},
+        budget_s=max_time_s,
+        clock=clock,
+        report=report,
+        roles=random.Random(case.seed),
+    )
+    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    try:
+        total, stages = decide(match.play(), tolerance=tolerance, gated=gated, error=error)[0]
+    except NoBaselineError as lacking:
+        total, stages = _missing(str(lacking), BASELINE), ()
+    except WorkerFailedError as problem:
+        failed = next(side for side, book in match.books.items() if book.draft.failure is not None)
+        not_started = isinstance(problem, WorkerNotStartedError)
+        if (failed == BASELINE or not_started) and not match.books[failed].draft.trials:
+            name = match.books[failed].contender.name
+            raise MeasurementError(f"{failed} ({name}) failed: {problem.failure.message}") from None
+        where = f" in {problem.failure.stage}" if problem.failure.stage else ""
+        reason = f"the {failed} failed{where}: {problem.failure.message}"
+        # A candidate that fails has lost something; without a baseline there is nothing that it could have lost.
+        if failed == CANDIDATE and not not_started:
+            total = _candidate_lost(match, problem.failure, reason)
+        else:
+            total = _undecided(reason)
+        stages = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)[0][1]
+    except KeyboardInterrupt:  # while judging
+        match.interrupted = True
+        total, stages = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)[0]
+    return _outcome(match, case, (total, stages), tolerance, gated, error, started_at=started_at)
+
+
+def unmeasured(
+    case: Case, baseline: Contender, candidate: Contender | None, reason: str, *, tolerance: float, gated: Gate
+) -> Comparison:
+    """Returns what is told of a case that could not be measured, beside others that could."""
+    return missing(
+        case,
+        "lockstep",
+        (Side(baseline.name, versions=baseline.versions), Side((candidate or HERE).name)),
+        _missing(f"it could not be measured: {reason}", "both"),
+        tolerance=tolerance,
+        error=GATE_ERROR,
+        gate=gated,
+    )
+
+
+def _candidate_lost(match: Match, failure: Failure, reason: str) -> StageVerdict:
+    """Returns the verdict of a candidate that failed.
+
+    Where memory ran out, the other side or others on the machine may have taken it: that says nothing of the candidate,
+    unless it happens again to it alone where the baseline, alone as well, runs through.
+    """
+    if not _ran_out(failure):
+        return _missing(reason, CANDIDATE)
+    try:
+        if (baseline := match.alone(BASELINE)) is not None:
+            return _undecided(f"{reason}; the baseline alone does not run through either: {baseline.message}")
+        candidate = match.alone(CANDIDATE)
+    except KeyboardInterrupt:
+        match.interrupted = True
+    except OverError:
+        pass
+    except errors.ViltBenchError as error:
+        return _undecided(f"{reason}; then: {error}")
+    else:
+        if candidate is None:
+            return _undecided(f"{reason}; alone it runs through: give both sides, which live together, more memory")
+        return _missing(
+            f"{reason}; alone again ({candidate.message}), where the baseline ran through under the same limit: "
+            "a regression",
+            CANDIDATE,
+        )
+    return _undecided(f"{reason}; whether the baseline runs through under the same limit was not seen in the time")
+
+
+def _ran_out(failure: Failure) -> bool:
+    """Returns whether memory ran out, be it that the system killed the process."""
+    return failure.kind == "out-of-memory" or (failure.kind == "crashed" and KILLED in failure.message)
+
+
+def _missing(reason: str, lacking: Literal["baseline", "candidate", "both"]) -> StageVerdict:
+    return StageVerdict(WHOLE, "missing", None, None, None, "", reason, lacking)
+
+
+def _undecided(reason: str) -> StageVerdict:
+    return StageVerdict(WHOLE, "inconclusive", None, None, None, "", reason)
+
+
+def _outcome(
+    match: Match, case: Case, verdicts: Verdicts, tolerance: float, gated: Gate, error: float, *, started_at: str
+) -> Outcome:
+    pairs = match.pairs
+    total, stages = verdicts
+    group = uuid.uuid4().hex
+    sampling = Sampling(max_time_s=match.budget_s, trials=max(1, len(match.books[BASELINE].draft.trials)))
+    problems: list[str] = []
+    is_own = match.books[CANDIDATE].contender.python == sys.executable
+    own = read_source(report=problems.append) if is_own else None
+    runs = {
+        side: _marked(
+            book.draft.finished(
+                sampling,
+                group=group,
+                started_at=started_at,
+                interrupted=match.interrupted,
+                source=own if side == CANDIDATE else None,
+            ),
+            side,
+            book.contender,
+            problems if side == CANDIDATE else (),
+        )
+        for side, book in match.books.items()
+        if book.draft.trials or book.draft.failure is not None
+    }
+    # A gate that ended early would have gone on with a slowdown: what it finds is what fits into its time.
+    fit = math.floor(match.budget_s * len(pairs) / match.spent_s) if match.spent_s else 0
+    found = [each.of_pairs(max(len(pairs), min(fit, max(LOOKS)))) for each in evidence(pairs)]
+    chance = share_of_error(error, gated)
+    detectable, detectable_channel = best_detectable(found, tolerance=tolerance, error=chance)
+    comparison = Comparison(
+        case=case,
+        method="lockstep",
+        baseline=_side(match.books[BASELINE], runs.get(BASELINE), len(pairs)),
+        candidate=_side(match.books[CANDIDATE], runs.get(CANDIDATE), len(pairs)),
+        environment=match.books[CANDIDATE].draft.environment,
+        total=total,
+        stages=stages,
+        counts=count_changes(match.books[BASELINE].draft.stages, match.books[CANDIDATE].draft.stages),
+        tolerance=tolerance,
+        error=error,
+        gate=gated,
+        detectable=detectable,
+        detectable_channel=detectable_channel,
+        spent_s=match.spent_s,
+        different=_different(match),
+        notes=(*_notes(match, total), *problems),
+    )
+    return Outcome(comparison, tuple(runs.values()), match.interrupted)
+
+
+def _marked(run: Run, side: SideName, contender: Contender, problems: Sequence[str]) -> Run:
+    """Returns the run, saying which side of a gate it was, and what is not known of it."""
+    which = " ".join([contender.name, *contender.versions])
+    said = f"Measured in turns with another run of its group, as {side}: {which}."
+    return replace(run, side=side, warnings=(said, *run.warnings, *problems))
+
+
+def _side(book: Book, run: Run | None, processes: int) -> Side:
+    return Side(
+        name=book.contender.name,
+        runs=() if run is None else (run.run_id,),
+        processes=processes,
+        versions=(*book.contender.versions, *([f"vilt-bench {book.package}"] if book.package else [])),
+        pixels=None if book.draft.model is None else book.draft.model.resolution,
+        visual_tokens=None if book.draft.model is None else book.draft.model.visual_tokens,
+    )
+
+
+def _different(match: Match) -> tuple[str, ...]:
+    before, after = (match.books[side].draft.environment for side in (BASELINE, CANDIDATE))
+    return () if before is None or after is None else software_differences(before, after)
+
+
+def _notes(match: Match, total: StageVerdict) -> Iterator[str]:
+    before, after = match.books[BASELINE], match.books[CANDIDATE]
+    if match.cut:
+        yield f"The time was over before a pair of processes was measured: {match.cut}."
+    if match.interrupted:
+        yield f"Interrupted: the verdict is that of the {len(match.pairs)} pairs of processes until then."
+    if before.location and before.location == after.location and _are_one(match):
+        yield "Both sides are the same installation: what differs is noise."
+    elif before.origin and before.origin == after.origin:
+        yield f"Both sides take the embedder from {before.origin}: what differs between them lies elsewhere."
+    if after.origin and after.origin in before.contender.apart_from:
+        yield (
+            f"The candidate's embedder is the copy that is installed, {after.origin}: what the working tree has "
+            "of later is not in it."
+        )
+    reasons = {reason for trial in (*before.draft.trials, *after.draft.trials) for reason in _slowed_down(trial)}
+    if reasons:
+        yield f"The GPU slowed down meanwhile ({', '.join(sorted(reasons))}): cool it, or look at its power supply."
+    failed = any(book.draft.failure is not None for book in (before, after))
+    if total.verdict == "inconclusive" and not match.interrupted and not failed:
+        needed_s = match.start_s + (WARMUP_TURNS + SAMPLE_TURNS) * match.turn_s
+        more = next((count for count in (PLANNED_PAIRS, max(LOOKS)) if count > len(match.pairs)), None)
+        advice = f"{more} pairs take about {more * needed_s:.0f} s here, or use" if more else "use"
+        yield (
+            f"{len(match.pairs)} pairs of processes in {match.spent_s:.0f} s were not enough for this noise; "
+            f"{advice} a quieter machine."
+        )
+
+
+def _are_one(match: Match) -> bool:
+    """Returns whether sides that share their vilt-bench share all else: interpreters may be two of one folder."""
+    before, after = match.books[BASELINE], match.books[CANDIDATE]
+    return before.contender.python == after.contender.python or (
+        before.origin is not None and before.origin == after.origin and not _different(match)
+    )
+
+
+def _slowed_down(trial: Trial) -> Iterable[str]:
+    return SLOWDOWNS.intersection(trial.conditions.throttle_reasons or ())
+
+
+def _anchored(case: Case) -> Case:
+    """Returns the case with paths that hold in any folder."""
+
+    def anchor(value: Option) -> Option:
+        return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
+
+    def is_path(key: str, value: Option) -> bool:  # `backbone=large` is none, though there be a file of that name
+        return key == "weights" or (isinstance(value, str) and "/" in value.replace(os.sep, "/"))
+
+    return replace(
+        case,
+        images=tuple(str(anchor(image)) for image in case.images),
+        options={key: anchor(value) if is_path(key, value) else value for key, value in case.options.items()},
+        checkpoint=None if case.checkpoint is None else str(anchor(case.checkpoint)),
+    )

@@ -1,0 +1,330 @@
+"""Directs the measuring: fresh worker processes, blocks handed out in turn, and when to stop.
+
+The director imports no torch and sleeps while a worker measures, so that it takes nothing from what is measured.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import accumulate
+
+from vilt_bench import errors, protocol
+from vilt_bench.ask import registry
+from vilt_bench.ask.case import Case, Sampling, label
+from vilt_bench.ask.images import check_images
+from vilt_bench.director.commit import read_source
+from vilt_bench.director.draft import WARMUP_SHARE, Draft
+from vilt_bench.director.process import Asked, Overhear, Worker, WorkerFailedError
+from vilt_bench.judge.estimate import Estimate, block_interval, settled
+from vilt_bench.record.join import join
+from vilt_bench.record.run import Failure, Run, Series, Trial
+from vilt_bench.wire import Patience
+
+WARMUP_BLOCK_S = 0.25
+
+
+BLOCKS_A_TRIAL = 12
+"""Blocks that fit into a trial's time: enough to see drift, few enough to hold several passes each."""
+
+
+LONGEST_BLOCK_S = 2.0
+
+
+LEAST_BLOCKS = 6
+"""In a trial; an interval from fewer is a matter of luck where successive blocks are alike."""
+
+
+AGREEING_LOOKS = 2
+"""Looks in a row that must find the interval narrow enough: one may by chance."""
+
+
+MOST_TRIALS = 12
+"""Where trials differ by more than the precision asked for, they go on up to this many."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the measuring of one case stands."""
+
+    embedder: str
+    trial: int
+    trials: int
+    phase: str
+    """`starting`, `counting`, `warming up`, `sampling`"""
+    samples: int = 0
+    half_width: float | None = None
+    """Of the whole's interval within this trial, as a share."""
+    spent_s: float = 0.0
+    budget_s: float = 0.0
+
+
+Report = Callable[[Progress], None]
+
+
+Clock = Callable[[], float]
+"""Seconds."""
+
+
+@dataclass
+class Lane:
+    """One trial of one case, its worker alive: takes its turns until it is done."""
+
+    draft: Draft
+    start: Callable[[], Asked]
+    sampling: Sampling
+    index: int
+    budget_s: float
+    report: Report
+    clock: Clock = time.monotonic
+    process: Asked | None = None
+    trial: Trial | None = None
+    warmup: Series = field(default_factory=Series)
+    samples: Series = field(default_factory=Series)
+    settled: bool | None = None
+    sampling_now: bool = False
+    agreeing: int = 0
+    """Looks in a row that found the interval narrow enough."""
+    spent_s: float = 0.0
+
+    def prepare(self) -> None:
+        """Start the worker, and wait until it has made its first call."""
+        self._tell("starting")
+        self.process = self.start()
+        ready = self.worker.ask(protocol.Prepare(self.draft.case), protocol.Prepared)
+        self.trial = Trial(self.index, ready.started_at, ready.build_time_s, ready.first_call_s)
+        self.draft.environment = self.draft.environment or ready.environment
+        self.draft.model = self.draft.model or ready.model
+        self._spend(ready.first_call_s)
+        # Where one call takes more than warm-up may, it has been the warm-up.
+        self.sampling_now = ready.first_call_s > WARMUP_SHARE * self.budget_s
+
+    @property
+    def worker(self) -> Asked:
+        """The process, once it is started."""
+        assert self.process is not None
+        return self.process
+
+    def count(self) -> None:
+        """Let the worker count what is not timed."""
+        self._tell("counting")
+        counted = self.worker.ask(protocol.Count(), protocol.Counted)
+        self.draft.stages = counted.stages
+        self.draft.warnings = counted.warnings
+        if self.draft.model is not None:
+            self.draft.model = replace(self.draft.model, memory_method=counted.memory_method)
+
+    def turn(self) -> bool:
+        """Measure one block; returns whether the lane wants another turn.
+
+        Raises:
+            ViltBenchError, WorkerFailedError: as `Worker.ask`.
+        """
+        self._tell("sampling" if self.sampling_now else "warming up")
+        block_s = min(self.budget_s / BLOCKS_A_TRIAL, LONGEST_BLOCK_S) if self.sampling_now else WARMUP_BLOCK_S
+        start = self.clock()
+        series = self.worker.ask(protocol.Measure(block_s), protocol.Measured).series
+        elapsed_s = self.clock() - start
+        self._spend(elapsed_s)
+        self.draft.pair_s = elapsed_s / series.blocks[0]
+        self._check_stages(series)
+        if self.sampling_now:
+            self.samples = join(self.samples, series)
+            return not self._done()
+        self.warmup = join(self.warmup, series)
+        self.settled = settled(self.warmup.whole.latency_s)
+        self.sampling_now = self.settled or self.spent_s >= WARMUP_SHARE * self.budget_s
+        return True
+
+    def finish(self) -> None:
+        """Keep the trial, and let the worker end."""
+        if self.index == 0:
+            self.draft.energy = self.worker.ask(protocol.MeasureEnergy(), protocol.EnergyMeasured).energy
+        finished = self.worker.ask(protocol.Finish(), protocol.Finished)
+        self.draft.warnings = tuple(dict.fromkeys((*self.draft.warnings, *finished.remarks)))
+        if self.trial is not None:
+            self.trial = replace(self.trial, conditions=finished.conditions)
+
+    def keep(self) -> None:
+        """Put what the trial has so far into the run; a trial that never became ready has nothing."""
+        if self.trial is not None:
+            self.draft.trials.append(
+                replace(self.trial, warmup=self.warmup, samples=self.samples, settled=self.settled)
+            )
+            self.trial = None
+
+    def _check_stages(self, series: Series) -> None:
+        known = next((each for each in (self.samples, self.warmup) if each.blocks), series)
+        if series.stages.keys() != known.stages.keys():
+            raise WorkerFailedError(Failure("error", "the stages are not those of the block before"))
+
+    def _done(self) -> bool:
+        blocks = self.samples.blocks
+        enough = sum(blocks) >= self.sampling.least_samples and len(blocks) >= LEAST_BLOCKS
+        interval = self._interval() if enough else None
+        narrow = interval is not None and interval.within(self.sampling.precision)
+        self.agreeing = self.agreeing + 1 if narrow else 0
+        return self.agreeing >= AGREEING_LOOKS or self._over()
+
+    def _over(self) -> bool:
+        return self.spent_s + self.draft.pair_s / 2 >= self.budget_s
+
+    def _interval(self) -> Estimate | None:
+        ends = list(accumulate(self.samples.blocks))
+        latencies = self.samples.whole.latency_s
+        return block_interval(
+            [latencies[end - size : end] for end, size in zip(ends, self.samples.blocks, strict=True)]
+        )
+
+    def _spend(self, seconds: float) -> None:
+        self.spent_s += seconds
+        self.draft.spent_s += seconds
+
+    def _tell(self, phase: str) -> None:
+        interval = self._interval() if self.samples.blocks else None
+        self.report(
+            Progress(
+                embedder=label(self.draft.case),
+                trial=self.index,
+                trials=max(self.sampling.trials, self.index + 1),
+                phase=phase,
+                samples=sum(self.samples.blocks),
+                half_width=None if interval is None else interval.half_width,
+                spent_s=self.draft.spent_s,
+                budget_s=self.sampling.max_time_s,
+            )
+        )
+
+
+def measure(case: Case, sampling: Sampling | None = None) -> Run:
+    """Returns the run of one case, measured in fresh processes.
+
+    Raises:
+        ViltBenchError: the case can't be measured as asked; see `measure_together`.
+    """
+    return measure_together([case], sampling or Sampling())[0]
+
+
+def measure_together(
+    cases: Sequence[Case],
+    sampling: Sampling,
+    *,
+    report: Report = lambda _: None,
+    count: bool = True,
+    patience_s: float | None = None,
+    overhear: Overhear = lambda _: None,
+    start_worker: Callable[[], Asked] | None = None,
+    clock: Clock = time.monotonic,
+) -> list[Run]:
+    """Returns a run for each case, measured in turn, block by block, so that drift of the machine hits all alike.
+
+    Each trial has a fresh process for each case. Where the trials asked for differ by more than the precision asked
+    for, and time is left, more follow. A case that runs out of memory, or fails otherwise once it has
+    begun, is a run with a failure; the others go on. Ctrl-C ends the measuring: the runs then hold what was
+    measured, and say that they were interrupted.
+
+    Args:
+        cases: what to measure.
+        sampling: how hard to look.
+        report: told where the measuring stands, between blocks.
+        count: whether to count parameters, FLOPs and memory, which takes a pass or two.
+        patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `process.Patience`.
+        overhear: told what a process has printed, when it has ended.
+        start_worker: starts a measuring process.
+        clock: by which time is spent.
+
+    Raises:
+        ViltBenchError: a case can't be measured as asked (unknown embedder, unreadable image, missing device, …);
+            nothing has been timed by then.
+    """
+    check_cases(cases)
+    patience = Patience(patience_s, sampling.max_time_s)
+    start = start_worker or (lambda: Worker(patience=patience, overhear=overhear))
+    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    problems: list[str] = []
+    source = read_source(report=problems.append)
+    drafts = [Draft(case) for case in cases]
+    interrupted = False
+    try:
+        for index in range(max(sampling.trials, MOST_TRIALS)):
+            wanted = drafts if index < sampling.trials else [draft for draft in drafts if draft.wants_more(sampling)]
+            if not wanted:
+                break
+            _trial(wanted, sampling, index, report, start, clock, count=count and index == 0)
+    except KeyboardInterrupt:
+        interrupted = True
+    group = uuid.uuid4().hex
+    runs = [
+        draft.finished(sampling, group=group, started_at=started_at, interrupted=interrupted, source=source)
+        for draft in drafts
+    ]
+    return [replace(run, warnings=(*run.warnings, *problems), position=position) for position, run in enumerate(runs)]
+
+
+def check_cases(cases: Iterable[Case]) -> None:
+    """Refuse what can be seen without building anything.
+
+    Raises:
+        ViltBenchError: an unknown embedder, or an image that can't be read.
+    """
+    for case in cases:
+        registry.check_name(case.embedder)
+        check_images(case.images)
+
+
+def _trial(
+    drafts: Sequence[Draft],
+    sampling: Sampling,
+    index: int,
+    report: Report,
+    start_worker: Callable[[], Asked],
+    clock: Clock,
+    *,
+    count: bool,
+) -> None:
+    """Measure one trial of every case that has not failed and has time left for a pair of passes."""
+    lanes = []
+    try:
+        for draft in drafts:
+            left_s = sampling.max_time_s - draft.spent_s
+            if draft.failure is None and (index == 0 or left_s > draft.pair_s):
+                # A trial after those asked for has as long as they had; the time left is for more of its kind.
+                share = 1 / (sampling.trials - index) if index < sampling.trials else 1.0
+                budget_s = min(max(0.0, left_s) * share, sampling.max_time_s / sampling.trials)
+                lanes.append(Lane(draft, start_worker, sampling, index, budget_s, report, clock))
+        # Made ready one after the other, before any is timed: building would disturb a neighbour's times.
+        active = [lane for lane in lanes if _went_well(lane, lane.prepare)]
+        if count:
+            active = [lane for lane in active if _went_well(lane, lane.count)]
+        ready = list(active)
+        while active:
+            active = [lane for lane in active if _went_well(lane, lane.turn)]
+        for lane in ready:
+            if lane.draft.failure is None:
+                _went_well(lane, lane.finish)
+    except BaseException:
+        for lane in lanes:
+            if lane.process is not None:
+                lane.process.kill()
+        raise
+    finally:
+        for lane in lanes:
+            lane.keep()
+            if lane.process is not None:
+                lane.process.close()
+
+
+def _went_well(lane: Lane, step: Callable[[], bool | None]) -> bool:
+    """Returns whether a lane goes on after a step; what went wrong with it is noted in its run."""
+    try:
+        return step() is not False
+    except WorkerFailedError as error:
+        lane.draft.failure = error.failure
+    except errors.ViltBenchError as error:
+        if lane.index == 0 and not lane.samples.blocks and lane.trial is None:
+            raise  # the user can mend it, and nothing is lost
+        lane.draft.failure = Failure("error", str(error))
+    return False

@@ -1,0 +1,31 @@
+"""The one door for authors of visual embedders; beside the contract: cells, weights, configurations, merging."""
+
+from vilt_bench.embedding.contract import (
+    Chain,
+    EmbedderFactory,
+    ImageBatch,
+    Kind,
+    Mark,
+    Projection,
+    TextBatch,
+    VisualEmbedder,
+    VisualFeatures,
+    VisualTokens,
+    stage_counts,
+    tensors,
+)
+
+__all__ = [
+    "Chain",
+    "EmbedderFactory",
+    "ImageBatch",
+    "Kind",
+    "Mark",
+    "Projection",
+    "TextBatch",
+    "VisualEmbedder",
+    "VisualFeatures",
+    "VisualTokens",
+    "stage_counts",
+    "tensors",
+]

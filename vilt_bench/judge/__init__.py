@@ -1,0 +1,1 @@
+"""Records in, judgement out; no torch."""

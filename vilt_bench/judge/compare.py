@@ -1,0 +1,508 @@
+"""Baseline and candidate records in, a comparison out.
+
+Records of different times differ by what the machine drifts in between: the interval is widened by it, so that
+drift is not taken for a change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from statistics import fmean, median, stdev
+
+import msgspec
+
+from vilt_bench.ask.case import ALL, case_name, label
+from vilt_bench.errors import ConfigError, RecordError
+from vilt_bench.judge.comparison import Comparison, CountChange, Gate, Side, SideName, StageVerdict, missing
+from vilt_bench.judge.estimate import student_t
+from vilt_bench.judge.significance import (
+    WIDEST,
+    Evidence,
+    Subject,
+    best_detectable,
+    clock_name,
+    judge,
+    trimmed_mean,
+    unpaired,
+)
+from vilt_bench.record.alike import MAY_BE_UNTOLD
+from vilt_bench.record.run import WHOLE, Environment, Run, Stage, Times, Trial, parse_time
+
+TOLERANCE = 0.025
+"""Accepted slowdown; a true 5% is then found where both sides are measured together."""
+ERROR = 0.01
+"""Of a false alarm: half for chance, half for drift beyond what is allowed for."""
+LEAST_SESSIONS = 5
+"""Fewer earlier runs of the machine tell nothing of its drift."""
+DRIFT = {"cpu_time": 0.15, "wall_time": 3.0, "device_time": 0.15}
+"""Between sessions, where none tell. On shared machines, CPU times moved by up to 15%; load of others made wall times
+up to four times as long."""
+ENOUGH_PROCESSES = 10
+"""A side should have so many."""
+LOWEST = 3
+"""Of a process's CPU times: their mean moves least with the load of others."""
+OWN = "vilt-bench"
+"""What may differ in any case: it is what is compared."""
+ELSEWHERE = ("driver", "cuda", "cudnn", "hip", "governor", "turbo")
+"""What may be allowed to differ though this machine does not tell it."""
+
+
+def compare(
+    baseline: Sequence[Run],
+    candidate: Sequence[Run],
+    *,
+    history: Sequence[Run] = (),
+    tolerance: float = TOLERANCE,
+    gated: Gate = "total",
+    allow_different: Sequence[str] = (),
+    names: tuple[str, str] = ("baseline", "candidate"),
+    cases: int = 1,
+) -> Comparison:
+    """Returns how the candidate's records compare with the baseline's, by stage and in total.
+
+    Args:
+        baseline: runs of one case.
+        candidate: runs of the same case.
+        history: earlier runs; those of this case and machine tell how far the machine drifts.
+        tolerance: accepted slowdown, as a share.
+        gated: what the verdict is of, `total` or the `stages` as well.
+        allow_different: names of what may differ, such as `torch`; `all`: everything.
+        names: of the sides, as a reader knows them.
+        cases: how many are compared at once: they share the probability of a false alarm.
+
+    Raises:
+        RecordError: a side has no run, or one that failed or can't be true; or a run is on both sides.
+        ConfigError: the sides differ in more than may differ, or an option is impossible.
+    """
+    check_tolerance(tolerance)
+    baseline, candidate = _once(baseline), _once(candidate)
+    for side, runs in zip(("baseline", "candidate"), (baseline, candidate), strict=True):
+        _check_runs(side, runs)
+    if both := {run.run_id for run in baseline} & {run.run_id for run in candidate}:
+        raise RecordError(f"run {min(both)} is on both sides; give a baseline that was measured apart")
+    different = _check_comparable(baseline, candidate, allow_different)
+    allow_different = [*allow_different, *different]
+    together = _together(baseline, candidate)
+    known_runs = _once([*history, *baseline])  # folders may overlap
+    sessions = [run for run in known_runs if _same_session_kind(run, candidate[0], allow_different)]
+    chance = share_of_error(ERROR / 2, gated) / cases
+    stages = dict.fromkeys(name for run in (*baseline, *candidate) for name in _stage_names(run))
+    # Drift has the other half of the error; where stages decide, it is shared among all that may be called slower.
+    drift_error = ERROR / 2 / cases / (1 if gated == "total" else 1 + len(stages))
+
+    def subject(stage: str) -> Subject:
+        return Subject(
+            name=stage,
+            baseline_s=_latency_s(baseline, stage),
+            candidate_s=_latency_s(candidate, stage),
+            evidence=tuple(_evidence(baseline, candidate, stage, None if together else sessions, error=drift_error)),
+            obstacle="fewer than three processes a side, or a clock too coarse, tell nothing of their spread; "
+            "measure with --trials 10",
+        )
+
+    whole = subject(WHOLE)
+    (total,) = judge([whole], tolerance=tolerance, error=chance)
+    detectable, detectable_channel = best_detectable(whole.evidence, tolerance=tolerance, error=chance)
+    return Comparison(
+        case=candidate[-1].case,
+        method="stored",
+        baseline=_side(names[0], baseline),
+        candidate=_side(names[1], candidate),
+        environment=candidate[-1].environment,
+        total=total,
+        stages=tuple(
+            judge([subject(name) for name in stages], tolerance=tolerance, error=chance, whole_s=whole.baseline_s)
+        ),
+        counts=count_changes(baseline[-1].stages, candidate[-1].stages),
+        tolerance=tolerance,
+        error=ERROR / cases,
+        gate=gated,
+        detectable=detectable,
+        detectable_channel=detectable_channel,
+        spent_s=None,
+        different=tuple(f"{name} {values}" for name, values in different.items()),
+        notes=tuple(_notes(baseline, candidate, whole, sessions, together=together)),
+    )
+
+
+def compare_all(
+    baseline: Sequence[Run],
+    candidate: Sequence[Run],
+    *,
+    history: Sequence[Run] = (),
+    tolerance: float = TOLERANCE,
+    gated: Gate = "total",
+    allow_different: Sequence[str] = (),
+    names: tuple[str, str] = ("baseline", "candidate"),
+    complete: bool = True,
+) -> list[Comparison]:
+    """Returns a comparison for each case; see `compare`. A case that one side lacks is missing.
+
+    Where each side has one case only, they are compared even if they differ in more than may differ, which then says
+    what differs.
+
+    Args:
+        baseline: runs.
+        candidate: runs.
+        history: as `compare`.
+        tolerance: as `compare`.
+        gated: as `compare`.
+        allow_different: as `compare`.
+        names: as `compare`.
+        complete: whether the candidate should have all cases of the baseline; else what it lacks is left out.
+
+    Raises:
+        ViltBenchError: as `compare`; or both sides have no case in common.
+    """
+    before, after = _by_case(baseline), _by_case(candidate)
+    if len(before) == len(after) == 1:
+        after = dict.fromkeys(before, next(iter(after.values())))
+    if before and not before.keys() & after.keys():
+        asked, has = (
+            ", ".join(dict.fromkeys(case_name(runs[0].case) for runs in side.values())) for side in (after, before)
+        )
+        raise ConfigError(
+            f"the baseline has no run of {asked}, as the candidate has it; it has {has}; measure both alike"
+        )
+    found = []
+    for case, runs in after.items():
+        same = before.get(case)
+        if same is None:
+            found.append(_missing(runs, "baseline", tolerance=tolerance, gated=gated, names=names))
+            continue
+        found.append(
+            compare(
+                same,
+                runs,
+                history=history,
+                tolerance=tolerance,
+                gated=gated,
+                allow_different=allow_different,
+                names=names,
+                cases=len(before.keys() & after.keys()),
+            )
+        )
+    if complete:
+        gone = [runs for case, runs in before.items() if case not in after]
+        found += [_missing(runs, "candidate", tolerance=tolerance, gated=gated, names=names) for runs in gone]
+    return found
+
+
+def share_of_error(error: float, gated: Gate) -> float:
+    """Returns the probability of a false alarm for the whole; the stages together have as much.
+
+    Where the whole alone decides, the stages' own false alarms fail nothing.
+    """
+    return error if gated == "total" else error / 2
+
+
+def _missing(
+    runs: Sequence[Run], lacking: SideName, *, tolerance: float, gated: Gate, names: tuple[str, str]
+) -> Comparison:
+    """Returns the comparison of a case that only one side has."""
+    there = _latency_s(runs, WHOLE)
+    before_s, after_s = (None, there) if lacking == "baseline" else (there, None)
+    reason = f"the {lacking} has no run of it"
+    sides = [Side(names[0]), Side(names[1])]
+    other = 1 if lacking == "baseline" else 0
+    sides[other] = _side(names[other], runs)
+    return missing(
+        runs[-1].case,
+        "stored",
+        (sides[0], sides[1]),
+        StageVerdict(WHOLE, "missing", before_s, after_s, None, "", reason, lacking),
+        tolerance=tolerance,
+        error=ERROR,
+        gate=gated,
+        environment=runs[-1].environment,
+    )
+
+
+def newest(runs: Iterable[Run], *, like: Iterable[Run] = ()) -> tuple[list[Run], list[Run]]:
+    """Returns of each case the runs of the newest measurement, and all others: what came before.
+
+    Args:
+        runs: of a folder. The baselines of gates are left out where their candidates are: they are of what was
+            installed elsewhere then.
+        like: where there are runs of the case on the machine of one of these, the newest of them counts; these
+            themselves are left out, as nothing is its own baseline.
+
+    Raises:
+        RecordError: a run is dated in the future, and would stay the newest.
+    """
+    like = list(like)
+    machines = {run.environment.fingerprint for run in like if run.environment is not None}
+    chosen: list[Run] = []
+    earlier: list[Run] = []
+    known = {run.run_id for run in like}
+    runs = [run for run in runs if run.run_id not in known]
+    gates = {run.group for run in runs if run.side == "candidate"}
+    for each in _by_case(run for run in runs if run.side != "baseline" or run.group not in gates).values():
+        there = [run for run in each if run.environment is not None and run.environment.fingerprint in machines]
+        last = max(there or each, key=_time)
+        for run in each:
+            (chosen if run.group == last.group else earlier).append(run)
+    return chosen, earlier
+
+
+def _time(run: Run) -> datetime:
+    found = parse_time(run.started_at)
+    if found is None:
+        raise RecordError(f"run {run.run_id} started at {run.started_at!r}, which is no ISO 8601 time")
+    if found > datetime.now(UTC) + timedelta(days=1):
+        raise RecordError(f"run {run.run_id} is dated {run.started_at}, in the future; remove it or correct the clock")
+    return found
+
+
+def _by_case(runs: Iterable[Run]) -> dict[bytes, list[Run]]:
+    """Returns the runs of each case; options in another order make no other case."""
+    cases: dict[bytes, list[Run]] = {}
+    for run in runs:
+        cases.setdefault(msgspec.json.encode(run.case, order="sorted"), []).append(run)
+    return cases
+
+
+def _check_runs(side: str, runs: Sequence[Run]) -> None:
+    if not runs:
+        raise RecordError(f"the {side} has no run; expected records that 'vilt-bench run' saved")
+    for run in runs:
+        if run.environment is None:
+            raise RecordError(f"run {run.run_id} of the {side} does not tell its machine; measure it again")
+        if run.failure is not None:
+            raise RecordError(
+                f"run {run.run_id} of the {side} failed ({run.failure.kind}: {run.failure.message}); measure it again"
+            )
+        if not any(_times(trial, WHOLE).latency_s for trial in run.trials):
+            raise RecordError(f"run {run.run_id} of the {side} has no timed pass; measure it again")
+        for trial in run.trials:
+            for stage in (WHOLE, *trial.samples.stages):
+                times = _times(trial, stage)
+                values = [value for clock in dataclasses.fields(times) for value in getattr(times, clock.name) or ()]
+                if any(not math.isfinite(value) or value < 0 for value in values):
+                    raise RecordError(
+                        f"run {run.run_id} of the {side}, trial {trial.index + 1}, {stage}: a time is negative or "
+                        "not finite, so a clock was set or the record was edited; measure it again"
+                    )
+                if stage == WHOLE and not all(times.latency_s):
+                    raise RecordError(
+                        f"run {run.run_id} of the {side}, trial {trial.index + 1}, {stage}: a time is zero, which no "
+                        "pass takes; measure it again"
+                    )
+
+
+def _check_comparable(
+    baseline: Sequence[Run], candidate: Sequence[Run], allow_different: Sequence[str]
+) -> dict[str, str]:
+    """Returns what differs and may, by name."""
+    facts = [_facts(run) for run in (*baseline, *candidate)]
+    names = list(dict.fromkeys(name for each in facts for name in each))
+    if unknown := [name for name in allow_different if name not in (*names, *ELSEWHERE, *MAY_BE_UNTOLD, ALL)]:
+        raise ConfigError(f"--allow-different {unknown[0]!r} is nothing that is checked; known: {', '.join(names)}")
+    differing = {}
+    for name in names:
+        values = list(dict.fromkeys(each.get(name, "–") for each in facts))
+        if len(values) > 1:
+            differing[name] = " / ".join(values)
+        if name in MAY_BE_UNTOLD and len([value for value in values if value != "–"]) < 2:
+            allow_different = [*allow_different, name]  # one side does not tell, which is no contradiction
+    if ALL in allow_different:
+        return differing
+    if refused := [name for name in differing if name not in (*allow_different, OWN)]:
+        told = "; ".join(f"{name} {differing[name]}" for name in refused)
+        raise ConfigError(
+            f"baseline and candidate differ in {told}; measure both alike, "
+            f"or give --allow-different {','.join(refused)}"
+        )
+    return differing
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """Returns what must agree, by the name under which it may be allowed to differ."""
+    case = {field.name.replace("_", "-"): str(getattr(run.case, field.name)) for field in dataclasses.fields(run.case)}
+    ordered = dataclasses.replace(run.case, options=dict(sorted(run.case.options.items())))
+    case["options"] = label(ordered).partition(",")[2] or "none"
+    sampling = f"precision {run.sampling.precision:g}, {run.sampling.max_time_s:g} s"
+    where = run.environment
+    if where is None:
+        return {**case, "sampling": sampling}
+    machine = {
+        "machine": f"{where.machine} {where.fingerprint}",
+        "device": where.device,
+        "threads": str(where.threads),
+        "omp-wait-policy": where.omp_wait_policy or "unset",
+    }
+    settings = {name: value for name, value in where.settings.items() if name != "OMP_WAIT_POLICY"}  # told once
+    return {**case, **where.versions, **settings, **machine, "sampling": sampling}
+
+
+def _same_session_kind(run: Run, other: Run, allow_different: Sequence[str]) -> bool:
+    """Returns whether a run tells how far measurements like the other drift: the same case, machine and software."""
+    mine, theirs = _facts(run), _facts(other)
+    untold = {name for name in MAY_BE_UNTOLD if name not in mine or name not in theirs}
+    left_out = {*allow_different, *untold, OWN, "sampling"}
+
+    def facts(of: Mapping[str, str]) -> dict[str, str]:
+        return {name: value for name, value in of.items() if name not in left_out}
+
+    return run.side == other.side and run.failure is None and facts(mine) == facts(theirs)
+
+
+def _once(runs: Sequence[Run]) -> list[Run]:
+    """Returns each run once, however often it was named."""
+    return list({run.run_id: run for run in runs}.values())
+
+
+def _together(baseline: Sequence[Run], candidate: Sequence[Run]) -> bool:
+    """Returns whether the two were measured in turns, or block by block."""
+    return {run.group for run in baseline} == {run.group for run in candidate}
+
+
+def _stage_names(run: Run) -> list[str]:
+    return [name for trial in run.trials for name in trial.samples.stages]
+
+
+def _times(trial: Trial, stage: str) -> Times:
+    return trial.samples.whole if stage == WHOLE else trial.samples.stages.get(stage, Times())
+
+
+def _latency_s(runs: Sequence[Run], stage: str) -> float | None:
+    medians = [median(times) for run in runs for trial in run.trials if (times := _times(trial, stage).latency_s)]
+    return median(medians) if medians else None
+
+
+def _evidence(
+    baseline: Sequence[Run], candidate: Sequence[Run], stage: str, sessions: Sequence[Run] | None, *, error: float
+) -> Iterator[Evidence]:
+    """Yields what the clocks say; with earlier sessions, which tell the drift, or `None` where both were together."""
+    timed = [_times(trial, stage) for run in (*baseline, *candidate) for trial in run.trials]
+    on_device = any(times.device_time_s for times in timed)
+    for channel in ("device_time",) if on_device else ("wall_time", "cpu_time"):
+        before, after = (_logs(runs, stage, channel) for runs in (baseline, candidate))
+        drift = 0.0 if sessions is None else _drift(sessions, stage, channel, error)
+        found = unpaired(channel, before, after, drift=drift)
+        if found is not None and channel == "cpu_time":
+            before_s, after_s = (math.exp(trimmed_mean(logs)) for logs in (before, after))
+            found = dataclasses.replace(found, baseline_s=before_s, candidate_s=after_s)
+        if found is not None:
+            yield found
+
+
+def _logs(runs: Sequence[Run], stage: str, channel: str) -> list[float]:
+    """Returns a number a process; none where the clock has none, or is too coarse for the stage."""
+    columns = [getattr(_times(trial, stage), f"{channel}_s") for run in runs for trial in run.trials]
+    columns = [column for column in columns if column]
+    if any(value <= 0 for column in columns for value in column):
+        return []
+    return [math.log(fmean(sorted(each)[:LOWEST]) if channel == "cpu_time" else median(each)) for each in columns]
+
+
+def _drift(sessions: Sequence[Run], stage: str, channel: str, error: float) -> float:
+    """Returns how far two sessions of the machine may lie apart, as a logarithm."""
+    levels = _levels(sessions, stage, channel)
+    if len(levels) < LEAST_SESSIONS:
+        return math.log1p(DRIFT[channel])
+    # One session to another, of as many as it takes to know the spread; one-sided, for half the error.
+    return student_t(len(levels) - 1, 1 - 2 * error) * stdev(levels) * math.sqrt(2)
+
+
+def _levels(sessions: Sequence[Run], stage: str, channel: str) -> list[float]:
+    """Returns the mean logarithm of each session that has times by that clock."""
+    groups: dict[str, list[float]] = {}  # what was measured together is one session
+    for run in sessions:
+        groups.setdefault(run.group, []).extend(_logs([run], stage, channel))
+    return [fmean(logs) for logs in groups.values() if logs]
+
+
+def _side(name: str, runs: Sequence[Run]) -> Side:
+    versions = dict.fromkeys(
+        f"{OWN} {run.environment.versions[OWN]}"
+        for run in runs
+        if run.environment is not None and OWN in run.environment.versions
+    )
+    model = next((run.model for run in reversed(runs) if run.model is not None), None)
+    return Side(
+        name,
+        tuple(run.run_id for run in runs),
+        sum(len(run.trials) for run in runs),
+        tuple(versions),
+        pixels=None if model is None else model.resolution,
+        visual_tokens=None if model is None else model.visual_tokens,
+    )
+
+
+def _notes(
+    baseline: Sequence[Run], candidate: Sequence[Run], whole: Subject, sessions: Sequence[Run], *, together: bool
+) -> Iterator[str]:
+    if together:
+        yield "Both sides were measured together: no drift between sessions is allowed for."
+    elif whole.evidence:
+        allowed = ", ".join(
+            f"{_drifted(each)} of {clock_name(each.channel)} ({_source(len(_levels(sessions, WHOLE, each.channel)))})"
+            for each in whole.evidence
+        )
+        yield (
+            f"Measured at different times: the machine's drift is allowed for, up to {allowed}. "
+            "'vilt-bench gate' measures both together and finds far smaller slowdowns."
+        )
+    for name, runs in (("baseline", baseline), ("candidate", candidate)):
+        processes = sum(len(run.trials) for run in runs)
+        if processes < ENOUGH_PROCESSES:
+            counted = "1 process" if processes == 1 else f"{processes} processes"
+            yield f"The {name} has {counted}; {ENOUGH_PROCESSES} or more (--trials) narrow the interval."
+        if any(run.interrupted for run in runs):
+            yield f"The {name} was interrupted before it was complete."
+
+
+def _drifted(evidence: Evidence) -> str:
+    share = 100 * math.expm1(min(evidence.drift, math.log(WIDEST)))
+    return f"{share:.0f}%" if evidence.drift < math.log(WIDEST) else "an unknown share"
+
+
+def _source(sessions: int) -> str:
+    return f"by {sessions} sessions" if sessions >= LEAST_SESSIONS else f"no {LEAST_SESSIONS} sessions of it are known"
+
+
+def count_changes(baseline: Sequence[Stage], candidate: Sequence[Stage]) -> tuple[CountChange, ...]:
+    """Returns what differs in parameters, FLOPs and peak memory, stage by stage."""
+    return tuple(_count_changes(baseline, candidate)) if baseline and candidate else ()
+
+
+def _count_changes(baseline: Sequence[Stage], candidate: Sequence[Stage]) -> Iterator[CountChange]:
+    before, after = ({stage.name: stage for stage in stages} for stages in (baseline, candidate))
+    for name in dict.fromkeys([*before, *after]):
+        counts = [_counts(stages.get(name)) for stages in (before, after)]
+        for quantity in ("parameters", "flops", "peak_bytes"):
+            old, new = (each[quantity] for each in counts)
+            if old != new:
+                yield CountChange(name, quantity, old, new)
+
+
+def _counts(stage: Stage | None) -> Mapping[str, int | None]:
+    if stage is None:
+        return {"parameters": None, "flops": None, "peak_bytes": None}
+    peak = None if stage.memory is None else stage.memory.peak_bytes
+    return {"parameters": stage.parameters, "flops": stage.flops, "peak_bytes": peak}
+
+
+def software_differences(baseline: Environment, candidate: Environment) -> tuple[str, ...]:
+    """Returns the versions and settings that differ, such as `torch 2.9.0 / 2.10.0`."""
+    fields = ((baseline.versions, candidate.versions), (baseline.settings, candidate.settings))
+    return tuple(
+        f"{name} {before.get(name, '–')} / {after.get(name, '–')}"
+        for before, after in fields
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    )
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Refuse a tolerance that makes no sense.
+
+    Raises:
+        ConfigError: it is not between 0 and 1.
+    """
+    if not (math.isfinite(tolerance) and 0 < tolerance < 1):
+        raise ConfigError(f"--tolerance must be between 0 and 100%, as in --tolerance 2.5%, got {100 * tolerance:g}%")

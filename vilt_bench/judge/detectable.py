@@ -1,0 +1,76 @@
+"""What slowdown can be found with a given noise: by the rule of lockstep comparison, without measuring."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, median, stdev
+
+from vilt_bench.judge.compare import TOLERANCE
+from vilt_bench.judge.significance import (
+    GATE_ERROR,
+    LEAST_UNITS,
+    PAIRS_TRIMMED,
+    PLANNED_PAIRS,
+    POWER,
+    smallest_found,
+    trimmed_mean,
+    turn_logs,
+)
+
+MOST_PAIRS = 60
+_TRIMMING_COST = 1.06
+"""Variance of a trimmed mean over that of the plain mean, for normal noise."""
+
+
+def pair_noise(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float | None:
+    """Returns how far identical processes that take turns differ: the standard deviation over pairs, as a share.
+
+    Args:
+        pairs: the samples of both, in turns A B B A; each pair gives the trimmed mean over its turns.
+    """
+    logs = [trimmed_mean(found) for first, second in pairs if (found := turn_logs(first, second))]
+    return stdev(logs) if len(logs) >= LEAST_UNITS else None
+
+
+def process_noise(samples: Sequence[Sequence[float]]) -> float | None:
+    """Returns how much the medians of processes differ: their coefficient of variation; `None` below three."""
+    medians = [median(each) for each in samples]
+    return stdev(medians) / fmean(medians) if len(medians) >= LEAST_UNITS else None
+
+
+def sample_noise(samples: Sequence[Sequence[float]]) -> float:
+    """Returns how far samples lie from their process's median, typically: the middle of the absolute deviations."""
+    return median(abs(value / middle - 1) for each in samples for middle in [median(each)] for value in each)
+
+
+def detectable(
+    noise: float,
+    pairs: int = PLANNED_PAIRS,
+    *,
+    tolerance: float = TOLERANCE,
+    error: float = GATE_ERROR / 2,
+    power: float = POWER,
+) -> float | None:
+    """Returns the smallest slowdown that lockstep finds with that power, as a share; `None` where it is the tenfold.
+
+    Args:
+        noise: standard deviation of the log ratio of an identical pair.
+        pairs: of processes; five at least.
+        tolerance: accepted slowdown.
+        error: of a false alarm, of this clock; the gate looks at two.
+        power: share of true slowdowns of that size to be found.
+    """
+    freedom = pairs - 2 * int(PAIRS_TRIMMED * pairs) - 1
+    spread = noise * math.sqrt(_TRIMMING_COST / pairs)
+    return smallest_found(spread, freedom, tolerance=tolerance, error=error, power=power)
+
+
+def pairs_needed(noise: float, slowdown: float) -> int | None:
+    """Returns the least pairs that find such a slowdown; `None` where 60 do not."""
+
+    def finds(pairs: int) -> bool:
+        found = detectable(noise, pairs)
+        return found is not None and found <= slowdown
+
+    return next((pairs for pairs in range(6, MOST_PAIRS + 1) if finds(pairs)), None)

@@ -1,0 +1,153 @@
+"""Pairs of processes that took turns: their evidence, when to look at it, and the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from vilt_bench.judge.compare import TOLERANCE, share_of_error
+from vilt_bench.judge.comparison import Gate, SideName, StageVerdict
+from vilt_bench.judge.significance import GATE_ERROR, Evidence, Subject, judge, paired, trimmed_mean, turn_logs
+from vilt_bench.record.run import WHOLE, Run, Series, Times
+
+LOOKS = {6: 0.2, 12: 0.65, 18: 0.85, 24: 1.0}
+"""By number of pairs: the share of the error that is spent by then."""
+
+
+LEAST_TURNS = 5
+"""A pair that was cut off earlier is not judged."""
+
+
+Verdicts = tuple[StageVerdict, tuple[StageVerdict, ...]]
+"""Of the whole, and of the stages."""
+
+
+BASELINE: SideName = "baseline"
+
+
+CANDIDATE: SideName = "candidate"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The samples of two processes that took turns: in both series, two passes a turn."""
+
+    baseline: Series
+    candidate: Series
+
+    @property
+    def turns(self) -> int:
+        """How many turns A B B A both have taken."""
+        sides = (self.baseline, self.candidate)
+        whole = min(len(side.whole.latency_s) for side in sides)
+        return whole // 2 + min(len(side.instrumented.latency_s) for side in sides) // 2
+
+    def logarithm(self, stage: str, channel: str) -> float | None:
+        """Returns the logarithm of candidate / baseline: the trimmed mean over the turns.
+
+        `None` where that clock has no times, or times that no clock should give.
+        """
+        clock = f"{channel}_s"
+        logs = [
+            log
+            for before, after in self._times(stage)
+            for log in turn_logs(getattr(before, clock) or (), getattr(after, clock) or ())
+        ]
+        return trimmed_mean(logs) if logs else None
+
+    def _times(self, stage: str) -> list[tuple[Times, Times]]:
+        if stage == WHOLE:
+            return [
+                (self.baseline.whole, self.candidate.whole),
+                (self.baseline.instrumented, self.candidate.instrumented),
+            ]
+        before, after = self.baseline.stages.get(stage), self.candidate.stages.get(stage)
+        return [] if before is None or after is None else [(before, after)]
+
+
+def decide(
+    pairs: Iterable[Pair], *, tolerance: float = TOLERANCE, gated: Gate = "total", error: float = GATE_ERROR
+) -> tuple[Verdicts, int]:
+    """Returns the verdicts and the number of pairs behind them: of the first look that is clear, or of all pairs.
+
+    The probability of a false alarm is spent over the looks; what earlier ones have not spent is left for the last.
+    """
+    seen: list[Pair] = []
+    spent = 0.0
+    for pair in pairs:
+        seen.append(pair)
+        if len(seen) in LOOKS:
+            share = LOOKS[len(seen)] - spent
+            verdicts = judge_pairs(seen, tolerance=tolerance, gated=gated, error=error * share)
+            spent = LOOKS[len(seen)]
+            if _is_clear(verdicts, gated) or len(seen) == max(LOOKS):
+                return verdicts, len(seen)
+    looked = len(seen) in LOOKS  # the same pairs, with what is left of the error
+    share = 1.0 - max((at for count, at in LOOKS.items() if count < len(seen)), default=0.0) if looked else 1.0 - spent
+    return judge_pairs(seen, tolerance=tolerance, gated=gated, error=error * share), len(seen)
+
+
+def judge_pairs(pairs: Sequence[Pair], *, tolerance: float, gated: Gate, error: float) -> Verdicts:
+    """Returns the verdicts of the whole and of the stages, what decides with that probability of a false alarm."""
+    error = share_of_error(error, gated)
+    whole = _subject(pairs, WHOLE)
+    names = dict.fromkeys(name for pair in pairs for side in (pair.baseline, pair.candidate) for name in side.stages)
+    (total,) = judge([whole], tolerance=tolerance, error=error)
+    subjects = [_subject(pairs, name) for name in names]
+    return total, tuple(judge(subjects, tolerance=tolerance, error=error, whole_s=whole.baseline_s))
+
+
+def pairs_of(baseline: Run, candidate: Run) -> list[Pair]:
+    """Returns the pairs that the records of a gate hold, those that were cut off left out."""
+    both = zip(baseline.trials, candidate.trials, strict=False)
+    pairs = [Pair(before.samples, after.samples) for before, after in both]
+    return [pair for pair in pairs if pair.turns >= LEAST_TURNS]
+
+
+def evidence(pairs: Sequence[Pair], stage: str = WHOLE) -> tuple[Evidence, ...]:
+    """Returns what the clocks that count say of a stage, the one that users feel first."""
+    found = []
+    for channel in _channels(pairs, stage):
+        logs = [log for pair in pairs if (log := pair.logarithm(stage, channel)) is not None]
+        if len(logs) == len(pairs) and (each := paired(channel, logs)) is not None:
+            if channel == "cpu_time":
+                before_s, after_s = (
+                    _typical_s([getattr(pair, side) for pair in pairs], stage, "cpu_time_s")
+                    for side in (BASELINE, CANDIDATE)
+                )
+                each = replace(each, baseline_s=before_s, candidate_s=after_s)
+            found.append(each)
+    return tuple(found)
+
+
+def _channels(pairs: Sequence[Pair], stage: str) -> tuple[str, ...]:
+    times = [each for pair in pairs for both in pair._times(stage) for each in both]
+    if any(each.device_time_s for each in times):
+        return ("device_time",)
+    return ("wall_time", "cpu_time")
+
+
+def _subject(pairs: Sequence[Pair], stage: str) -> Subject:
+    return Subject(
+        name=stage,
+        baseline_s=_typical_s([pair.baseline for pair in pairs], stage),
+        candidate_s=_typical_s([pair.candidate for pair in pairs], stage),
+        evidence=evidence(pairs, stage),
+        obstacle=f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} of processes are too few; allow more --max-time",
+    )
+
+
+def _typical_s(series: Sequence[Series], stage: str, clock: str = "latency_s") -> float | None:
+    """Returns the median over processes of their median time by that clock."""
+    times = [each.whole if stage == WHOLE else each.stages.get(stage, Times()) for each in series]
+    medians = [median(column) for each in times if (column := getattr(each, clock))]
+    return median(medians) if medians else None
+
+
+def _is_clear(verdicts: Verdicts, gated: Gate) -> bool:
+    total, stages = verdicts
+    seen = [total, *(stages if gated == "stages" else ())]
+    return any(each.verdict in ("regressed", "missing") for each in seen) or all(
+        each.verdict != "inconclusive" for each in seen
+    )

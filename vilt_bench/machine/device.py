@@ -1,0 +1,114 @@
+"""Which device, how many threads."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import psutil
+import torch
+
+from vilt_bench.errors import DeviceError
+from vilt_bench.machine.system_files import ROOT, control_groups, read_text
+
+
+def resolve_device(text: str) -> torch.device:
+    """Returns the device that a text like `auto`, `cpu`, `cuda:1` or `mps` names; `auto`: the fastest kind there is.
+
+    Raises:
+        DeviceError: the device is unknown, or is not there.
+    """
+    counts = _device_counts()
+    if text == "auto":
+        text = next(kind for kind, count in counts.items() if count)
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise DeviceError(f"--device {text!r} is no device; expected auto, cpu, cuda, cuda:N, mps or xpu") from None
+    there = [kind if count == 1 else f"{kind}:0 to {kind}:{count - 1}" for kind, count in counts.items() if count]
+    count = counts.get(device.type, 0)
+    if not count:
+        raise DeviceError(
+            f"--device {text}: torch {torch.__version__} sees no {device.type} device ({_why_not(device.type)}); "
+            f"use --device {there[0]}"
+        )
+    if (device.index or 0) >= count:
+        raise DeviceError(f"--device {text}: there is no such {device.type} device; there is {', '.join(there)}")
+    return torch.device(device.type, device.index or 0) if device.type in ("cuda", "xpu") else torch.device(device.type)
+
+
+def prepare_threads(threads: int | None) -> int:
+    """Sets how many threads torch computes with, and returns the number in force.
+
+    Args:
+        threads: how many; `None`: what the environment variable OMP_NUM_THREADS says, as torch has read it, else one
+            for each physical core that this process may use, see `usable_cores`.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores())
+    return torch.get_num_threads()
+
+
+def usable_cores(root: Path = ROOT) -> int:
+    """Returns how many physical cores this process may use: by its affinity and its control group's quota.
+
+    Args:
+        root: of the file system that holds `proc` and `sys`.
+    """
+    logical = _usable_processors()
+    cores = {
+        read_text(root / f"sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
+        for processor in logical
+    }
+    # Where the topology is not told (macOS, Windows), all physical cores, as affinity is not told either.
+    count = len(cores) if None not in cores else psutil.cpu_count(logical=False) or len(logical)
+    quota = _processor_quota(root)
+    return max(1, min(count, len(logical), count if quota is None else int(quota)))
+
+
+def _device_counts() -> dict[str, int]:
+    """Returns how many devices there are of each kind, fastest kind first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of a missing or old driver; `_why_not` says it in one line
+        return {
+            "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+            "xpu": torch.xpu.device_count() if torch.xpu.is_available() else 0,
+            "mps": int(torch.backends.mps.is_available()),
+            "cpu": 1,
+        }
+
+
+def _why_not(kind: str) -> str:
+    if kind == "cuda":
+        if torch.version.cuda is None and torch.version.hip is None:
+            return "this build of torch is without CUDA"
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            return f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}"
+        return "no GPU, or no driver that fits"
+    if kind == "mps":
+        return "it takes a Mac with Apple silicon"
+    return "no device, no driver, or a build of torch without it"
+
+
+def _usable_processors() -> list[int]:
+    if sys.platform == "linux":
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _processor_quota(root: Path) -> float | None:
+    """Returns how many processors' worth of time the control groups allow; `None`: no limit."""
+    quotas = []
+    for folder in control_groups(root, "cpu"):
+        text = read_text(folder / "cpu.max")
+        if text is None:
+            parts = [read_text(folder / f"cpu.cfs_{part}_us") for part in ("quota", "period")]
+            text = " ".join(part or "" for part in parts)
+        if match := re.fullmatch(r"(\d+) (\d+)", text):
+            quotas.append(int(match[1]) / int(match[2]))
+    return min(quotas, default=None)

@@ -1,0 +1,1 @@
+"""Studies of what the paper says of its parts."""

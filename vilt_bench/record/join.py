@@ -1,0 +1,117 @@
+"""Passes, blocks, trials and cases joined."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from vilt_bench.ask.case import label
+from vilt_bench.errors import RecordError
+from vilt_bench.record.alike import used_by
+from vilt_bench.record.run import Run, Series, Times, parse_time
+
+
+def join(before: Series, after: Series) -> Series:
+    """Returns two series of one process as one, blocks kept apart."""
+    if not before.blocks:
+        return after
+    return Series(
+        whole=join_times([before.whole, after.whole]),
+        stages={name: join_times([times, after.stages[name]]) for name, times in before.stages.items()},
+        instrumented=join_times([before.instrumented, after.instrumented]),
+        blocks=before.blocks + after.blocks,
+    )
+
+
+def join_times(parts: Sequence[Times]) -> Times:
+    """Returns times one after the other; a clock that one of them lacks is absent."""
+
+    def joined(clock: str) -> tuple[float, ...] | None:
+        columns = [getattr(part, clock) for part in parts]
+        return None if None in columns or not columns else tuple(chain.from_iterable(columns))
+
+    return Times(**{clock.name: joined(clock.name) for clock in fields(Times)})
+
+
+def joined(parts: Sequence[Series]) -> Series:
+    """Returns single passes of a process as one series."""
+    wholes = [part.whole for part in parts if part.whole.latency_s]
+    staged = [part for part in parts if part.instrumented.latency_s]
+    names = list(staged[0].stages) if staged else []
+    return Series(
+        whole=join_times(wholes),
+        stages={name: join_times([part.stages[name] for part in staged]) for name in names},
+        instrumented=join_times([part.instrumented for part in staged]),
+        blocks=(len(wholes),) if wholes else (),
+    )
+
+
+def in_order(runs: Iterable[Run]) -> list[Run]:
+    """Returns the runs by start, and those that were measured together in the order in which they were asked for.
+
+    Records that do not say it are then by embedder and size.
+    """
+
+    def key(run: Run) -> tuple[Any, ...]:
+        height, width = run.case.resolution or (0, 0)
+        asked = (run.case.embedder, height * width, run.case.batch_size, run.case.text_length, label(run.case))
+        side = ("baseline", "candidate", None).index(run.side)
+        start = parse_time(run.started_at) or datetime.min.replace(tzinfo=UTC)
+        return start, run.group, run.position is None, run.position or 0, asked, side, run.run_id
+
+    return sorted(runs, key=key)
+
+
+def join_trials(runs: Sequence[Run]) -> Run:
+    """Returns runs of one case as one run with all their trials.
+
+    Raises:
+        RecordError: they are not of one case.
+    """
+    first = runs[0]
+    if any(run.case != first.case for run in runs):
+        raise RecordError(f"run {first.run_id} and others are of different cases; join the trials of one case only")
+    trials = [trial for run in runs for trial in run.trials]
+    # Each record was allowed its own time; the joined one all of it.
+    sampling = dataclasses.replace(
+        first.sampling,
+        trials=sum(run.sampling.trials for run in runs),
+        max_time_s=first.sampling.max_time_s * len(runs),
+    )
+    counted = next((run for run in runs if run.stages), first)
+    return dataclasses.replace(
+        first,
+        sampling=sampling,
+        environment=max(runs, key=lambda run: run.started_at).environment,  # the newest tells the most
+        model=counted.model or first.model,
+        stages=counted.stages,
+        energy=counted.energy,
+        trials=tuple(dataclasses.replace(trial, index=index) for index, trial in enumerate(trials)),
+        failure=next((run.failure for run in runs if run.failure is not None), None),
+        interrupted=any(run.interrupted for run in runs),
+        warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
+    )
+
+
+def join_cases(runs: Sequence[Run]) -> list[Run]:
+    """Returns a run for each case, sampling, machine, software, commit and side, with all trials, in the order given.
+
+    Runs that failed are joined with nothing.
+    """
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        where = run.environment
+        commit = None if run.source is None else (run.source.commit, run.source.dirty)
+        if where is None or run.failure is not None:
+            key: object = run.run_id
+        else:
+            same = (run.case, used_by(where), where.settings, commit, run.side, run.sampling)
+            key = msgspec.json.encode(same, order="sorted")
+        groups.setdefault(key, []).append(run)
+    return [join_trials(group) if len(group) > 1 else group[0] for group in groups.values()]

@@ -1,0 +1,180 @@
+"""Saves each run once, as one file; loads files and folders of them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vilt_bench import files
+from vilt_bench.ask.case import label
+from vilt_bench.errors import ConfigError, FileError, RecordError
+from vilt_bench.record.codec import encode
+from vilt_bench.record.run import Run
+
+
+def save(run: Run, folder: str | os.PathLike[str]) -> Path:
+    """Write the run as a new file and return its path.
+
+    The file appears whole or not at all, and never replaces another. Names sort by time.
+
+    Raises:
+        RecordError: the run can't be written, or is there already.
+    """
+    data = encode(run)
+    path = Path(folder) / file_name(run)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _move(temporary, path)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"the run could not be saved as {path}: {files.why(error)}; give another --output") from None
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink()
+    return path
+
+
+def save_all(runs: Iterable[Run], folder: str | os.PathLike[str]) -> tuple[list[Path], list[str]]:
+    """Returns the files of the runs, and a sentence for each that its folder did not take.
+
+    Such a run is kept in the system's temporary folder, or else in the current one; what was measured is not lost by a
+    disk that became full meanwhile.
+    """
+    saved, problems = [], []
+    for run in runs:
+        try:
+            saved.append(save(run, folder))
+        except RecordError as error:
+            problems.append(f"{error} ({_rescue(run)})")
+    return saved, problems
+
+
+def _rescue(run: Run) -> str:
+    with contextlib.suppress(RecordError, ConfigError):  # there may be no temporary folder
+        return f"kept as {save(run, files.temporary_folder())}"
+    with contextlib.suppress(RecordError, OSError):  # nor a current one
+        return f"kept as {save(run, Path.cwd())}"
+    return "and nowhere else: what is shown is all there is"
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make the folder and write to it, so that a run is not measured in vain.
+
+    Raises:
+        ConfigError: it can't be made or written to.
+    """
+    if not os.fspath(folder):
+        raise ConfigError("--output '' names no folder; give one, such as results")
+    probe = Path(folder) / f".{uuid.uuid4().hex}.tmp"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        with probe.open("xb") as file:
+            file.write(b"\n")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--output {folder} can't be written to: {files.why(error)}; give another folder") from None
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            probe.unlink()
+
+
+def readable(reads: Iterable[Callable[[], Run]], left_out: Callable[[str], object] | None = None) -> list[Run]:
+    """Returns the runs that can be read.
+
+    Args:
+        reads: each reads one.
+        left_out: as `load_folder`.
+
+    Raises:
+        RecordError: as `load_folder`.
+    """
+    runs: list[Run] = []
+    problems: list[RecordError] = []
+    for read in reads:
+        try:
+            runs.append(read())
+        except RecordError as error:
+            if left_out is None:
+                raise
+            problems.append(error)
+    if problems and not runs:
+        more = f" (and {len(problems) - 1} more, of which none can be read)" if len(problems) > 1 else ""
+        raise RecordError(f"{problems[0]}{more}")
+    for problem in problems:
+        if left_out is not None:
+            left_out(str(problem))
+    return runs
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a report as UTF-8, as `write_bytes` does.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    # A path that is no UTF-8 may stand in the text.
+    write_bytes(path, text.encode(errors="replace"))
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a report; the file appears whole or not at all, in place of an older one.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    try:
+        files.write_bytes(path, data)
+    except FileError as error:
+        raise ConfigError(f"--output {error}; give another file") from None
+
+
+def file_name(run: Run) -> str:
+    """Returns `TIME-EMBEDDER-ID.json`, safe on every file system.
+
+    Raises:
+        RecordError: the run's start is no time.
+    """
+    try:
+        time = stamp(run.started_at)
+    except ValueError:
+        raise RecordError(f"run {run.run_id} started at {run.started_at!r}, which is no ISO 8601 time") from None
+    return f"{time}-{_safe(label(run.case))}-{_safe(run.run_id)}.json"
+
+
+def stamp(started_at: str) -> str:
+    """Returns an ISO 8601 time as part of a file's name, in UTC, that sorts by time.
+
+    Raises:
+        ValueError: it is no such time.
+    """
+    return f"{datetime.fromisoformat(started_at).astimezone(UTC):%Y-%m-%dT%H%M%SZ}"
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80]
+
+
+def _move(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)  # unlike a rename, fails where the name is taken
+    except FileExistsError:
+        raise _taken(path) from None
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if path.exists():  # a file system without hard links
+            raise _taken(path) from None
+        temporary.rename(path)
+
+
+def _taken(path: Path) -> RecordError:
+    return RecordError(f"{path} is there already; records are never overwritten, give another --output")

@@ -1,0 +1,104 @@
+"""Lists embedders, what models use, and presets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from vilt_bench.ask.catalog import HIDDEN_SIZE, Entry, Listing, ListRow, catalogue, read
+from vilt_bench.ask.presets import Preset, Used
+from vilt_bench.ask.registry import installed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+_ABSENT = "–"
+
+
+def render_list(listing: Listing | Sequence[ListRow], console: Console, *, query: str = "") -> None:
+    """Print the embedders as a table."""
+    from rich.text import Text
+
+    rows, families = (listing.rows, listing.families) if isinstance(listing, Listing) else (listing, {})
+    if rows:
+        table = _table("Embedder")
+        for row in rows:
+            table.add_row(Text(row.name), *_cells(row.entry))
+        console.print(table)
+    if unknown := [row.name for row in rows if row.entry is None]:
+        console.print(Text(f"{_ABSENT}: not in a catalogue; 'vilt-bench show {unknown[0]}' computes it"))
+    for family, count in families.items():
+        counted = f"{count:,} models" if count else "any model that it knows"
+        part = "" if query.strip().lower() in f"{family}/" else query.strip()  # which is not in its models' names
+        shown = f"; 'vilt-bench list {family}/{part}' shows them" if count else ""
+        console.print(Text(f"{family}/NAME: {counted}{shown}"))
+
+
+def render_used(entries: Sequence[Used], console: Console) -> None:
+    """Print what vision-language models use: who uses it and what it costs, its name, and where the use can be read."""
+    from rich.text import Text
+
+    catalogues: dict[str, Entry] = {}
+    for package in dict.fromkeys(found.package for found in installed().values()):
+        catalogues |= catalogue(package)
+    titles = ("Kind", "Resolution", "Tokens", "Params (M)", "GFLOPs")
+    console.print(Text(_line("Used by", titles), style="bold"))
+    for used in entries:
+        console.print(Text(_line(used.used_by, _cells(catalogues.get(used.embedder)))))
+        console.print(Text(f"  {used.embedder}"))
+        console.print(Text(f"  {used.evidence}", style="dim"))
+    console.print()
+    console.print(
+        Text(f"Computed from the code at D = {HIDDEN_SIZE}: the visual embedder with its projection, for one image.")
+    )
+
+
+def render_presets(presets: Mapping[str, Preset], console: Console) -> None:
+    """Print the presets with their embedders."""
+    from rich.text import Text
+
+    for preset in presets.values():
+        console.print(Text.assemble((preset.name, "bold"), f": {preset.about}" if preset.about else ""))
+        for embedder in preset.embedders:
+            console.print(Text(f"  {embedder}"))
+
+
+def markdown(package: str) -> str:
+    """Returns the embedders that a package offers by name as a table of Markdown, from its catalogue."""
+    lines = [
+        "| name | kind | what it is | stages | pixels | tokens | parameters (M) | GFLOPs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    offered = installed()
+    for name, entry in read(package).items():
+        if name in offered:
+            kind, *numbers = _cells(entry)
+            lines.append(f"| {' | '.join([f'`{name}`', kind, entry.about, ', '.join(entry.stages), *numbers])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _table(title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column(title, overflow="fold")
+    table.add_column("Kind")
+    for title in ("Resolution", "Tokens", "Params (M)", "GFLOPs"):
+        table.add_column(title, justify="right")
+    return table
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    kind, *numbers = cells
+    return f"{name:<43} {kind:<8}" + "".join(f"{number:>11}" for number in numbers)
+
+
+def _cells(entry: Entry | None) -> Sequence[str]:
+    if entry is None:
+        return [_ABSENT] * 5
+    height, width = entry.resolution
+    flops = _ABSENT if entry.flops is None else f"{entry.flops / 1e9:,.2f}"
+    return [entry.kind, f"{height}×{width}", f"{entry.visual_tokens:,}", f"{entry.parameters / 1e6:,.2f}", flops]

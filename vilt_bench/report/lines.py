@@ -1,0 +1,157 @@
+"""How cases, models and machines are written, in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from vilt_bench.ask.case import LANGUAGE_MODEL, case_name, unusual
+from vilt_bench.judge.latency import latency
+from vilt_bench.judge.remarks import UNACCOUNTED
+from vilt_bench.record.run import Environment, Model, Run
+from vilt_bench.report.numbers import ABSENT, milliseconds_of
+
+
+def name(run: Run, *, without: Collection[str] = ()) -> str:
+    """Returns the case's name, and which side of a gate it was.
+
+    Args:
+        run: any.
+        without: fields of the case that are told elsewhere.
+    """
+    named = case_name(run.case, without=without)
+    return named if run.side is None else f"{named} ({run.side} of a gate)"
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """Returns the runs' names side by side: what all cases have alike is left out, see `alike`."""
+    return [name(run, without=_alike(runs)) for run in runs]
+
+
+def alike(runs: Sequence[Run]) -> str:
+    """Returns what all cases that stand side by side have alike and unusual: `All: 800×1333, fit exact`; or nothing."""
+    shared = _alike(runs)
+    return f"All: {', '.join(shared.values())}" if shared else ""
+
+
+def _alike(runs: Sequence[Run]) -> dict[str, str]:
+    if len(runs) < 2:
+        return {}
+    first, *others = (unusual(run.case) for run in runs)
+    return {field: text for field, text in first.items() if all(other.get(field) == text for other in others)}
+
+
+def pixels(model: Model | None) -> str:
+    """Returns height and width of what the model saw, such as `384×640`."""
+    return ABSENT if model is None else "×".join(map(str, model.resolution))
+
+
+def tokens(model: Model | None) -> str:
+    """Returns the number of visual tokens."""
+    return ABSENT if model is None else f"{model.visual_tokens:,}"
+
+
+def size_line(model: Model | None) -> str:
+    """Returns what the model saw, in few words: `384×640 pixels, 240 visual tokens`; empty where it is not known."""
+    return "" if model is None else f"{pixels(model)} pixels, {tokens(model)} visual tokens"
+
+
+def comparison_remarks(runs: Sequence[Run], named: Sequence[str] | None = None, *, ranks: bool = True) -> list[str]:
+    """Returns what must be known before runs are compared: where they saw different things, or rank two ways.
+
+    Args:
+        runs: that stand side by side.
+        named: how the reader knows them; `None`: by `names`.
+        ranks: whether bars of latencies are shown.
+    """
+    found = list(zip(named or names(runs), runs, strict=True))
+    return [*_different_inputs(found), *(_different_ranks(found) if ranks else ())]
+
+
+def _different_inputs(runs: Sequence[tuple[str, Run]]) -> Iterator[str]:
+    """Yields where inputs differ, and what makes them equal."""
+    built = [(named, run.model) for named, run in runs if run.model is not None]
+    fitted = _by_value((_fitted(model), named) for named, model in built)
+    if len({model.resolution for _, model in built}) > 1:
+        yield (
+            f"Not one input: {fitted}. --resolution HxW --fit exact gives all embedders that take any size the same "
+            "pixels, --fit crop those whose strides divide HxW."
+        )
+    elif len({model.fit for _, model in built if model.fit}) > 1:
+        yield f"Photographs were fitted differently: {fitted}. Give all the same --fit."
+    if len({model.images for _, model in built}) > 1:
+        images = _by_value((", ".join(model.images), named) for named, model in built)
+        yield f"Not the same images: {images}. Give all the same --image."
+    if len({model.visual_tokens for _, model in built}) > 1:
+        counts = sorted(model.visual_tokens for _, model in built)
+        yield (
+            f"The modality interaction gets {counts[0]:,} to {counts[-1]:,} visual tokens: its times are of different "
+            "work; equal pixels and patches, or --reduce, make them equal."
+        )
+
+
+def _different_ranks(runs: Sequence[tuple[str, Run]]) -> Iterator[str]:
+    """Yields that the whole ranks otherwise than the sum of the stages, which bars show."""
+    found = [
+        (total.value, whole.value, named)
+        for named, run in runs
+        if (total := latency(run, "")) is not None and (whole := latency(run)) is not None
+    ]
+    if any(one[0] < other[0] and one[1] > (1 + UNACCOUNTED) * other[1] for one in found for other in found):
+        order = [f"{named} {milliseconds_of(whole)} ms" for _, whole, named in sorted(found, key=lambda each: each[1])]
+        yield f"Bars are sums of stages; the wholes, timed apart, rank otherwise: {', '.join(order)}."
+
+
+def _by_value(pairs: Iterable[tuple[str, str]], most: int = 4) -> str:
+    """Returns what has which value: `384×640 pixels (a, b), 224×320 pixels (c and 5 more)`."""
+    found: dict[str, dict[str, None]] = {}
+    for value, named in pairs:
+        found.setdefault(value, {})[named] = None
+    told = []
+    for value, own in found.items():
+        more = f" and {len(own) - most} more" if len(own) > most else ""
+        told.append(f"{value} ({', '.join(list(own)[:most])}{more})")
+    return ", ".join(told)
+
+
+def _fitted(model: Model) -> str:
+    return f"{pixels(model)} pixels" + (f" by --fit {model.fit}" if model.fit else "")
+
+
+def model_line(run: Run) -> str:
+    """Returns what was run, in one line."""
+    model, case = run.model, run.case
+    if model is None:
+        return f"batch {case.batch_size}, {case.dtype}"
+    weighed = f"{model.visual_weights} weights"
+    if model.visual_weights != model.shared_weights:
+        weighed = f"weights {model.visual_weights} (visual embedder), {model.shared_weights} (shared)"
+    joined = "" if model.interaction == "vilt" else f" · interaction: {model.interaction}{_language_sizes(model)}"
+    return (
+        f"{model.kind}{joined} · {_fitted(model)} · "
+        f"{model.visual_tokens} visual + {model.text_tokens} text tokens · "
+        f"batch {case.batch_size} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT} · "
+        f"text: {model.text}"
+    )
+
+
+def _language_sizes(model: Model) -> str:
+    """Returns the sizes of a language model, whose name says less than those of the paper's interactions."""
+    if not model.interaction.startswith(LANGUAGE_MODEL):
+        return ""
+    vocabulary = "" if model.vocabulary is None else f", vocabulary {model.vocabulary:,}"
+    return f" ({model.layers} layers of width {model.hidden_size}{vocabulary})"
+
+
+def machine_line(run: Run) -> str:
+    """Returns where it was run, in one line; empty where it is not known."""
+    return environment_line(run.environment, linear=f"linear layers: {run.model.linear}" if run.model else "")
+
+
+def environment_line(where: Environment | None, *, linear: str = "") -> str:
+    """Returns the machine and its software in one line, with who computed the linear layers; empty where unknown."""
+    if where is None:
+        return ""
+    threads = f"{where.threads} thread{'s' if where.threads != 1 else ''}"
+    versions = ", ".join(f"{part} {where.versions[part]}" for part in ("torch", "python") if part in where.versions)
+    device = where.device if where.device_name in where.machine else f"{where.device} {where.device_name}"
+    return " · ".join(part for part in (where.machine, device, threads, linear, versions) if part)

@@ -1,0 +1,66 @@
+"""How numbers are written: scaled, rounded, with their interval; what is unknown as –."""
+
+from __future__ import annotations
+
+import math
+
+from vilt_bench.judge.estimate import Estimate
+
+ABSENT = "–"
+
+
+def milliseconds(estimate: Estimate | None) -> str:
+    """Returns the latency in ms, such as `12.31`."""
+    return ABSENT if estimate is None else number(1000 * estimate.value)
+
+
+def milliseconds_of(seconds: float | None) -> str:
+    """Returns seconds in ms."""
+    return ABSENT if seconds is None else number(1000 * seconds)
+
+
+def milliseconds_interval(estimate: Estimate | None) -> str:
+    """Returns the latency in ms with its 95% interval, such as `12.31 [12.10, 12.60]`; no digits that it leaves open.
+
+    An interval that reaches zero has no lower end that says anything: `12.31 [–, 30.02]`.
+    """
+    if estimate is None:
+        return ABSENT
+    value = 1000 * estimate.value
+    if estimate.low is None or estimate.high is None:
+        return f"{number(value)} [{ABSENT}]"
+    half = 1000 * (estimate.high - estimate.value)
+    places = min(decimals(value), max(0, 1 - math.floor(math.log10(half)))) if half > 0 else decimals(value)
+    low = f"{1000 * estimate.low:,.{places}f}" if estimate.low > 0 else ABSENT
+    return f"{value:,.{places}f} [{low}, {1000 * estimate.high:,.{places}f}]"
+
+
+def percent(share: float | None) -> str:
+    """Returns a share as `12.3%`."""
+    return ABSENT if share is None else f"{100 * share:.1f}%"
+
+
+def millions(count: int | None) -> str:
+    """Returns a count in millions."""
+    return ABSENT if count is None else number(count / 1e6)
+
+
+def giga(count: int | None) -> str:
+    """Returns a count in thousands of millions, as for GFLOPs."""
+    return ABSENT if count is None else number(count / 1e9)
+
+
+def mebibytes(size: int | None) -> str:
+    """Returns bytes in MiB."""
+    return ABSENT if size is None else number(size / 2**20)
+
+
+def number(value: float) -> str:
+    """Returns the value with about four digits, thousands set apart."""
+    return f"{value:,.{decimals(value)}f}"
+
+
+def decimals(value: float) -> int:
+    """Returns the decimals that leave about four digits, two at least for values of 1 to 1000."""
+    size = abs(value)
+    return 0 if size == 0 else 4 if size < 0.1 else 3 if size < 1 else 2 if size < 100 else 1

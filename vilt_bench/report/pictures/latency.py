@@ -1,0 +1,295 @@
+"""The paper's figures from records: latency by stage, relative computational size, accuracy against latency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import starmap
+
+from matplotlib.figure import Figure
+
+from vilt_bench.ask.case import ALL
+from vilt_bench.errors import ConfigError
+from vilt_bench.judge import summary
+from vilt_bench.judge.estimate import Estimate
+from vilt_bench.judge.latency import latency
+from vilt_bench.record.run import Run
+from vilt_bench.report import numbers
+from vilt_bench.report.lines import alike as run_alike
+from vilt_bench.report.lines import comparison_remarks, size_line
+from vilt_bench.report.lines import names as run_names
+from vilt_bench.report.pictures import style
+from vilt_bench.report.pictures.bars import Bar, Chart, Part, draw
+from vilt_bench.report.runs.comparable import check_comparable, differences
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Bars that were not measured in these runs, to be drawn below them."""
+
+    chart: Chart
+    note: str
+    """What a reader must know of them."""
+
+
+def figure1(
+    runs: Sequence[Run],
+    *,
+    beside: Beside | None = None,
+    allow_different: bool | Collection[str] = False,
+    titles: Mapping[str, str] | None = None,
+    width_in: float = style.COLUMN_IN,
+) -> Figure:
+    """Returns the runs' latency as stacked bars, one a run, by stage; call it under `style.styled`.
+
+    All axes are linear and begin at zero. Bars a quarter as long as the longest, or shorter, are drawn once more on
+    a magnified axis.
+
+    Args:
+        runs: from top to bottom; those without times show why.
+        beside: bars from elsewhere, on an axis of their own.
+        allow_different: names of what may differ, or whether anything may; each bar is then labelled with its machine
+            and settings.
+        titles: of bars, by the run's identifier; the others have the embedder's name.
+        width_in: of the figure, in inches.
+
+    Raises:
+        ConfigError: there is no run, or the runs were measured on different machines or with different settings.
+
+    Source: ViLT paper, Figure 1.
+    """
+    labels = labels_of(runs, allow_different=allow_different)
+    named = _named(runs, titles)
+    measured = tuple(starmap(_latency_bar, zip(runs, named, labels, strict=True)))
+    charts = [Chart(measured, "Latency (ms)", heading="" if beside is None else "Measured here")]
+    if beside is not None:
+        charts.append(beside.chart)
+    names = [part.name for chart in charts for bar in chart.bars for part in bar.parts]
+    footer = [*conditions_of(runs, different=any(labels)), *_notes(runs), *_side_by_side(runs, titles, ranks=True)]
+    if any(bar.parts for bar in measured):
+        whisker = "; whisker: its 95% interval" if any(bar.interval for bar in measured) else ""
+        missing = any(bar.parts and not bar.interval for bar in measured)
+        few = f"; {'where there is none' if whisker else 'no interval'}, passes are too few to tell it" * missing
+        footer.append(f"Bar and number: the sum of the stages{whisker}{few}. The whole is timed apart.")
+    if beside is not None:
+        footer.append(beside.note)
+    return draw(charts, style.looks(names), _legend(names), footer, width_in=width_in).figure
+
+
+def figure2(
+    runs: Sequence[Run], *, titles: Mapping[str, str] | None = None, width_in: float = style.COLUMN_IN
+) -> Figure:
+    """Returns the shares of textual embedder, visual embedder and interaction in FLOPs and in parameters.
+
+    Runs of any machine may stand side by side, as nothing here is timed. Call it under `style.styled`.
+
+    Args:
+        runs: from top to bottom.
+        titles: of bars, by the run's identifier; the others have the embedder's name.
+        width_in: of the figure, in inches.
+
+    Raises:
+        ConfigError: there is no run.
+
+    Source: ViLT paper, Figure 2, which draws relative computational size.
+    """
+    refuse_none(runs)
+    named = list(zip(runs, _named(runs, titles), strict=True))
+    charts = [
+        Chart(
+            tuple(_share_bar(run, name, _flops, numbers.giga, "GFLOPs") for run, name in named),
+            "Share (%); on the bars: GFLOPs",
+            heading="FLOPs (2 per multiply-add)",
+            limit=100.0,
+        ),
+        Chart(
+            tuple(_share_bar(run, name, _parameters, numbers.millions, "M") for run, name in named),
+            "Share (%); on the bars: millions",
+            heading="Parameters",
+            limit=100.0,
+        ),
+    ]
+    legend = [(name, title) for name, title in summary.TITLES.items() if name != summary.OPTIONAL]
+    footer = _side_by_side(runs, titles, ranks=False)
+    return draw(charts, style.looks(summary.COMPONENTS), legend, footer, width_in=width_in).figure
+
+
+def _flops(run: Run, component: str | None) -> int | None:
+    """Returns the FLOPs of a component, or of the whole; `None` where a part of them is unknown."""
+    return _row(run, component).flops
+
+
+def _parameters(run: Run, component: str | None) -> int | None:
+    """Returns the parameters of a component, or of the whole."""
+    return _row(run, component).parameters
+
+
+def _row(run: Run, component: str | None) -> summary.Row:
+    return next(
+        (summary.component_row(run, name) for name in summary.COMPONENTS if name == component), summary.whole_row(run)
+    )
+
+
+def _named(runs: Sequence[Run], titles: Mapping[str, str] | None) -> list[str]:
+    return [(titles or {}).get(run.run_id, name) for run, name in zip(runs, run_names(runs), strict=True)]
+
+
+def _side_by_side(runs: Sequence[Run], titles: Mapping[str, str] | None, *, ranks: bool) -> list[str]:
+    """Returns what names leave out, and what must be known before the bars are compared."""
+    left_out = [] if titles else [f"{alike}." for alike in filter(None, [run_alike(runs)])]
+    return [*left_out, *comparison_remarks(runs, _named(runs, titles), ranks=ranks)]
+
+
+def _latency_bar(run: Run, title: str, notes: tuple[str, ...]) -> Bar:
+    whole, total = latency(run), latency(run, "")
+    parts = []
+    for component in summary.COMPONENTS:
+        stages = [name for name in summary.stage_names(run) if name.partition(".")[0] == component]
+        # The visual embedder is what differs; the others are one segment each.
+        for name in stages if component == "visual_embedder" else [component] if stages else []:
+            if (found := latency(run, name)) is not None:
+                short = name.rpartition(".")[2]
+                parts.append(Part(short, stage_title(short), 1000 * found.value, _digits(1000 * found.value)))
+    if run.failure is not None:
+        where = f" in {run.failure.stage}" if run.failure.stage else ""
+        notes = (*notes, f"failed{where}: {run.failure.kind}")
+    return Bar(
+        title=title,
+        value=f"{numbers.milliseconds_interval(total)} ms" if total is not None else _only_whole(whole),
+        parts=tuple(parts),
+        interval=None if total is None or total.low is None or total.high is None else (
+            1000 * total.low, 1000 * total.high
+        ),
+        notes=(_beside(run, total, whole), *notes),
+    )  # fmt: skip
+
+
+def _beside(run: Run, total: Estimate | None, whole: Estimate | None) -> str:
+    """Returns what stands below a bar's title: what the model saw, and the whole, which no bar shows."""
+    apart = f"whole: {numbers.milliseconds_interval(whole)} ms" if whole is not None and total is not None else ""
+    return " · ".join(part for part in (size_line(run.model), apart) if part)
+
+
+def _only_whole(whole: Estimate | None) -> str:
+    return "no times" if whole is None else f"whole: {numbers.milliseconds_interval(whole)} ms"
+
+
+def _share_bar(
+    run: Run, title: str, size: Callable[[Run, str | None], int | None], write: Callable[[int | None], str], unit: str
+) -> Bar:
+    whole = size(run, None)
+    sizes = {component: size(run, component) for component in summary.COMPONENTS}
+    return Bar(
+        title=title,
+        value=f"{write(whole)} {unit}" if whole is not None else "unknown",
+        parts=tuple(
+            Part(component, summary.TITLES[component], 100 * value / whole, write(value))
+            for component, value in sizes.items()
+            if value and whole
+        ),
+        notes=tuple(filter(None, [size_line(run.model)])),
+    )
+
+
+def _legend(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the legend's entries: textual embedder, the visual embedder's stages, interaction."""
+    seen = dict.fromkeys(names)
+    visual = [(name, stage_title(name)) for name in _in_order(seen) if name not in summary.TITLES]
+    return [
+        *((name, stage_title(name)) for name in ("preprocessing", "textual_embedder") if name in seen),
+        *([("", "visual embedder:"), *visual] if visual else []),
+        *((name, stage_title(name)) for name in seen if name == "modality_interaction"),
+    ]
+
+
+def _in_order(names: Mapping[str, None]) -> list[str]:
+    """Returns known stages as a region embedder has them, then others as they come."""
+    known = [name for name in style.LOOKS if name in names]
+    return known + [name for name in names if name not in style.LOOKS]
+
+
+def stage_title(name: str) -> str:
+    """Returns how a stage is titled."""
+    words = name.replace("_", " ")
+    return words.replace("nms", "NMS").replace("roi", "RoI").replace("rpn", "RPN").replace("fpn", "FPN")
+
+
+def _digits(value: float) -> str:
+    """Returns three significant digits."""
+    if value >= 100 or value == 0:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.2g}"
+
+
+def labels_of(runs: Sequence[Run], *, allow_different: bool | Collection[str]) -> list[tuple[str, ...]]:
+    """Returns for each run what its bar is labelled with: nothing where all runs can be compared."""
+    refuse_none(runs)
+    check_comparable(
+        runs, ((ALL,) if allow_different else ()) if isinstance(allow_different, bool) else allow_different
+    )
+    differing = differences(runs)
+    if not differing:
+        return [()] * len(runs)
+    return [
+        (_where(run), *(f"{field}: {values[index]}" for field, values in differing.items() if field not in _IN_WHERE))
+        for index, run in enumerate(runs)
+    ]
+
+
+_IN_WHERE = ("machine", "device", "threads", "dtype", "batch size", "torch")
+
+
+def _where(run: Run) -> str:
+    where, case = run.environment, run.case
+    settings = [case.dtype, f"batch {case.batch_size}"]
+    if where is None:
+        return " · ".join(["unknown machine", *settings])
+    device = where.device if where.device_name in where.machine else f"{where.device} {where.device_name}"
+    threads = f"{where.threads} thread{'s' if where.threads != 1 else ''}"
+    torch = [f"torch {where.versions['torch']}"] if "torch" in where.versions else []
+    return " · ".join([where.machine, device, threads, *settings, *torch])
+
+
+def conditions_of(runs: Sequence[Run], *, different: bool) -> list[str]:
+    """Returns where the runs were measured, unless each bar says it, and with what weights."""
+    timed = [run for run in runs if latency(run) is not None] or list(runs)
+    lines = [] if different else [_where(timed[0])]
+    if different:
+        lines.append("Runs of different machines or settings: compare with care.")
+    weights = {
+        name: (run.model.visual_weights, run.model.shared_weights)
+        for name, run in zip(run_names(runs), runs, strict=True)
+        if run.model
+    }
+    if set(weights.values()) == {("random", "random")}:
+        return [*lines, "Random weights."]
+    return [
+        *lines,
+        *(
+            f"{name}: weights {visual} (visual embedder), {shared} (shared)"
+            for name, (visual, shared) in weights.items()
+        ),
+    ]
+
+
+def _notes(runs: Sequence[Run]) -> list[str]:
+    """Returns what must be known of stages, such as planted tensors, each once."""
+    noted: dict[str, dict[str, None]] = {}
+    for stage in (stage for run in runs for stage in run.stages if stage.note):
+        noted.setdefault(stage.note.rstrip("."), {})[stage_title(stage.name.rpartition(".")[2])] = None
+    return [f"{', '.join(stages)}: {note}." for note, stages in noted.items()]
+
+
+def known_or(bound: float | None, found: Estimate) -> float:
+    """Returns the bound, or the estimate where there is none."""
+    return found.value if bound is None else bound
+
+
+def refuse_none(runs: Sequence[Run]) -> None:
+    """Refuse an empty picture.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    if not runs:
+        raise ConfigError("a picture needs at least one run; give records or folders that hold them")

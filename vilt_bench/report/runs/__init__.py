@@ -1,0 +1,11 @@
+"""Runs as text: one file a format, each with `render(runs)`."""
+
+FORMATS = {
+    "table": "table",
+    "csv": "tidy_csv",
+    "markdown": "markdown",
+    "json": "summary_json",
+    "github-action-benchmark": "github_action_benchmark",
+    "bencher": "bencher",
+}
+"""By name: the module here that writes it; imported when asked for, as a terminal's table needs more than a CSV."""

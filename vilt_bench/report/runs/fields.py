@@ -1,0 +1,66 @@
+"""Fields of runs and stages for data formats: names with units, raw values."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from vilt_bench.ask.case import case_name, label
+from vilt_bench.judge.remarks import verdict
+from vilt_bench.judge.summary import Row
+from vilt_bench.record.run import Run
+
+
+def run_fields(run: Run) -> dict[str, str | int | float | None]:
+    """Returns the run's columns of a tidy table: what, how and where; `None` where unknown."""
+    model, where, energy = run.model, run.environment, run.energy
+    height, width = model.resolution if model is not None else (None, None)
+    return {
+        "run_id": run.run_id,
+        "started_at": run.started_at,
+        "group": run.group,
+        "case": case_name(run.case),
+        "embedder": label(run.case),
+        "kind": model.kind if model is not None else None,
+        "verdict": verdict(run),
+        "failure": f"{run.failure.kind}: {run.failure.message}" if run.failure is not None else None,
+        "machine": where.machine if where is not None else None,
+        "fingerprint": where.fingerprint if where is not None else None,
+        "device": where.device if where is not None else None,
+        "threads": where.threads if where is not None else None,
+        "dtype": run.case.dtype,
+        "linear": model.linear if model is not None else None,
+        "batch_size": run.case.batch_size,
+        "height": height,
+        "width": width,
+        "fit": model.fit if model is not None else None,
+        "visual_tokens": model.visual_tokens if model is not None else None,
+        "text_tokens": model.text_tokens if model is not None else None,
+        "visual_weights": model.visual_weights if model is not None else None,
+        "shared_weights": model.shared_weights if model is not None else None,
+        "energy_per_pass_j": median(energy.joules_per_pass) if energy is not None else None,
+        "idle_power_w": energy.idle_power_w if energy is not None else None,
+    }
+
+
+def stage_fields(row: Row) -> dict[str, Any]:
+    """Returns the stage's columns of a tidy table; `None` where unknown."""
+    found = row.latency
+    return {
+        "level": row.level,
+        "component": row.component,
+        "stage": row.name,
+        "latency_median_s": found.value if found is not None else None,
+        "latency_low_s": found.low if found is not None else None,
+        "latency_high_s": found.high if found is not None else None,
+        "samples": found.samples if found is not None else None,
+        "interval_units": found.units if found is not None else None,
+        "interval_unit": found.unit if found is not None else None,
+        "share": row.share,
+        "parameters": row.parameters,
+        "flops": row.flops,
+        "macs": row.macs,
+        "memory_peak_bytes": row.peak_bytes,
+        "counts": dict(row.counts),
+        "note": row.note or None,
+    }

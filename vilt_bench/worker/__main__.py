@@ -1,0 +1,126 @@
+"""The measuring process: answers requests until asked to finish.
+
+It answers on a wire of its own, see `process`: what embedders and libraries print is output, and never an answer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import BinaryIO
+
+import vilt_bench
+from vilt_bench import protocol, wire
+from vilt_bench.errors import ViltBenchError
+
+RETRIES = 3
+"""Of a block in which heat or the power supply slowed the GPU down."""
+
+
+def main() -> None:
+    """Serve the process that started this one."""
+    owner = wire.attach()
+    with suppress(BrokenPipeError):  # nobody listens any more
+        serve(owner.requests, owner.replies, notes=owner.hears_notes)
+
+
+def serve(requests: Iterable[bytes], replies: BinaryIO, *, notes: bool = False) -> None:
+    """Answer each request, a line each; end after `Finish`, or at an error.
+
+    Args:
+        requests: lines.
+        replies: where the answers go.
+        notes: whether to say what goes on between them.
+    """
+    process_id = os.getpid()
+
+    def reply(message: protocol.Reply | protocol.Doing) -> None:
+        if os.getpid() != process_id:  # an embedder's fork that came back here instead of ending
+            os._exit(0)
+        if notes or not isinstance(message, protocol.Doing):
+            replies.write(protocol.encode(message) + b"\n")
+            replies.flush()
+
+    try:
+        for message in _answers(protocol.decode_request(line) for line in requests):
+            reply(message)
+    except ViltBenchError as error:
+        reply(protocol.Refused(type(error).__name__, str(error)))
+    except Exception as error:
+        from vilt_bench.worker.failures import failure_of
+
+        reply(protocol.Failed(failure_of(error), traceback.format_exc()))
+
+
+def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply | protocol.Doing]:
+    request = next(requests, None)
+    if isinstance(request, protocol.Hello):
+        yield protocol.Welcome(protocol.VERSION, vilt_bench.__version__, os.path.dirname(vilt_bench.__file__))
+        request = next(requests, None)
+    if not isinstance(request, protocol.Prepare):
+        return
+    case = request.case
+    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    import torch
+
+    from vilt_bench.ask.registry import factory_file, imported_files
+    from vilt_bench.machine.conditions import ConditionsProbe
+    from vilt_bench.machine.device import prepare_threads, resolve_device
+    from vilt_bench.machine.environment import collect
+    from vilt_bench.machine.gpu import open_gpu
+    from vilt_bench.worker import runner
+    from vilt_bench.worker.meters.energy import measure_energy
+    from vilt_bench.worker.meters.latency import timer_for
+
+    begin = time.perf_counter()
+    device = resolve_device(case.device)
+    threads = prepare_threads(case.threads)
+    gpu = open_gpu(device)
+    probe = ConditionsProbe(threads if device.type == "cpu" else None, gpu)
+    subject = runner.prepare(case, device, timer_for(device))
+    build_time_s = time.perf_counter() - begin
+    yield protocol.Doing("the first call")
+    first_call_s = subject.first_call()
+    environment = collect(device, threads=threads)
+    origin = factory_file(case.embedder)
+    modules = imported_files()
+    yield protocol.Prepared(started_at, build_time_s, first_call_s, environment, subject.facts(), origin, modules)
+
+    probe.start()
+    for request in requests:
+        match request:
+            case protocol.Count():
+                yield protocol.Counted(*subject.count())
+            case protocol.Measure(seconds):
+                # A block in which the GPU was slowed down is measured again; the last one is kept whatever it was.
+                for _ in range(1 + RETRIES):
+                    with probe.block():
+                        series = subject.block(seconds)
+                    if not probe.slowed_down:
+                        break
+                yield protocol.Measured(series)
+            case protocol.Sample(instrumented):
+                with probe.block():
+                    series = subject.sample(instrumented=instrumented)
+                yield protocol.Measured(series)
+            case protocol.MeasureEnergy():
+
+                def synchronize() -> None:
+                    if device.type != "cpu":
+                        torch.accelerator.synchronize(device)
+
+                yield protocol.EnergyMeasured(measure_energy(subject.run_pass, synchronize, gpu))
+            case protocol.Finish():
+                yield protocol.Finished(probe.stop(), subject.remarks())
+                return
+            case protocol.Prepare() | protocol.Hello():
+                raise RuntimeError("a worker is greeted once, and prepares one case only")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Who computes a stage: one file a backend."""

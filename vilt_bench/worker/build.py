@@ -1,0 +1,140 @@
+"""A case in, its model and inputs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from vilt_bench.ask import registry
+from vilt_bench.ask.case import Case, label
+from vilt_bench.embedding import VisualEmbedder
+from vilt_bench.errors import EmbedderError
+from vilt_bench.machine.environment import available_memory_bytes
+from vilt_bench.model import VisionLanguageModel, build_shared, shared_sizes
+from vilt_bench.model.reduction import reduced
+from vilt_bench.worker.inputs import Inputs, least_bytes, make_inputs
+from vilt_bench.worker.meters.meta import building, needs_values
+
+ASKED_FOR = ("threads", "default_dtype", "default_device")
+"""Of torch's state, what a case asks for; its record would be false."""
+
+
+def check_memory(
+    case: Case,
+    embedder: VisualEmbedder,
+    device: torch.device,
+    *,
+    weights: bool = True,
+    available: Callable[[torch.device], int | None] = available_memory_bytes,
+) -> None:
+    """Refuse, before anything is allocated, a case whose weights and inputs alone need more memory than there is.
+
+    Args:
+        case: what is to be built, in float32 on the host, and brought to the device in its dtype.
+        embedder: the case's, on the meta device.
+        device: where it is to run.
+        weights: whether any are to be allocated.
+        available: bytes that a device has.
+
+    Raises:
+        MemoryError: they do.
+        InputError: an image can't be used.
+    """
+    dtype: torch.dtype = getattr(torch, case.dtype)
+    inputs, beside = least_bytes(
+        replace(case, fit="crop") if embedder.fixed_size else case,
+        resolution=case.resolution or embedder.resolution,
+        size_divisor=embedder.size_divisor,
+        dtype=dtype,
+    )
+    built = moved = 0
+    for tensor in _weights_on_meta(case, embedder) if weights else ():
+        built += tensor.numel() * tensor.itemsize
+        moved += tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
+    host = torch.device("cpu")
+    needs = [(host, built, inputs + beside)] if device == host else [(host, built, beside), (device, moved, inputs)]
+    for place, for_weights, for_inputs in needs:
+        there = available(place)
+        if there is not None and for_weights + for_inputs > there:
+            takes = f"weights take {_in_gb(for_weights)} and inputs" if weights else "inputs take"
+            raise MemoryError(f"{takes} {_in_gb(for_inputs)}, and {_in_gb(there)} of memory are available on {place}")
+
+
+def _weights_on_meta(case: Case, embedder: VisualEmbedder) -> Iterator[Tensor]:
+    try:
+        with building():
+            shared = build_shared(case.interaction, case.vilt)
+    except Exception:  # it is told when the model is built for real
+        shared = None
+    for module in filter(None, (embedder, shared)):
+        yield from module.parameters()
+        yield from module.buffers()
+
+
+def _in_gb(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB"
+
+
+def build_inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> Inputs:
+    """Returns the case's images and text, as its embedder takes them."""
+    if embedder.fixed_size and (case.fit == "native" or case.resolution not in (None, embedder.resolution)):
+        height, width = embedder.resolution
+        raise EmbedderError(
+            f"{label(case)} takes images of {height}x{width} pixels only; give --resolution {height}x{width}"
+        )
+    return make_inputs(
+        replace(case, fit="crop") if embedder.fixed_size else case,
+        resolution=case.resolution or embedder.resolution,
+        size_divisor=embedder.size_divisor,
+        mean=embedder.mean,
+        std=embedder.std,
+        device=device,
+        dtype=getattr(torch, case.dtype),
+        vocabulary=shared_sizes(case.interaction, case.vilt).vocabulary,
+    )
+
+
+def embedder_on_meta(case: Case) -> VisualEmbedder:
+    """Returns the case's visual embedder on the meta device: no memory, hardly any time."""
+    with building():
+        return _build_embedder(without_weights(case), shared_sizes(case.interaction, case.vilt).hidden_size)
+
+
+def input_of(case: Case) -> VisualEmbedder:
+    """Returns an embedder that says what input it takes: on the meta device, unless building it looks at values."""
+    try:
+        return embedder_on_meta(case)
+    except EmbedderError as error:
+        if error.__cause__ is None or not needs_values(error.__cause__):
+            raise
+        return _build_embedder(without_weights(case), shared_sizes(case.interaction, case.vilt).hidden_size)
+
+
+def _build_embedder(case: Case, hidden_size: int) -> VisualEmbedder:
+    embedder = registry.build(case.embedder, case.options, hidden_size=hidden_size, resolution=case.resolution)
+    if any(nn.parameter.is_lazy(tensor) for tensor in (*embedder.parameters(), *embedder.buffers())):
+        raise EmbedderError(
+            f"{label(case)} has lazy layers, whose weights are not there before a pass; give their sizes"
+        )
+    return embedder if case.reduce is None else reduced(embedder, case.reduce)
+
+
+def without_weights(case: Case) -> Case:
+    """Returns the case with random weights: on the meta device there is nothing to load into."""
+    return replace(case, options={key: value for key, value in case.options.items() if key != "weights"})
+
+
+def build_model(case: Case) -> VisionLanguageModel:
+    """Returns the case's model with random weights from its seed, in eval mode, without gradients.
+
+    Under `torch.device("meta")` nothing is allocated.
+
+    Raises:
+        EmbedderError: the embedder is unknown, broken, or refuses its options.
+    """
+    torch.manual_seed(case.seed)
+    shared = build_shared(case.interaction, case.vilt)
+    return VisionLanguageModel(shared, _build_embedder(case, shared.visual_size)).eval().requires_grad_(False)

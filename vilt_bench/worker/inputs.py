@@ -1,0 +1,229 @@
+"""Makes the input of a case: a few batches of photographs or noise, and of token ids, of equal shapes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vilt_bench.ask.case import SYNTHETIC, Case, Fit
+from vilt_bench.ask.images import (
+    crop_size,
+    find_images,
+    fitted_size,
+    image_size,
+    read_encoded,
+    read_image,
+    resize,
+    target_size,
+)
+from vilt_bench.embedding import ImageBatch, TextBatch
+from vilt_bench.worker.preprocessing import Encoded, Preprocessing, Target, batch_images, to_tensor
+
+__all__ = ["Inputs", "make_inputs", "target_size"]
+
+MOST_BATCHES = 16
+"""They stay on the device, so that no pass waits for its input."""
+BATCHES = 4
+"""Passes take these in turn: a single buffer would measure the cache."""
+
+# BERT's vocabulary: below, padding, unused places and special tokens.
+_CLS, _SEP, _FIRST_WORD = 101, 102, 999
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the passes of a case take in turn."""
+
+    batches: tuple[tuple[ImageBatch, TextBatch], ...]
+    """All of the same shapes, with different content."""
+    names: tuple[str, ...]
+    """Of the images' files, or `synthetic`."""
+    text: str
+    """What the text is."""
+    resolution: tuple[int, int]
+    """(height, width) of the pixels, padding included."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of them, one sentence each."""
+    preprocessing: Preprocessing | None = None
+    """Where it is a part of the pass: what makes the images of a batch from its files."""
+    encoded: tuple[Encoded, ...] = ()
+    """The files of each batch, then."""
+    fit: Fit | None = None
+    """How photographs were fitted; `None`: noise has no size of its own to fit."""
+
+
+def least_bytes(case: Case, *, resolution: tuple[int, int], size_divisor: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Returns how many bytes `make_inputs` takes at least: of the device, and beside them of the host.
+
+    Args:
+        case: as for `make_inputs`; likewise below.
+        resolution: (height, width) in pixels.
+        size_divisor: what both edges are multiples of, in pixels.
+        dtype: of the pixels.
+
+    Raises:
+        InputError: an image can't be read, or does not fit the resolution.
+    """
+    paths = find_images(case.images)[: MOST_BATCHES * case.batch_size]
+    if paths == (SYNTHETIC,):
+        sizes = [crop_size(resolution, size_divisor=1 if case.fit == "exact" else size_divisor)]
+        images = BATCHES * case.batch_size
+    else:
+        sizes = [
+            fitted_size(
+                *image_size(path),
+                resolution=resolution,
+                size_divisor=size_divisor,
+                fit=case.fit,
+                name=f"image {path!r}",
+            )
+            for path in paths
+        ]
+        images = len(sizes)
+    scalars = 3 * max(height for height, _ in sizes) * max(width for _, width in sizes)
+    count = max(BATCHES, math.ceil(images / case.batch_size))
+    on_device = count * case.batch_size * (scalars * dtype.itemsize + 8 * case.text_length)
+    return on_device, images * scalars + case.batch_size * scalars * torch.float32.itemsize
+
+
+def make_inputs(
+    case: Case,
+    *,
+    resolution: tuple[int, int],
+    size_divisor: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    device: torch.device,
+    dtype: torch.dtype,
+    vocabulary: int,
+) -> Inputs:
+    """Returns the inputs of a case, read in full, normalised and on the device.
+
+    The images are taken cyclically over all batches, mirrored from the second round on, so that content repeats
+    late. Where their sizes differ, all are padded with zeros at the bottom and right to the largest, with a mask.
+
+    Args:
+        case: names the images, the batch size, the text length and the seed.
+        resolution: (height, width) in pixels; see `Case.resolution`.
+        size_divisor: what both edges are multiples of, in pixels.
+        mean: of the normalisation, for RGB in 0 to 1.
+        std: likewise.
+        device: where the batches are put.
+        dtype: of the pixels.
+        vocabulary: how many token ids there are.
+
+    Raises:
+        InputError: an image can't be read, or does not fit the resolution.
+    """
+    notes = []
+    paths = find_images(case.images)
+    if len(paths) > (most := MOST_BATCHES * case.batch_size):
+        notes.append(f"Of {len(paths)} images the first {most} were used, as many as are kept on the device.")
+        paths = paths[:most]
+    if paths == (SYNTHETIC,):
+        size = crop_size(resolution, size_divisor=1 if case.fit == "exact" else size_divisor)
+        generator = torch.Generator().manual_seed(case.seed)
+        images = [
+            torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)
+            for _ in range(BATCHES * case.batch_size)
+        ]
+    else:
+        images = [_read(path, case, resolution=resolution, size_divisor=size_divisor) for path in paths]
+    texts = torch.Generator().manual_seed(case.seed)
+    # More than the usual number of batches where it takes them to see every image.
+    count = max(BATCHES, math.ceil(len(images) / case.batch_size))
+    batches = []
+    for index in range(count):
+        image_batch = _image_batch(
+            images, first=index * case.batch_size, batch_size=case.batch_size, mean=mean, std=std
+        )
+        token_ids = _token_ids(case.batch_size, case.text_length, vocabulary=vocabulary, generator=texts)
+        mask = None if image_batch.mask is None else image_batch.mask.to(device)
+        batches.append((ImageBatch(image_batch.pixels.to(device, dtype), mask), TextBatch(token_ids.to(device))))
+    height, width = batches[0][0].pixels.shape[-2:]
+    if batches[0][0].mask is not None:
+        notes.append(
+            f"The images differ in size: padded to {height}×{width} pixels, attention masked; "
+            "--fit crop, or images of one size, avoid that."
+        )
+    return Inputs(
+        batches=tuple(batches),
+        names=tuple(Path(path).name for path in paths),
+        text="synthetic token ids",
+        resolution=(height, width),
+        notes=tuple(notes),
+        preprocessing=Preprocessing(
+            Target(
+                resolution=resolution,
+                size_divisor=size_divisor,
+                fit=case.fit,
+                canvas=(height, width),
+                masked=batches[0][0].mask is not None,
+                mean=mean,
+                std=std,
+            ),
+            paths,
+            device=device,
+            dtype=dtype,
+        )
+        if case.preprocessing
+        else None,
+        encoded=_encoded(paths, count, case.batch_size) if case.preprocessing else (),
+        fit=None if paths == (SYNTHETIC,) else case.fit,
+    )
+
+
+def _encoded(paths: Sequence[str], count: int, batch_size: int) -> tuple[Encoded, ...]:
+    """Returns the files of each batch: all in turn, as often as it takes."""
+    contents = list(map(read_encoded, paths))
+    return tuple(
+        Encoded(tuple(contents[(index * batch_size + row) % len(contents)] for row in range(batch_size)))
+        for index in range(count)
+    )
+
+
+def _read(path: str, case: Case, *, resolution: tuple[int, int], size_divisor: int) -> Tensor:
+    """Returns the image at the size that the model takes, [3, h, w] uint8."""
+    image = resize(
+        read_image(path), resolution=resolution, size_divisor=size_divisor, fit=case.fit, name=f"image {path!r}"
+    )
+    return to_tensor(image)
+
+
+def _image_batch(
+    images: list[Tensor],
+    *,
+    first: int,
+    batch_size: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> ImageBatch:
+    """Returns the images `first` to `first + batch_size` of the endless cycle, as float32."""
+    rows = (divmod(first + row, len(images)) for row in range(batch_size))
+    return batch_images(
+        [_mirrored(images[index], cycle) for cycle, index in rows],
+        canvas=(max(image.shape[1] for image in images), max(image.shape[2] for image in images)),
+        # By all images, not this batch's: with and without a mask are different work.
+        masked=len({image.shape for image in images}) > 1,
+        mean=mean,
+        std=std,
+    )
+
+
+def _mirrored(image: Tensor, cycle: int) -> Tensor:
+    """Returns the image [3, h, w] as it is, mirrored left-right, top-bottom, or both, in turn."""
+    return image.flip([edge for edge, bit in ((2, 1), (1, 2)) if cycle & bit])
+
+
+def _token_ids(batch_size: int, length: int, *, vocabulary: int, generator: torch.Generator) -> Tensor:
+    """Returns random words between [CLS] and [SEP], [B, L]; in a vocabulary too small for BERT's, random ids only."""
+    if vocabulary <= _FIRST_WORD:
+        return torch.randint(vocabulary, (batch_size, length), generator=generator)
+    token_ids = torch.randint(_FIRST_WORD, vocabulary, (batch_size, length), generator=generator)
+    token_ids[:, 0], token_ids[:, -1] = _CLS, _SEP
+    return token_ids

@@ -1,0 +1,283 @@
+"""Measures one case in this process: builds it, times its passes in blocks, and counts what is not timed.
+
+When to stop is decided elsewhere (`sweep`): a `Runner` makes one block whenever it is asked to.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+
+from vilt_bench.ask.case import Case, label
+from vilt_bench.embedding import Mark, VisualTokens, tensors
+from vilt_bench.errors import ViltBenchError
+from vilt_bench.machine.environment import torch_state
+from vilt_bench.model import VisionLanguageModel, load_checkpoint
+from vilt_bench.record.run import Model, Series, Stage, Times
+from vilt_bench.worker.backends.onednn import packed_bytes, use_onednn
+from vilt_bench.worker.build import build_inputs, build_model, check_memory, input_of
+from vilt_bench.worker.count import count_on_meta, facts, list_stages, part_of, unknown_flops
+from vilt_bench.worker.failures import StageError, cause_of
+from vilt_bench.worker.inputs import Inputs
+from vilt_bench.worker.meters.flops import FlopCount
+from vilt_bench.worker.meters.latency import Forward, Interval, StagedPass, Timer
+from vilt_bench.worker.meters.memory import measure_memory
+from vilt_bench.worker.observe import PREPROCESSING, Observer, changes, check_torch
+
+OVERSHOOT = 0.5
+"""A block ends when the next pair of passes would overshoot its time by more than this share of the pair."""
+
+
+@dataclass
+class Runner:
+    """A case, built and ready to be timed."""
+
+    case: Case
+    model: VisionLanguageModel
+    inputs: Inputs
+    timer: Timer
+    linear: str
+    shared_weights: str
+    torch_before: Mapping[str, str] = field(default_factory=torch_state)
+    """torch's state before the embedder's code was imported."""
+    passes: int = 0
+    token_counts: set[int] = field(default_factory=set)
+    """Visual tokens that passes had."""
+    _strange: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Prepare to observe the first call."""
+        self.observer = Observer(self.case, self.model, self.inputs.preprocessing)
+
+    def first_call(self) -> float:
+        """Returns the seconds of the first pass, which also shows shapes and counts.
+
+        Raises:
+            ViltBenchError: the embedder breaks the contract, or a stage refuses its input.
+            StageError: a stage failed otherwise.
+        """
+        with quiet():
+            try:
+                call = self.timer.whole(lambda _: self._forward(0)(self.observer))
+            except ViltBenchError:
+                raise
+            except Exception as error:
+                check_torch(self.torch_before, torch_state(), name=label(self.case))  # which may be why
+                raise StageError(self.observer.unreached()) from error
+        check_torch(self.torch_before, torch_state(), name=label(self.case))
+        self._look(self.observer.tokens)
+        self.observer.tokens = None  # not to be held, as memory is measured
+        # A call is over when its result is there: the host's clock, the device synchronised.
+        assert call.wall_time_s is not None
+        return call.wall_time_s
+
+    def remarks(self) -> tuple[str, ...]:
+        """Returns what a reader must know of the passes so far, a sentence each."""
+        found = list(self._strange)
+        if len(self.token_counts) > 1:
+            fewest, most = min(self.token_counts), max(self.token_counts)
+            found.append(
+                f"The number of visual tokens changed from pass to pass, {fewest} to {most}: so did the work, and "
+                f"{self.observer.visual_tokens} is of the first pass."
+            )
+        found.extend(
+            f"Code of the embedder has set torch's {name} from {before} to {now}."
+            for name, before, now in changes(self.torch_before, torch_state())
+        )
+        return tuple(found)
+
+    def _look(self, tokens: VisualTokens | None) -> None:
+        """Note what is strange in the values of visual tokens."""
+        if tokens is None:
+            return
+        if not bool(tokens.embeddings.isfinite().all()):
+            self._strange.append(
+                f"Visual tokens hold NaN or infinite values in {self.case.dtype}: their times are of a pass whose "
+                "answer is of no use."
+            )
+        if tokens.mask is not None and not bool(tokens.mask.any(dim=1).all()):
+            self._strange.append("The mask of the visual tokens leaves an image without a token.")
+
+    def block(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Series:
+        """Returns the samples of one block: instrumented and uninstrumented passes, alternating.
+
+        Args:
+            seconds: about how long; one pass of each kind at least.
+            clock: seconds.
+        """
+        series = time_block(self._forward, self.timer, seconds=seconds, first=self.passes, clock=clock)
+        self.passes += series.blocks[0]
+        return series
+
+    def sample(self, *, instrumented: bool) -> Series:
+        """Returns one pass, instrumented where asked and where the device has a clock between stages."""
+        forward = self._forward(self.passes)
+        self.passes += 1
+        with quiet():
+            staged = self.timer.by_stage(forward) if instrumented else None
+            if staged is None:
+                return Series(whole=times([self.timer.whole(forward)]), blocks=(1,))
+        stages = {name: times([interval]) for name, interval in staged.stages.items()}
+        return Series(stages=stages, instrumented=times([staged.whole]), blocks=(1,))
+
+    def count(self) -> tuple[tuple[Stage, ...], str | None, tuple[str, ...]]:
+        """Returns the stages with all that is counted, how memory was obtained, and warnings."""
+        warnings = list(self.inputs.notes)
+        try:
+            flops, _, counted = count_on_meta(self.case, self.inputs)
+            self.observer.moved = counted.moved
+            warnings.extend(f"FLOPs of {name} are not known: {why}" for name, why in unknown_flops(flops).items())
+        except (StageError, ViltBenchError) as error:
+            flops = FlopCount({}, {})
+            stage = error.stage if isinstance(error, StageError) else None
+            warnings.append(
+                f"FLOPs were not counted: {part_of(self.case, stage)} can't run on the meta device "
+                f"({cause_of(error.__cause__ or error)})"
+            )
+        # Of the inputs the pass's own: the others wait for their turn only because this is a benchmark.
+        resident = [*self.model.parameters(), *self.model.buffers(), *tensors(self.inputs.batches[0])]
+        images, text = self.inputs.batches[0]
+        memory = measure_memory(
+            # Preprocessing is not among it: what it allocates is Pillow's, and seen by nobody.
+            lambda mark: self.model(images, text, mark),
+            resident,
+            self.inputs.batches[0][0].pixels.device,
+            packed_bytes=packed_bytes(self.model),
+        )
+        return list_stages(self.observer, flops.stages, memory.stages), memory.method, tuple(warnings)
+
+    def run_pass(self) -> None:
+        """Run one uninstrumented pass."""
+        with torch.inference_mode():
+            self._forward(self.passes)(None)
+        self.passes += 1
+
+    def facts(self) -> Model:
+        """Returns what was built, as the first call showed it."""
+        return replace(
+            facts(self.case, self.model, self.inputs, self.observer),
+            linear=self.linear,
+            shared_weights=self.shared_weights,
+        )
+
+    def _forward(self, index: int) -> Forward:
+        images, text = self.inputs.batches[index % len(self.inputs.batches)]
+        preprocessing = self.inputs.preprocessing
+        if preprocessing is None:
+            return lambda mark: self.model(images, text, self._counting(mark))
+        encoded = self.inputs.encoded[index % len(self.inputs.encoded)]
+
+        def forward(mark: Mark | None) -> object:
+            within = None if mark is None else lambda name, output: mark(f"{PREPROCESSING}.{name}", output)
+            return self.model(preprocessing(encoded, within), text, self._counting(mark))
+
+        return forward
+
+    def _counting(self, mark: Mark | None) -> Mark | None:
+        """Returns the mark, which then also counts the visual tokens, after it has read its clock."""
+        if mark is None:
+            return None
+        last, add = self.observer.last_visual_stage, self.token_counts.add
+
+        def counting(name: str, output: Any) -> None:
+            mark(name, output)
+            if name == last:
+                add(output.embeddings.shape[1])
+
+        return counting
+
+
+def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
+    """Returns the case built on the device, weights drawn from the case's seed.
+
+    Raises:
+        EmbedderError: the embedder is unknown, broken, or refuses its options.
+        InputError: an image can't be used.
+        CheckpointError: weights can't be used.
+        MemoryError: weights and inputs need more than there is.
+    """
+    before = torch_state()
+    # The input first: whether it fits is told by an embedder that takes no memory and hardly any time.
+    embedder = input_of(case)
+    check_memory(case, embedder, device)
+    inputs = build_inputs(case, embedder, device)
+    model = build_model(case)
+    shared_weights = "random" if case.checkpoint is None else load_checkpoint(model, case.checkpoint)
+    model = model.to(device, getattr(torch, case.dtype))
+    linear = use_onednn(model.vilt) if case.linear == "onednn" else "torch"
+    check_torch(before, torch_state(), name=label(case))
+    return Runner(case, model, inputs, timer, linear, shared_weights, before)
+
+
+def time_block(
+    forward: Callable[[int], Forward],
+    timer: Timer,
+    *,
+    seconds: float,
+    first: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Series:
+    """Returns the samples of one block of passes.
+
+    Each pair has one instrumented and one uninstrumented pass over the same input; which comes first changes
+    from pair to pair, so that neither profits from the other. The garbage collector rests in a pass.
+
+    Args:
+        forward: the pass of that index.
+        timer: times one pass.
+        seconds: about how long; one pair at least.
+        first: index of the first pair.
+        clock: seconds.
+    """
+    wholes: list[Interval] = []
+    staged: list[StagedPass] = []
+    start = clock()
+    pair_s = 0.0
+    with quiet():
+        while not wholes or clock() - start + OVERSHOOT * pair_s < seconds:
+            index = first + len(wholes)
+            pair_start = clock()
+            if index % 2:
+                wholes.append(timer.whole(forward(index)))
+            if (by_stage := timer.by_stage(forward(index))) is not None:
+                staged.append(by_stage)
+            if not index % 2:
+                wholes.append(timer.whole(forward(index)))
+            pair_s = clock() - pair_start
+    names = list(staged[0].stages) if staged else []
+    return Series(
+        whole=times(wholes),
+        stages={name: times([each.stages[name] for each in staged]) for name in names},
+        instrumented=times([each.whole for each in staged]),
+        blocks=(len(wholes),),
+    )
+
+
+def times(intervals: Sequence[Interval]) -> Times:
+    """Returns the intervals, clock by clock; a clock that did not apply is absent."""
+    columns: dict[str, tuple[float, ...]] = {}
+    for clock in fields(Interval):
+        values = [getattr(interval, clock.name) for interval in intervals]
+        if values and None not in values:
+            columns[clock.name] = tuple(values)
+    return Times(**columns)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Returns a context for timing: no gradients, no garbage collector; what was set before comes back."""
+    collecting = gc.isenabled()
+    gc.collect(0)
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if collecting:
+            gc.enable()
