@@ -1,48 +1,97 @@
-"""What does it cost a vision-and-language model to see?"""
+"""What does it cost a vision-and-language model to see?
+
+Measures any visual embedder before one shared ViLT transformer, stage by stage, in fresh processes:
+
+    import vilt_bench
+    from vilt_bench import Case, Contender, Sampling
+
+    run = vilt_bench.measure(Case("patch32", resolution=(384, 640)), Sampling(trials=3, max_time_s=60))
+    vilt_bench.save(run, "results")
+    print(vilt_bench.render([run], "markdown"))
+    run.to_frame()  # tidy pandas: one row a sample
+    vilt_bench.latency(run, "visual_embedder.projection")  # an Estimate: a median and its interval, in seconds
+
+    baseline = Contender("main", python="../main/.venv/bin/python")
+    vilt_bench.gate(run.case, baseline).comparison.total  # is this installation slower than that one?
+    vilt_bench.history("results").cases[0].changes  # where latency changed, over commits
+
+Whatever a user can mend is a `ViltBenchError` of one line. Authors of embedders need `vilt_bench.embedding` alone, and
+`check_embedder`, which holds an embedder to its contract. `vilt-bench --help` tells of the command line.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from vilt_bench.ask.case import Case, Sampling, ViltConfig
-    from vilt_bench.director.gate import gate
-    from vilt_bench.director.lockstep import Contender
-    from vilt_bench.director.measure import measure, measure_together
-    from vilt_bench.judge.compare import compare
-    from vilt_bench.judge.history import history
-    from vilt_bench.record.load import load
-    from vilt_bench.record.run import Run
-
-__all__ = [
-    "Case",
-    "Contender",
-    "Run",
-    "Sampling",
-    "ViltConfig",
-    "__version__",
-    "compare",
-    "gate",
-    "history",
-    "load",
-    "measure",
-    "measure_together",
-]
-
-# By name: the module that has it. Imported when first asked for, so that the command line starts fast.
-_HOMES = {
-    "Case": "vilt_bench.ask.case",
-    "Contender": "vilt_bench.director.lockstep",
-    "Run": "vilt_bench.record.run",
-    "Sampling": "vilt_bench.ask.case",
-    "ViltConfig": "vilt_bench.ask.case",
-    "compare": "vilt_bench.judge.compare",
-    "gate": "vilt_bench.director.gate",
-    "history": "vilt_bench.judge.history",
-    "load": "vilt_bench.record.load",
-    "measure": "vilt_bench.director.measure",
-    "measure_together": "vilt_bench.director.measure",
+_NAMES = {
+    "vilt_bench.ask.case": ("Case", "Sampling", "ViltConfig"),
+    "vilt_bench.director.measure": ("measure", "measure_together"),
+    "vilt_bench.director.lockstep": ("Contender",),
+    "vilt_bench.director.gate": ("Outcome", "gate"),
+    "vilt_bench.record.run": ("Run",),
+    "vilt_bench.record.store": ("save",),
+    "vilt_bench.record.load": ("load", "load_all"),
+    "vilt_bench.judge.estimate": ("Estimate",),
+    "vilt_bench.judge.latency": ("latency",),
+    "vilt_bench.judge.comparison": ("Comparison",),
+    "vilt_bench.judge.compare": ("compare", "compare_all"),
+    "vilt_bench.judge.history": ("History", "history"),
+    "vilt_bench.report": ("render",),
+    "vilt_bench.embedding.contract": ("ImageBatch", "VisualEmbedder", "VisualTokens"),
+    "vilt_bench.testing": ("check_embedder",),
+    "vilt_bench.errors": (
+        "CheckpointError",
+        "ConfigError",
+        "DeviceError",
+        "EmbedderError",
+        "FileError",
+        "InputError",
+        "MeasurementError",
+        "RecordError",
+        "UnknownEmbedderError",
+        "ViltBenchError",
+    ),
 }
+"""What the package offers, by home; a home is imported when a name of it is asked for, so that the start is fast."""
+
+if TYPE_CHECKING:  # the same, for type checkers, which see no table
+    from vilt_bench.ask.case import Case as Case
+    from vilt_bench.ask.case import Sampling as Sampling
+    from vilt_bench.ask.case import ViltConfig as ViltConfig
+    from vilt_bench.director.gate import Outcome as Outcome
+    from vilt_bench.director.gate import gate as gate
+    from vilt_bench.director.lockstep import Contender as Contender
+    from vilt_bench.director.measure import measure as measure
+    from vilt_bench.director.measure import measure_together as measure_together
+    from vilt_bench.embedding.contract import ImageBatch as ImageBatch
+    from vilt_bench.embedding.contract import VisualEmbedder as VisualEmbedder
+    from vilt_bench.embedding.contract import VisualTokens as VisualTokens
+    from vilt_bench.errors import CheckpointError as CheckpointError
+    from vilt_bench.errors import ConfigError as ConfigError
+    from vilt_bench.errors import DeviceError as DeviceError
+    from vilt_bench.errors import EmbedderError as EmbedderError
+    from vilt_bench.errors import FileError as FileError
+    from vilt_bench.errors import InputError as InputError
+    from vilt_bench.errors import MeasurementError as MeasurementError
+    from vilt_bench.errors import RecordError as RecordError
+    from vilt_bench.errors import UnknownEmbedderError as UnknownEmbedderError
+    from vilt_bench.errors import ViltBenchError as ViltBenchError
+    from vilt_bench.judge.compare import compare as compare
+    from vilt_bench.judge.compare import compare_all as compare_all
+    from vilt_bench.judge.comparison import Comparison as Comparison
+    from vilt_bench.judge.estimate import Estimate as Estimate
+    from vilt_bench.judge.history import History as History
+    from vilt_bench.judge.history import history as history
+    from vilt_bench.judge.latency import latency as latency
+    from vilt_bench.record.load import load as load
+    from vilt_bench.record.load import load_all as load_all
+    from vilt_bench.record.run import Run as Run
+    from vilt_bench.record.store import save as save
+    from vilt_bench.report import render as render
+    from vilt_bench.testing import check_embedder as check_embedder
+
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:
@@ -51,3 +100,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
