@@ -56,6 +56,13 @@ def test_time_that_a_quota_held_the_process_up_is_told(tmp_path: Path, group: st
     assert watched(tmp_path, before, {stat: texts[1]}, own_s=0).quota_held_s == pytest.approx(0.5)
 
 
+def test_a_parents_quota_counts_and_time_that_two_take_at_once_counts_once(tmp_path: Path) -> None:
+    files = [f"sys/fs/cgroup/{group}cpu.stat" for group in ("job/step/", "job/", "")]
+    before = {"proc/self/cgroup": "0::/job/step"} | dict.fromkeys(files, "throttled_usec 100000")
+    after = dict(zip(files, ["throttled_usec 200000", "throttled_usec 600000", "throttled_usec 100000"], strict=True))
+    assert watched(tmp_path, before, after, own_s=0).quota_held_s == pytest.approx(0.5)
+
+
 def test_throttling_against_heat_adds_up_over_processors(tmp_path: Path) -> None:
     files = [f"sys/devices/system/cpu/cpu{index}/thermal_throttle/core_throttle_count" for index in (0, 1)]
     seen = watched(tmp_path, dict.fromkeys(files, "5"), dict.fromkeys(files, "7"), own_s=0)

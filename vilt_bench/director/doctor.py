@@ -22,6 +22,7 @@ from vilt_bench import files
 from vilt_bench.errors import MeasurementError
 from vilt_bench.machine.disturbances import FitnessProbe
 from vilt_bench.machine.gpu import look_at_gpus
+from vilt_bench.machine.system_files import ROOT, read_count, read_text
 from vilt_bench.record.examination import LEAST_PAIRS, TURNS, WARMUP_TURNS, Clock, Examination, Neighbour, Pair
 from vilt_bench.record.run import Environment
 from vilt_bench.wire import Child, Patience
@@ -55,7 +56,7 @@ QUICK = Effort(pairs=4, look_s=0.5, max_time_s=9.0)
 def examine(
     effort: Effort = THOROUGH,
     *,
-    root: Path = Path("/"),
+    root: Path = ROOT,
     report: Callable[[str], None] = lambda _: None,
     patience_s: float | None = None,
 ) -> Examination:
@@ -103,7 +104,7 @@ def examine(
         load_average=load,
         frequency_hz=_kilohertz(processors / "scaling_cur_freq"),
         highest_frequency_hz=_kilohertz(processors / "cpuinfo_max_freq"),
-        clock_source=_text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        clock_source=read_text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
         memory_bytes=int(psutil.virtual_memory().total),
         gpus=look_at_gpus(),
         took_s=time.perf_counter() - begin,
@@ -209,12 +210,5 @@ def _neighbours(look_s: float) -> tuple[Neighbour, ...]:
 
 
 def _kilohertz(path: Path) -> float | None:
-    text = _text(path)
-    return int(text) * 1e3 if text is not None and text.isdigit() else None
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text().strip() or None
-    except OSError:
-        return None
+    count = read_count(path)
+    return None if count is None else count * 1e3

@@ -14,7 +14,7 @@ from typing import Protocol
 import psutil
 
 from vilt_bench.machine.disturbances import FitnessProbe
-from vilt_bench.machine.system_files import ROOT, read_text
+from vilt_bench.machine.system_files import ROOT, field_of, read_text
 from vilt_bench.record.run import SLOWDOWNS, Conditions, GpuState
 
 
@@ -115,7 +115,7 @@ def resident_peak_bytes(root: Path = ROOT) -> int | None:
         root: of the file system that holds `proc`.
     """
     # Not getrusage on Linux: its maximum outlives exec, so a worker would inherit its parent's.
-    if match := re.search(r"^VmHWM:\s*(\d+) kB", read_text(root / "proc/self/status") or "", re.MULTILINE):
+    if match := re.fullmatch(r"(\d+) kB", field_of(read_text(root / "proc/self/status"), "VmHWM") or ""):
         return int(match[1]) * 1024
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)

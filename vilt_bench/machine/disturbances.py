@@ -12,9 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from vilt_bench.machine.system_files import ROOT, control_groups, field_of, read_count, read_text
 from vilt_bench.record.run import Fitness
-
-_ROOT = Path("/")
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class _Usage:
 class FitnessProbe:
     """Watches the machine around the work of this process; costs a few file reads a block."""
 
-    def __init__(self, *, root: Path = _ROOT, cpu_clock: Callable[[], float] = time.process_time) -> None:
+    def __init__(self, *, root: Path = ROOT, cpu_clock: Callable[[], float] = time.process_time) -> None:
         """Look at the counters that only ever grow.
 
         Args:
@@ -40,7 +39,7 @@ class FitnessProbe:
         self._cpu_clock = cpu_clock
         self._thermal = thermal_throttles(root)
         self._total_s = self._others_s = self._steal_s = self._held_s = 0.0
-        self._begun: tuple[_Usage | None, float, float | None] = None, 0.0, None
+        self._begun: tuple[_Usage | None, float, dict[Path, float]] = None, 0.0, {}
         self._known = self._quota = False
 
     def begin(self) -> None:
@@ -51,9 +50,10 @@ class FitnessProbe:
         """The block is over."""
         before, cpu_s, held_s = self._begun
         own_s, after, held_after_s = self._cpu_clock() - cpu_s, _usage(self._root), _quota_held_s(self._root)
-        if held_s is not None and held_after_s is not None:
+        if groups := held_s.keys() & held_after_s.keys():
             self._quota = True
-            self._held_s += held_after_s - held_s
+            # Of the tightest: where several hold the process up, they may do so at the same time.
+            self._held_s += max(held_after_s[group] - held_s[group] for group in groups)
         # Ticks are 10 ms: what a short block shows by itself is rough, and adds up right.
         if before is not None and after is not None and after.total_s > before.total_s:
             self._known = True
@@ -82,17 +82,15 @@ def timer_resolution_s(clock_ns: Callable[[], int] = time.perf_counter_ns, reads
     return min(steps) * 1e-9 if steps else None
 
 
-def thermal_throttles(root: Path = _ROOT) -> int | None:
+def thermal_throttles(root: Path = ROOT) -> int | None:
     """Returns how often the processor has slowed down against heat since the machine started (Intel only)."""
-    counts = [
-        _read(file) for file in root.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
-    ]
-    known = [int(count) for count in counts if count is not None and count.isdigit()]
+    files = root.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
+    known = [count for count in map(read_count, files) if count is not None]
     return sum(known) if known else None
 
 
 def _usage(root: Path) -> _Usage | None:
-    match = re.match(r"cpu +((?:\d+ ?)+)", _read(root / "proc/stat") or "")
+    match = re.match(r"cpu +((?:\d+ ?)+)", read_text(root / "proc/stat") or "")
     if match is None:
         return None
     # user nice system idle iowait irq softirq steal; guests are within user and nice
@@ -103,31 +101,19 @@ def _usage(root: Path) -> _Usage | None:
     return _Usage(sum(ticks) * tick_s, (sum(ticks) - ticks[3] - ticks[4] - steal) * tick_s, steal * tick_s)
 
 
-def _quota_held_s(root: Path) -> float | None:
-    """Returns how long the quota of this process's control group (version 1 or 2) has held it up."""
-    groups = re.findall(r"^\d+:([^:]*):(.*)$", _read(root / "proc/self/cgroup") or "", re.MULTILINE)
-    for controllers, group in groups:
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        base = root / "sys/fs/cgroup" if not controllers else root / "sys/fs/cgroup/cpu"
-        for place in (base / group.strip("/"), base):  # inside a container the path may be the host's
-            told = _read(place / "cpu.stat") or ""
-            if match := re.search(r"^throttled_usec (\d+)$", told, re.MULTILINE):
-                return int(match[1]) * 1e-6
-            if match := re.search(r"^throttled_time (\d+)$", told, re.MULTILINE):
-                return int(match[1]) * 1e-9
-    return None
+def _quota_held_s(root: Path) -> dict[Path, float]:
+    """Returns how long each control group's quota has held up the processes in it, in seconds; a parent's holds too."""
+    held_s = {}
+    for group in control_groups(root, "cpu"):
+        text = read_text(group / "cpu.stat")
+        for field, unit_s in (("throttled_usec", 1e-6), ("throttled_time", 1e-9)):  # of version 2, and of 1
+            if (told := field_of(text, field, " ")) is not None and told.isdigit():
+                held_s[group] = int(told) * unit_s
+    return held_s
 
 
 def _swap_used_bytes(root: Path) -> int | None:
-    told = _read(root / "proc/meminfo") or ""
-    found = [re.search(rf"^Swap{name}:\s*(\d+) kB", told, re.MULTILINE) for name in ("Total", "Free")]
-    total, free = (None if match is None else int(match[1]) * 1024 for match in found)
-    return None if total is None or free is None else total - free
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip() or None
-    except OSError:
-        return None
+    text = read_text(root / "proc/meminfo")
+    told = [field_of(text, f"Swap{name}") for name in ("Total", "Free")]
+    sizes = [int(match[1]) * 1024 for size in told if (match := re.fullmatch(r"(\d+) kB", size or ""))]
+    return sizes[0] - sizes[1] if len(sizes) == 2 else None

@@ -19,7 +19,7 @@ import torch
 
 from vilt_bench.machine.device import usable_cores
 from vilt_bench.machine.gpu import open_gpu
-from vilt_bench.machine.system_files import ROOT, control_groups, read_text
+from vilt_bench.machine.system_files import ROOT, control_groups, field_of, read_count, read_text
 from vilt_bench.record.run import Environment
 
 _PACKAGES = (
@@ -62,10 +62,10 @@ def available_memory_bytes(device: torch.device, root: Path = ROOT) -> int | Non
     if device.type != "cpu":
         return None
     limits = [
-        int(text)
+        limit
         for folder in control_groups(root, "memory")
         for name in ("memory.max", "memory.limit_in_bytes")
-        if (text := read_text(folder / name)) is not None and text.isdigit()
+        if (limit := read_count(folder / name)) is not None
     ]
     return min([psutil.virtual_memory().available, *limits])
 
@@ -124,11 +124,10 @@ def _told(facts: Mapping[str, object]) -> dict[str, str]:
 
 
 def _processor_facts(root: Path) -> dict[str, object]:
-    info = read_text(root / "proc/cpuinfo") or ""
+    info = read_text(root / "proc/cpuinfo")
 
     def field(key: str) -> str | None:
-        match = re.search(rf"^{key}\s*:\s*(.+)$", info, re.MULTILINE)
-        return match[1].strip() if match else None
+        return field_of(info, key)
 
     model = [field(key) for key in ("cpu family", "model", "stepping")]
     arm = [field(key) for key in ("CPU implementer", "CPU part")]

@@ -32,7 +32,12 @@ _REASONS = {
 class Gpu:
     """One NVIDIA GPU, or MIG instance, by NVML; what NVML does not say is `None`."""
 
-    def __init__(self, uuid: str) -> None:
+    def __init__(self, handle: Any) -> None:
+        """Take NVML's handle of the GPU; NVML is open until `close`."""
+        self._handle = handle
+
+    @classmethod
+    def open(cls, uuid: str) -> Gpu:
         """Open NVML and find the GPU.
 
         Args:
@@ -43,7 +48,7 @@ class Gpu:
         """
         pynvml.nvmlInit()
         try:
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            return cls(pynvml.nvmlDeviceGetHandleByUUID(uuid))
         except pynvml.NVMLError:
             pynvml.nvmlShutdown()
             raise
@@ -125,7 +130,7 @@ def look_at_gpus() -> tuple[GpuFacts, ...]:
     found = []
     try:
         for index in range(pynvml.nvmlDeviceGetCount()):
-            gpu = Gpu(str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))))
+            gpu = Gpu.open(str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))))
             found.append(gpu.facts())
             gpu.close()
     except pynvml.NVMLError:  # a GPU that is lost, or not permitted
@@ -147,7 +152,7 @@ def open_gpu(device: torch.device) -> Gpu | None:
     uuid = torch.cuda.get_device_properties(device).uuid
     for prefix in ("GPU-", "MIG-"):  # torch leaves the prefix out
         try:
-            return Gpu(f"{prefix}{uuid}")
+            return Gpu.open(f"{prefix}{uuid}")
         except pynvml.NVMLError:
             continue
     return None

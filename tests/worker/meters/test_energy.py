@@ -154,7 +154,7 @@ print(json.dumps(result))
 
 
 def test_nvmls_numbers_become_si_units_and_what_it_does_not_tell_none(stub: Path) -> None:
-    assert ask_stub(stub, "dataclasses.asdict(Gpu('GPU-stub').state())") == {
+    assert ask_stub(stub, "dataclasses.asdict(Gpu.open('GPU-stub').state())") == {
         "sm_clock_hz": 1.98e9,
         "memory_clock_hz": 2.619e9,
         "temperature_c": None,
@@ -164,20 +164,20 @@ def test_nvmls_numbers_become_si_units_and_what_it_does_not_tell_none(stub: Path
 
 
 def test_energy_is_in_joules(stub: Path) -> None:
-    first, second = ask_stub(stub, "(lambda gpu: [gpu.energy_j(), gpu.energy_j()])(Gpu('GPU-stub'))")
+    first, second = ask_stub(stub, "(lambda gpu: [gpu.energy_j(), gpu.energy_j()])(Gpu.open('GPU-stub'))")
     assert (first, second - first) == (pytest.approx(1001.5), pytest.approx(1.5))
 
 
 def test_an_unsupported_counter_is_none_not_zero(stub: Path) -> None:
-    assert ask_stub(stub, "Gpu('GPU-stub').energy_j()", STUB_NO_ENERGY="1") is None
+    assert ask_stub(stub, "Gpu.open('GPU-stub').energy_j()", STUB_NO_ENERGY="1") is None
 
 
 def test_the_counter_of_a_partitioned_gpu_counts_others_too_and_is_not_used(stub: Path) -> None:
-    assert ask_stub(stub, "[Gpu('GPU-stub').mig(), Gpu('GPU-stub').energy_j()]", STUB_MIG="1") == [True, None]
+    assert ask_stub(stub, "[Gpu.open('GPU-stub').mig(), Gpu.open('GPU-stub').energy_j()]", STUB_MIG="1") == [True, None]
 
 
 def test_driver_and_partitioning_are_told_and_a_missing_power_limit_is_none(stub: Path) -> None:
-    gpu = "(lambda gpu: [gpu.driver(), gpu.mig(), gpu.power_limit_w(), gpu.close()])(Gpu('GPU-stub'))"
+    gpu = "(lambda gpu: [gpu.driver(), gpu.mig(), gpu.power_limit_w(), gpu.close()])(Gpu.open('GPU-stub'))"
     assert ask_stub(stub, gpu) == ["555.42", False, None, None]
 
 
@@ -195,8 +195,8 @@ def test_all_gpus_are_looked_at_with_their_settings_and_none_without_a_driver(st
 
 
 def test_a_missing_driver_or_gpu_is_nvmls_error(stub: Path) -> None:
-    assert ask_stub(stub, "Gpu('GPU-other')") == "NVMLError_NotFound"
-    assert ask_stub(stub, "Gpu('GPU-stub')", STUB_NO_DRIVER="1") == "NVMLError_DriverNotLoaded"
+    assert ask_stub(stub, "Gpu.open('GPU-other')") == "NVMLError_NotFound"
+    assert ask_stub(stub, "Gpu.open('GPU-stub')", STUB_NO_DRIVER="1") == "NVMLError_DriverNotLoaded"
 
 
 @pytest.mark.gpu
