@@ -148,7 +148,7 @@ def test_the_number_of_threads_is_set_and_returned(monkeypatch: pytest.MonkeyPat
 
 
 def test_threads_that_the_environment_variable_asks_for_are_kept() -> None:
-    program = "from vilt_bench.machine.environment import prepare_threads; print(prepare_threads(None))"
+    program = "from vilt_bench.machine.device import prepare_threads; print(prepare_threads(None))"
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
