@@ -95,7 +95,7 @@ def build() -> tuple[dict[str, Forward], str]:
         theirs.save_pretrained(Path(folder))
         load_checkpoint(ours, folder)
     packed = copy.deepcopy(ours)
-    onednn = use_onednn(packed.vilt)
+    onednn = use_onednn(packed.shared)
     timm = with_timm_blocks(ours)
     text_mask = torch.ones(1, TEXT_LENGTH, dtype=torch.long)
     pixel_mask = torch.ones(1, HEIGHT, WIDTH, dtype=torch.long)
@@ -127,7 +127,7 @@ def with_timm_blocks(model: VisionLanguageModel) -> VisionLanguageModel:
         "mlp.2": "mlp.fc2",
     }
     model = copy.deepcopy(model)
-    config = model.vilt.config
+    config = model.shared.config
 
     class Blocks(nn.Module):
         def __init__(self, ours: nn.Module) -> None:
@@ -144,7 +144,7 @@ def with_timm_blocks(model: VisionLanguageModel) -> VisionLanguageModel:
         def forward(self, joint: tuple[Tensor, Tensor | None]) -> Tensor:
             return self.norm(self.blocks(joint[0]))  # type: ignore[no-any-return]
 
-    stages = model.vilt.modality_interaction.stages
+    stages = model.shared.modality_interaction.stages
     stages["transformer"] = Blocks(stages["transformer"])
     return model
 

@@ -10,7 +10,7 @@ from embedders.patch import patch
 from vilt_bench.ask.case import ViltConfig
 from vilt_bench.embedding import ImageBatch, TextBatch, VisualEmbedder, VisualTokens
 from vilt_bench.errors import CheckpointError
-from vilt_bench.model import Vilt, VisionLanguageModel, load_checkpoint
+from vilt_bench.model import Bert, Vilt, VisionLanguageModel, load_checkpoint
 
 transformers = pytest.importorskip("transformers")
 
@@ -263,3 +263,9 @@ def test_a_missing_hub_client_is_one_line_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match=r"pip install huggingface_hub"):
         load_checkpoint(build(), "hub:org/name")
+
+
+def test_a_checkpoint_is_refused_where_the_shared_model_is_no_vilt():
+    model = VisionLanguageModel(Bert(SMALL), patch(hidden_size=32))
+    with pytest.raises(CheckpointError, match="the shared model is a Bert; leave it out"):
+        load_checkpoint(model, "vilt-b32")

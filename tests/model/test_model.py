@@ -229,8 +229,8 @@ def test_the_seed_decides_the_weights():
     first, second = [torch.manual_seed(3) and build().state_dict() for _ in range(2)]
     other = build().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["vilt.textual_embedder.words.weight"], other["vilt.textual_embedder.words.weight"])
-    assert 0.015 < float(first["vilt.textual_embedder.words.weight"].std()) < 0.025
+    assert not torch.equal(first["shared.textual_embedder.words.weight"], other["shared.textual_embedder.words.weight"])
+    assert 0.015 < float(first["shared.textual_embedder.words.weight"].std()) < 0.025
 
 
 @pytest.mark.parametrize("interaction", ["vilt", "bert", "lxmert", "vilbert"])
@@ -308,7 +308,7 @@ def test_onednn_computes_the_same_pooled_output(lengths):
     expected = model(*inputs)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     names = set(model.state_dict())
-    description = use_onednn(model.vilt.modality_interaction.stages["transformer"])
+    description = use_onednn(model.shared.modality_interaction.stages["transformer"])
     if description != "oneDNN, prepacked weights":
         pytest.skip(description)
     assert (model(*inputs).pooled - expected.pooled).abs().max() < 1e-5
@@ -326,7 +326,7 @@ def test_onednn_computes_the_same_pooled_output_in_full_size():
     model = build(ViltConfig())
     inputs = batch([(384, 640)], [40], vocabulary=30_522)
     expected = model(*inputs).pooled
-    use_onednn(model.vilt)
+    use_onednn(model.shared)
     assert (model(*inputs).pooled - expected).abs().max() < 1e-5
 
 

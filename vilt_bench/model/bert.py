@@ -13,7 +13,7 @@ from vilt_bench.embedding import VisualTokens
 from vilt_bench.errors import EmbedderError
 from vilt_bench.model.interaction import Attention, JointTokens, Modalities, Pooler, join_masks
 from vilt_bench.model.text import TextualEmbedder
-from vilt_bench.model.vilt import SharedModel
+from vilt_bench.model.vilt import SharedModel, sizes_of
 
 
 class Bert(SharedModel):
@@ -25,7 +25,7 @@ class Bert(SharedModel):
     def __init__(self, config: ViltConfig) -> None:
         """Make the modules; the config's image positions are not used."""
         super().__init__(
-            config,
+            sizes_of(config),
             TextualEmbedder(config),
             {
                 "concatenation": BertConcatenation(config),

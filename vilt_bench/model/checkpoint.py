@@ -14,7 +14,7 @@ from vilt_bench.ask.case import ViltConfig
 from vilt_bench.embedding.configurations import HUB, fetch_weights
 from vilt_bench.embedding.weights import read_state_dict, refuse_differences
 from vilt_bench.errors import CheckpointError, FileError
-from vilt_bench.model.vilt import VisionLanguageModel
+from vilt_bench.model.vilt import Vilt, VisionLanguageModel
 
 
 class Part(NamedTuple):
@@ -96,11 +96,16 @@ def load_checkpoint(model: VisionLanguageModel, source: str) -> str:
     Raises:
         CheckpointError: the checkpoint is unreadable, incomplete, or of another model; the model is unchanged.
     """
+    shared = model.shared
+    if not isinstance(shared, Vilt):
+        raise CheckpointError(
+            f"{source} would be a ViLT's, and the shared model is a {type(shared).__name__}; leave it out"
+        )
     path = fetch_weights(source.removeprefix(HUB)) if source.startswith(HUB) else source
     found = read_state_dict(path)
     state = {name.removeprefix("vilt."): tensor for name, tensor in found.items()}
     layout = OFFICIAL if f"{OFFICIAL.image}cls_token" in state else HUGGING_FACE
-    remarks = _check_config(path, model.vilt.config, source)
+    remarks = _check_config(path, shared.config, source)
     if found.remark:
         remarks.append(found.remark.removeprefix(", "))
 
@@ -115,7 +120,7 @@ def load_checkpoint(model: VisionLanguageModel, source: str) -> str:
         state[layout.types] = types[:2]
         remarks.append("type of a second image left out")
 
-    parts = dict(_shared_parts(layout, model.vilt.config.layers))
+    parts = dict(_shared_parts(layout, shared.config.layers))
     projection = _patch_projection(model)
     if projection is None:
         for name in ("weight", "bias"):
@@ -136,13 +141,13 @@ def load_checkpoint(model: VisionLanguageModel, source: str) -> str:
 def _shared_parts(layout: Layout, layers: int) -> Iterator[tuple[str, Part]]:
     """Yields the checkpoint's name of each tensor of the shared ViLT, and where it belongs."""
     for table, ours in (("word", "words"), ("position", "positions"), ("token_type", "segments")):
-        yield f"{layout.text}{table}_embeddings.weight", Part(f"vilt.textual_embedder.{ours}.weight")
-    interaction = "vilt.modality_interaction.stages"
+        yield f"{layout.text}{table}_embeddings.weight", Part(f"shared.textual_embedder.{ours}.weight")
+    interaction = "shared.modality_interaction.stages"
     yield f"{layout.image}cls_token", Part(f"{interaction}.concatenation.class_token")
     yield f"{layout.image}{layout.positions}", Part(f"{interaction}.concatenation.positions")
     yield layout.types, Part(f"{interaction}.concatenation.types.weight")
     for kind in ("weight", "bias"):
-        yield f"{layout.text}LayerNorm.{kind}", Part(f"vilt.textual_embedder.norm.{kind}")
+        yield f"{layout.text}LayerNorm.{kind}", Part(f"shared.textual_embedder.norm.{kind}")
         yield f"{layout.final_norm}{kind}", Part(f"{interaction}.transformer.norm.{kind}")
         yield f"pooler.dense.{kind}", Part(f"{interaction}.pooler.projection.{kind}")
         for layer in range(layers):

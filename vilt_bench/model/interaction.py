@@ -59,15 +59,16 @@ class Concatenation(nn.Module):
         text, visual = modalities
         text_type, image_type = self.types.weight
         class_token = self.class_token + self.positions[:, :1] + image_type  # (1, 1, D)
+        class_tokens = VisualTokens(class_token.expand(len(visual.embeddings), -1, -1))
         embeddings = torch.cat(
             [
                 text.embeddings + text_type,
-                class_token.expand(visual.embeddings.shape[0], -1, -1),
+                class_tokens.embeddings,
                 visual.embeddings + self._positions(visual) + image_type,
             ],
             dim=1,
         )
-        return JointTokens(embeddings, _join_masks(text, visual))
+        return JointTokens(embeddings, join_masks(text, class_tokens, visual))
 
     def _positions(self, visual: VisualTokens) -> Tensor:
         if visual.grid is None:
@@ -147,13 +148,6 @@ class Pooler(nn.Module):
     def forward(self, tokens: Tensor) -> ViltOutput:
         """Returns the tokens, and p."""
         return ViltOutput(tokens, self.projection(tokens[:, 0]).tanh())
-
-
-def _join_masks(text: TextTokens, visual: VisualTokens) -> Tensor | None:
-    if text.mask is None and visual.mask is None:
-        return None  # known without a look at the data, so that attention runs without a mask
-    text_mask, visual_mask = _mask_of(text), _mask_of(visual)
-    return torch.cat([text_mask, text_mask.new_ones(text_mask.shape[0], 1), visual_mask], dim=1)
 
 
 def join_masks(*modalities: TextTokens | VisualTokens) -> Tensor | None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vilt_bench.ask.case import LANGUAGE_MODEL, ViltConfig
+from vilt_bench.ask.case import LANGUAGE_MODEL
 from vilt_bench.embedding import TextBatch
 from vilt_bench.embedding.configurations import INSTALL, explained, find_configuration, one_line
 from vilt_bench.errors import ConfigError, InputError
@@ -70,11 +70,9 @@ class LanguageModel(SharedModel):
             _check_parts(name, config, words=words, head=head)
         width: int = config.hidden_size
         super().__init__(
-            ViltConfig(),  # of no use here: the sizes are the language model's
+            decoder_sizes(config),
             LanguageEmbedding(words),
             {"connector": Connector(width, longest=getattr(config, "max_position_embeddings", None))},
-            visual_size=width,
-            sizes=sizes_of(config),
         )
         # After the weights were drawn: transformers has drawn the decoder's as each model wants them.
         norm = next((part for part in _NORMS if isinstance(getattr(base, part, None), nn.Module)), None)
@@ -189,10 +187,10 @@ def language_sizes(name: str) -> Sizes:
         ConfigError: there is no such configuration, or it is no language model's.
         CheckpointError: the configuration can't be fetched or read.
     """
-    return sizes_of(_text_config(name))
+    return decoder_sizes(_text_config(name))
 
 
-def sizes_of(config: Any) -> Sizes:
+def decoder_sizes(config: Any) -> Sizes:
     """Returns the sizes in transformers' configuration of a language model."""
     return Sizes(
         hidden_size=config.hidden_size,

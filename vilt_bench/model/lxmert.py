@@ -16,7 +16,7 @@ from vilt_bench.ask.case import ViltConfig
 from vilt_bench.model.bert import BertLayer, for_keys, refuse_grid
 from vilt_bench.model.interaction import Modalities, ViltOutput
 from vilt_bench.model.text import TextualEmbedder
-from vilt_bench.model.vilt import SharedModel
+from vilt_bench.model.vilt import SharedModel, sizes_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Lxmert(SharedModel):
     def __init__(self, config: LxmertConfig) -> None:
         """Make the modules."""
         super().__init__(
-            config,
+            sizes_of(config),
             TextualEmbedder(config),
             {
                 "language_encoder": LanguageEncoder(config, layers=config.layers),

@@ -13,7 +13,7 @@ from vilt_bench.model.bert import Bert
 from vilt_bench.model.language import LanguageModel, language_sizes
 from vilt_bench.model.lxmert import Lxmert, LxmertConfig
 from vilt_bench.model.vilbert import Vilbert, VilbertConfig
-from vilt_bench.model.vilt import SharedModel, Sizes, Vilt, config_sizes
+from vilt_bench.model.vilt import SharedModel, Sizes, Vilt, sizes_of
 
 
 class _Undrawn(TorchFunctionMode):
@@ -73,4 +73,4 @@ def shared_sizes(interaction: str, config: ViltConfig) -> Sizes:
     """
     if interaction.startswith(LANGUAGE_MODEL):
         return language_sizes(interaction.removeprefix(LANGUAGE_MODEL))
-    return config_sizes(config)
+    return sizes_of(config)

@@ -15,7 +15,7 @@ from vilt_bench.model.bert import BertLayer, Mlp
 from vilt_bench.model.interaction import ViltOutput
 from vilt_bench.model.lxmert import LanguageEncoder, Streams, attend, split_heads
 from vilt_bench.model.text import TextualEmbedder
-from vilt_bench.model.vilt import SharedModel
+from vilt_bench.model.vilt import SharedModel, sizes_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Vilbert(SharedModel):
     def __init__(self, config: VilbertConfig) -> None:
         """Make the modules."""
         super().__init__(
-            config.text,
+            sizes_of(config.text),
             TextualEmbedder(config.text),
             {
                 "language_encoder": LanguageEncoder(config.text, layers=config.text.layers - config.co_layers),

@@ -32,26 +32,23 @@ class SharedModel(nn.Module):
 
     def __init__(
         self,
-        config: ViltConfig,
+        sizes: Sizes,
         textual_embedder: nn.Module,
         stages: Mapping[str, nn.Module],
         *,
         visual_size: int | None = None,
-        sizes: Sizes | None = None,
     ) -> None:
         """Join the parts; their weights are drawn from torch's generator, as ViT's and BERT's are.
 
         Args:
-            config: sizes of the textual embedder and of the text's layers.
+            sizes: of the text's layers, or of all.
             textual_embedder: makes the text's tokens.
             stages: of the modality interaction, in order; the first takes `Modalities`, the last returns `ViltOutput`.
             visual_size: channels of the visual tokens that it takes, where not as many as the text's.
-            sizes: as reports show them, where they are not the config's.
         """
         super().__init__()
-        self.config = config
-        self.visual_size = config.hidden_size if visual_size is None else visual_size
-        self.sizes = sizes or config_sizes(config)
+        self.sizes = sizes
+        self.visual_size = sizes.hidden_size if visual_size is None else visual_size
         self.textual_embedder = textual_embedder
         self.modality_interaction = Chain(stages)
         _initialise(self)
@@ -76,7 +73,7 @@ class Vilt(SharedModel):
     def __init__(self, config: ViltConfig) -> None:
         """Make the modules."""
         super().__init__(
-            config,
+            sizes_of(config),
             TextualEmbedder(config),
             {
                 "concatenation": Concatenation(config),
@@ -84,24 +81,25 @@ class Vilt(SharedModel):
                 "pooler": Pooler(config),
             },
         )
+        self.config = config
 
 
 class VisionLanguageModel(nn.Module):
     """A visual embedder in front of the shared ViLT, or of another shared model."""
 
-    def __init__(self, vilt: SharedModel, visual_embedder: VisualEmbedder) -> None:
+    def __init__(self, shared: SharedModel, visual_embedder: VisualEmbedder) -> None:
         """Join the two.
 
         Raises:
             EmbedderError: the embedder's tokens are not as wide as the shared model's.
         """
         super().__init__()
-        if visual_embedder.hidden_size != vilt.visual_size:
+        if visual_embedder.hidden_size != shared.visual_size:
             raise EmbedderError(
-                f"the embedder's tokens have {visual_embedder.hidden_size} channels, "
-                f"the shared {type(vilt).__name__}'s {vilt.visual_size}; build it with hidden_size={vilt.visual_size}"
+                f"the embedder's tokens have {visual_embedder.hidden_size} channels, the shared "
+                f"{type(shared).__name__}'s {shared.visual_size}; build it with hidden_size={shared.visual_size}"
             )
-        self.vilt = vilt
+        self.shared = shared
         self.visual_embedder = visual_embedder
 
     def forward(self, images: ImageBatch, text: TextBatch, mark: Mark | None = None) -> ViltOutput:
@@ -112,11 +110,11 @@ class VisionLanguageModel(nn.Module):
             text: B texts.
             mark: called after each stage with its full name, as `stages` gives it, and its output.
         """
-        text_tokens = self.vilt.textual_embedder(text)
+        text_tokens = self.shared.textual_embedder(text)
         if mark is not None:
             mark("textual_embedder", text_tokens)
         visual_tokens = self.visual_embedder(images, _within("visual_embedder", mark))
-        return self.vilt.interact(text_tokens, visual_tokens, _within("modality_interaction", mark))
+        return self.shared.interact(text_tokens, visual_tokens, _within("modality_interaction", mark))
 
     if TYPE_CHECKING:
 
@@ -124,17 +122,17 @@ class VisionLanguageModel(nn.Module):
             """Returns tokens and the pooled output."""
 
 
-def config_sizes(config: ViltConfig) -> Sizes:
-    """Returns the sizes in a config."""
+def sizes_of(config: ViltConfig) -> Sizes:
+    """Returns the sizes in a configuration of ViLT or BERT."""
     return Sizes(config.hidden_size, config.layers, config.heads, config.vocabulary)
 
 
 def stages(model: VisionLanguageModel) -> Iterator[tuple[str, nn.Module]]:
     """Yields full name and module of each stage, in the order in which they run."""
-    yield "textual_embedder", model.vilt.textual_embedder
+    yield "textual_embedder", model.shared.textual_embedder
     for name, stage in model.visual_embedder.stages.items():
         yield f"visual_embedder.{name}", stage
-    for name, stage in model.vilt.modality_interaction.stages.items():
+    for name, stage in model.shared.modality_interaction.stages.items():
         yield f"modality_interaction.{name}", stage
 
 

@@ -293,7 +293,7 @@ def _printed_tokens_flops(shared: SharedModel, printed: Table6Row, built: Visual
 
 
 def _interaction_flops(shared: SharedModel, text_tokens: int, visual: VisualTokens) -> int:
-    width = shared.config.hidden_size
+    width = shared.sizes.hidden_size
     with torch.device("meta"):
         text = TextTokens(torch.empty(1, text_tokens, width))
     return _known(count_flops(lambda mark: shared.interact(text, visual, mark)).total)
@@ -314,8 +314,8 @@ def _encoders(shared: SharedModel, printed: Table6Row) -> tuple[Encoder, ...]:
     image, text = printed.image_tokens, FITTED_TEXT_TOKENS.get(printed.model, printed.text_tokens)
     stages = shared.modality_interaction.stages
 
-    def encoder(layers: int, tokens: int, hidden_size: int = shared.config.hidden_size) -> Encoder:
-        return Encoder(layers, tokens, hidden_size, shared.config.vocabulary)
+    def encoder(layers: int, tokens: int, hidden_size: int = shared.sizes.hidden_size) -> Encoder:
+        return Encoder(layers, tokens, hidden_size, shared.sizes.vocabulary)
 
     if isinstance(shared, Lxmert):
         language, vision, cross = (
@@ -330,7 +330,7 @@ def _encoders(shared: SharedModel, printed: Table6Row) -> tuple[Encoder, ...]:
             encoder(joined, text),
             encoder(_length(co.vision), image, shared.visual_size),
         )
-    return (encoder(shared.config.layers, text + image),)
+    return (encoder(shared.sizes.layers, text + image),)
 
 
 def _layer_parameters(shared: SharedModel) -> int:
@@ -355,7 +355,7 @@ def _layers(shared: SharedModel) -> str:
         language = _length(stages["language_encoder"].layers) + _length(co.language)
         counts = {"language": language, "vision": _length(co.vision), "co": _length(co.co)}
     else:
-        return str(shared.config.layers)
+        return str(shared.sizes.layers)
     return " + ".join(f"{count} {kind}" for kind, count in counts.items())
 
 

@@ -170,9 +170,9 @@ def facts(case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Obse
     embedder = model.visual_embedder
     return Model(
         kind=embedder.kind,
-        hidden_size=model.vilt.sizes.hidden_size,
-        layers=model.vilt.sizes.layers,
-        heads=model.vilt.sizes.heads,
+        hidden_size=model.shared.sizes.hidden_size,
+        layers=model.shared.sizes.layers,
+        heads=model.shared.sizes.heads,
         resolution=inputs.resolution,
         visual_tokens=observer.visual_tokens,
         text_tokens=case.text_length,
@@ -182,7 +182,7 @@ def facts(case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Obse
         images=inputs.names,
         text=inputs.text,
         interaction=case.interaction,
-        vocabulary=model.vilt.sizes.vocabulary,
+        vocabulary=model.shared.sizes.vocabulary,
         fit=inputs.fit,
     )
 

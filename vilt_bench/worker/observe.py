@@ -35,7 +35,7 @@ class Observer:
         """Look at nothing yet."""
         self._name = label(case)
         self._batch_size = case.batch_size
-        self._hidden_size = model.vilt.visual_size
+        self._hidden_size = model.shared.visual_size
         before = {} if preprocessing is None else dict(preprocessing.stages.items())
         self.modules = {f"{PREPROCESSING}.{name}": stage for name, stage in before.items()} | dict(stages(model))
         """By the stages' full names, in the order in which they run."""

@@ -210,7 +210,7 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
     model = build_model(case)
     shared_weights = "random" if case.checkpoint is None else load_checkpoint(model, case.checkpoint)
     model = model.to(device, getattr(torch, case.dtype))
-    linear = use_onednn(model.vilt) if case.linear == "onednn" else "torch"
+    linear = use_onednn(model.shared) if case.linear == "onednn" else "torch"
     check_torch(before, torch_state(), name=label(case))
     return Runner(case, model, inputs, timer, linear, shared_weights, before)
 
