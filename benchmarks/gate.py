@@ -29,8 +29,8 @@ from typing import Any
 from vilt_bench import Case, Contender, Sampling, ViltConfig, compare, gate
 from vilt_bench.director.lockstep import WHOLE
 from vilt_bench.judge.compare import LEAST_SESSIONS
+from vilt_bench.judge.estimate import LEAST_UNITS
 from vilt_bench.judge.pairs import LOOKS, Pair, decide, evidence, pairs_of
-from vilt_bench.judge.significance import LEAST_UNITS
 from vilt_bench.protocol import Measured, Prepare, Prepared, Sample
 from vilt_bench.record import store
 from vilt_bench.record.load import load_folder

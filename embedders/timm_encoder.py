@@ -6,7 +6,6 @@ size.
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from vilt_bench.embedding.configurations import explained
 from vilt_bench.embedding.merging import merge_similar
 from vilt_bench.embedding.weights import load_strictly, read_state_dict
 from vilt_bench.errors import CheckpointError, EmbedderError
+from vilt_bench.words import did_you_mean, nearest
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 Size = tuple[int, int]
@@ -246,8 +246,8 @@ def _check_name(model: str) -> None:
     architecture, _, tag = model.partition(".")
     names = timm.list_models()
     if architecture not in names:
-        close = difflib.get_close_matches(architecture.lower(), names, n=1, cutoff=0.5)
-        guess = f"; did you mean 'timm/{close[0]}'?" if close else ";"
+        close = nearest(architecture, names)
+        guess = did_you_mean(close and f"timm/{close}")
         raise EmbedderError(
             f"timm {timm.__version__} has no model {architecture!r}{guess} 'vilt-bench list timm/' shows all"
         )

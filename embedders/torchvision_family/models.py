@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 from torchvision import models
 
 from embedders.torchvision_family.detectors import detector
@@ -12,6 +10,7 @@ from embedders.torchvision_family.parts import DetectorOptions
 from vilt_bench.embedding import VisualEmbedder
 from vilt_bench.embedding.configurations import explained
 from vilt_bench.errors import EmbedderError
+from vilt_bench.words import did_you_mean, nearest
 
 
 def torchvision_model(
@@ -63,11 +62,10 @@ def torchvision_model(
     classifiers = models.list_models(module=models)
     if model not in classifiers:
         names = [*models.list_models(module=models.detection), *classifiers]
-        close = difflib.get_close_matches(model, names, n=1, cutoff=0.5)
+        close = nearest(model, names)
+        guess = did_you_mean(close and f"torchvision/{close}")
         raise EmbedderError(
-            f"torchvision has no detector or classifier {model!r}"
-            + (f"; did you mean 'torchvision/{close[0]}'?" if close else ";")
-            + " 'vilt-bench list torchvision/' shows all"
+            f"torchvision has no detector or classifier {model!r}{guess} 'vilt-bench list torchvision/' shows all"
         )
     if options != DetectorOptions():
         changed = [name for name in vars(options) if getattr(options, name) != getattr(DetectorOptions(), name)]

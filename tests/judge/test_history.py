@@ -18,7 +18,7 @@ import vilt_bench
 from vilt_bench.ask.case import Case
 from vilt_bench.cli import main
 from vilt_bench.errors import ConfigError, RecordError
-from vilt_bench.judge.history import history
+from vilt_bench.judge.history import history, rows
 from vilt_bench.record import codec, load, store
 from vilt_bench.record.run import Failure, Run, Source
 from vilt_bench.report.history.text import WIDTH, machine_line, sparkline
@@ -161,7 +161,7 @@ def test_since_limit_embedder_and_stage_choose(save_history, tmp_path) -> None:
     assert {case.points[0].run_id[-1] for case in history(tmp_path, limit=3).cases} == {"7"}
     chosen = history(tmp_path, stages=["backbone"])
     assert chosen.stages == ("visual_embedder.backbone",)
-    assert {row["stage"] for row in history.rows(chosen)} == {"visual_embedder.backbone"}
+    assert {row["stage"] for row in rows(chosen)} == {"visual_embedder.backbone"}
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,11 @@ def test_runs_of_one_case_and_machine_are_joined_and_others_are_not(make_run: Ma
     assert [(run.case.embedder, len(run.trials)) for run in joined] == [("patch32", 3), ("grid-r50", 3), ("patch32", 1)]
     assert [trial.index for trial in joined[0].trials] == [0, 1, 2]
     assert joined[0].sampling.trials == 6  # asked of both, though one has fewer
+
+
+def test_a_series_hands_out_the_whole_a_stage_and_no_times_of_what_was_not_measured() -> None:
+    whole, backbone = Times(wall_time_s=(0.2,)), Times(device_time_s=(0.1,))
+    series = Series(whole=whole, stages={"visual_embedder.backbone": backbone})
+    assert series.of("whole") is whole
+    assert series.of("visual_embedder.backbone") is backbone
+    assert series.of("visual_embedder") == series.of("backbone") == Times()

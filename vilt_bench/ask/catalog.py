@@ -10,8 +10,9 @@ from typing import Any
 
 from vilt_bench import files
 from vilt_bench.ask.presets import used_by_models
-from vilt_bench.ask.registry import FAMILY, FAMILY_FILE, guess, installed, nearest, package_folders
+from vilt_bench.ask.registry import FAMILY, FAMILY_FILE, guess, installed, package_folders
 from vilt_bench.errors import EmbedderError
+from vilt_bench.words import did_you_mean, nearest
 
 FILE = "catalog.json"
 
@@ -87,7 +88,7 @@ def find(query: str = "") -> Listing:
             if not known:
                 raise EmbedderError(f"{family}/NAME is of names that only {family} knows; there is no list of them")
             raise EmbedderError(
-                f"no embedder fits {query!r}{nearest(part, known)} 'vilt-bench list {family}/' shows all"
+                f"no embedder fits {query!r}{did_you_mean(nearest(part, known))} 'vilt-bench list {family}/' shows all"
             )
         return Listing(tuple(rows), {})
     hits = [

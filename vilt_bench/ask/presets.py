@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from vilt_bench import files
-from vilt_bench.ask.registry import installed, nearest, package_folders
+from vilt_bench.ask.registry import installed, package_folders
 from vilt_bench.errors import ConfigError, FileError
+from vilt_bench.words import did_you_mean, nearest
 
 FILE = "presets.toml"
 LARGEST_BYTES = 1 << 24
@@ -88,7 +89,8 @@ def find_preset(name: str) -> tuple[str, ...]:
         return tuple(text for preset in own.values() for text in preset.embedders)
     known = presets()
     if name not in known:
-        raise ConfigError(f"no preset {name!r}{nearest(name, list(known))} known: {', '.join(known)}, or a TOML file")
+        guess = did_you_mean(nearest(name, known))
+        raise ConfigError(f"no preset {name!r}{guess} known: {', '.join(known)}, or a TOML file")
     return known[name].embedders
 
 

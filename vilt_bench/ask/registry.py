@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import functools
 import importlib
 import inspect
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from vilt_bench import files
 from vilt_bench.ask.case import Option
 from vilt_bench.errors import EmbedderError, UnknownEmbedderError, ViltBenchError
+from vilt_bench.words import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from vilt_bench.embedding import VisualEmbedder
@@ -214,12 +214,6 @@ def package_folders(package: str) -> list[Path]:
     return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec is not None else []
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """Returns `; did you mean 'NAME'?` for a name that is close to one of the names, else an empty text."""
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ";"
-
-
 def family_names(package: str, family: str) -> list[str]:
     """Returns the names in the catalogue of a family, without the family's own; none where it has no catalogue."""
     found = []
@@ -237,7 +231,7 @@ def guess(name: str, *, most: int = 3) -> str:
     """
     offered = installed()
     plain = [each for each, found in offered.items() if not found.family]
-    close = difflib.get_close_matches(name.lower(), plain, n=1, cutoff=0.6)
+    close = nearest(name, plain, cutoff=0.6)
     part = name.rpartition("/")[2].partition(",")[0].lower()
     known = {
         f"{family}/{model}": model.lower()
@@ -249,15 +243,15 @@ def guess(name: str, *, most: int = 3) -> str:
         [full for full, model in known.items() if model.startswith(part)] if part else [],
         [full for full, model in known.items() if part in model] if part else [],
     ]
-    best = close or next((each for each in fits if each), [])
+    best = next((each for each in fits if each), []) if close is None else [close]
     if not best:
-        fallback = difflib.get_close_matches(part, known.values(), n=1, cutoff=0.7)
-        best = [full for full, model in known.items() if model in fallback]
+        fallback = nearest(part, known.values(), cutoff=0.7)
+        best = [full for full, model in known.items() if model == fallback]
     hub = ""
     if "/" in name and ":" not in name and f"transformers{FAMILY}" in offered:
         hub = f" 'transformers/hub:{name}' fetches what the hub has of that name;"
     if not best:
-        return f"{nearest(name, plain)}{hub}"
+        return f"{did_you_mean(nearest(name, plain))}{hub}"
     more = f" 'vilt-bench list {part}' finds all that fit;" if len(best) > most else ""
     return f"; did you mean {listed(best[:most])}?{hub}{more}"
 

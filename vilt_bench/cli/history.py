@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vilt_bench.cli import formats, options, screen
 from vilt_bench.errors import ConfigError
+from vilt_bench.words import counted
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
@@ -141,5 +142,5 @@ def _check(found: History, newest: int) -> int:
     if len(short) == len(current):
         return TOO_FEW
     told = len(current) - len(short)
-    print(f"no slowdown began in the newest {newest} runs of {told} histor{'y' if told == 1 else 'ies'}")
+    print(f"no slowdown began in the newest {newest} runs of {counted(told, 'history', 'histories')}")
     return 0

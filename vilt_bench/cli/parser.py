@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vilt_bench.cli import screen
+from vilt_bench.words import nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,7 +42,5 @@ class Parser(argparse.ArgumentParser):
 
 
 def _guess(text: str, known: Sequence[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(text, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = nearest(text, known, cutoff=0.6)
+    return f"; did you mean {close}?" if close else ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vilt_bench.ask.case import label
 from vilt_bench.cli import options, screen
+from vilt_bench.words import counted
 
 if TYPE_CHECKING:
     from vilt_bench.ask.case import Case, Sampling
@@ -80,7 +81,7 @@ def _plan(cases: Sequence[Case], sampling: Sampling) -> str:
     """Returns what is about to be done, and how long it takes."""
     from vilt_bench.report import clean
 
-    trials = "1 trial" if sampling.trials == 1 else f"{sampling.trials} trials"
+    trials = counted(sampling.trials, "trial")
     if len(cases) == 1:
         what, each = clean.within(label(cases[0])), ""
     else:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,6 +21,7 @@ from vilt_bench.errors import ConfigError
 from vilt_bench.record import load, store
 from vilt_bench.record.codec import decode
 from vilt_bench.record.run import Run
+from vilt_bench.words import did_you_mean, nearest
 
 SOURCE = "source"
 """In an environment's folder: what the reference holds."""
@@ -277,9 +277,9 @@ def _lacking(reference: str) -> str:
         there = " and ".join(elsewhere)
         return f"there is no such branch, tag or commit here, but {there}: give --baseline-ref {elsewhere[0]}"
     shallow = "a shallow clone lacks most of them, 'git fetch --unshallow' gets all"
-    close = get_close_matches(reference, [*here, *remote], n=1)
+    close = nearest(reference, [*here, *remote], cutoff=0.6)
     if close and _git("rev-parse", "--is-shallow-repository") != "true":
-        return f"this repository has no such branch, tag or commit; did you mean '{close[0]}'?"
+        return f"this repository has no such branch, tag or commit{did_you_mean(close)}"
     return f"this repository has no such branch, tag or commit; {shallow}"
 
 

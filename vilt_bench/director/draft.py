@@ -11,6 +11,7 @@ from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.judge.estimate import LEAST_UNITS
 from vilt_bench.judge.latency import latency
 from vilt_bench.record.run import Energy, Environment, Failure, Model, Run, Source, Stage, Trial
+from vilt_bench.words import counted
 
 WARMUP_SHARE = 0.2
 """Of a trial's time, at most."""
@@ -72,6 +73,6 @@ class Draft:
         needed_s = sampling.trials * (call_s + sampling.least_samples * self.pair_s / (1 - WARMUP_SHARE))
         yield (
             f"The first call took {call_s:.2g} of the {share_s:.2g} s that a trial has, which left "
-            f"{passes} pass{'' if passes == 1 else 'es'}; --max-time {math.ceil(needed_s)} is enough for "
-            f"{sampling.least_samples} in each of {sampling.trials} trial{'' if sampling.trials == 1 else 's'}."
+            f"{counted(passes, 'pass', 'passes')}; --max-time {math.ceil(needed_s)} is enough for "
+            f"{sampling.least_samples} in each of {counted(sampling.trials, 'trial')}."
         )

@@ -5,7 +5,6 @@ Shared by embedders and language models that are built from a configuration; no 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from vilt_bench import files
 from vilt_bench.errors import CheckpointError, ConfigError, EmbedderError, FileError, ViltBenchError
+from vilt_bench.words import did_you_mean, nearest
 
 HUB = "hub:"
 """Prefix of a source on the Hugging Face Hub: the user asks for the network."""
@@ -80,9 +80,9 @@ def find_configuration(name: str, table: Path, *, family: str, listing: str = ""
         raise _no_folder(name, read_table(table), family)
     entries = read_table(table)
     if name not in entries:
-        close = difflib.get_close_matches(name.lower(), entries, n=1, cutoff=0.5)
-        close = close or [each for each in entries if name and name.lower() in each.lower()]
-        guess = f"; did you mean '{family}{close[0]}'?" if close else ";"
+        within = (each for each in entries if name and name.lower() in each.lower())
+        close = nearest(name, entries) or next(within, None)
+        guess = did_you_mean(close and f"{family}{close}")
         shown = listing or f"known: {', '.join(entries)}"
         raise ConfigError(
             f"no bundled configuration {name!r}{guess} {shown}; "
@@ -99,9 +99,9 @@ def _no_folder(name: str, entries: Iterable[str], family: str) -> CheckpointErro
     if name.startswith((".", "~", "/")) or name.count("/") != 1:
         return CheckpointError(f"{problem}; expected a folder that has a model's")
     part = name.rpartition("/")[2].lower()
-    best = [each for each in entries if each.lower() == part] or difflib.get_close_matches(part, entries, n=1)
-    guess = f" did you mean '{family}{best[0]}'?" if best else ""
-    return CheckpointError(f"{problem};{guess} '{family}{HUB}{name}' fetches what the hub has of that name")
+    close = nearest(part, entries, cutoff=0.6)
+    guess = did_you_mean(close and f"{family}{close}")
+    return CheckpointError(f"{problem}{guess} '{family}{HUB}{name}' fetches what the hub has of that name")
 
 
 def read_table(table: Path) -> dict[str, Configuration]:

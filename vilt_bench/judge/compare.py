@@ -29,7 +29,8 @@ from vilt_bench.judge.significance import (
     unpaired,
 )
 from vilt_bench.record.alike import MAY_BE_UNTOLD
-from vilt_bench.record.run import WHOLE, Environment, Run, Stage, Times, Trial, parse_time
+from vilt_bench.record.run import WHOLE, Environment, Run, Stage, parse_time
+from vilt_bench.words import counted
 
 TOLERANCE = 0.025
 """Accepted slowdown; a true 5% is then found where both sides are measured together."""
@@ -275,11 +276,11 @@ def _check_runs(side: str, runs: Sequence[Run]) -> None:
             raise RecordError(
                 f"run {run.run_id} of the {side} failed ({run.failure.kind}: {run.failure.message}); measure it again"
             )
-        if not any(_times(trial, WHOLE).latency_s for trial in run.trials):
+        if not any(trial.samples.of(WHOLE).latency_s for trial in run.trials):
             raise RecordError(f"run {run.run_id} of the {side} has no timed pass; measure it again")
         for trial in run.trials:
             for stage in (WHOLE, *trial.samples.stages):
-                times = _times(trial, stage)
+                times = trial.samples.of(stage)
                 values = [value for clock in dataclasses.fields(times) for value in getattr(times, clock.name) or ()]
                 if any(not math.isfinite(value) or value < 0 for value in values):
                     raise RecordError(
@@ -364,12 +365,8 @@ def _stage_names(run: Run) -> list[str]:
     return [name for trial in run.trials for name in trial.samples.stages]
 
 
-def _times(trial: Trial, stage: str) -> Times:
-    return trial.samples.whole if stage == WHOLE else trial.samples.stages.get(stage, Times())
-
-
 def _latency_s(runs: Sequence[Run], stage: str) -> float | None:
-    medians = [median(times) for run in runs for trial in run.trials if (times := _times(trial, stage).latency_s)]
+    medians = [median(times) for run in runs for trial in run.trials if (times := trial.samples.of(stage).latency_s)]
     return median(medians) if medians else None
 
 
@@ -377,7 +374,7 @@ def _evidence(
     baseline: Sequence[Run], candidate: Sequence[Run], stage: str, sessions: Sequence[Run] | None, *, error: float
 ) -> Iterator[Evidence]:
     """Yields what the clocks say; with earlier sessions, which tell the drift, or `None` where both were together."""
-    timed = [_times(trial, stage) for run in (*baseline, *candidate) for trial in run.trials]
+    timed = [trial.samples.of(stage) for run in (*baseline, *candidate) for trial in run.trials]
     on_device = any(times.device_time_s for times in timed)
     for channel in ("device_time",) if on_device else ("wall_time", "cpu_time"):
         before, after = (_logs(runs, stage, channel) for runs in (baseline, candidate))
@@ -392,7 +389,7 @@ def _evidence(
 
 def _logs(runs: Sequence[Run], stage: str, channel: str) -> list[float]:
     """Returns a number a process; none where the clock has none, or is too coarse for the stage."""
-    columns = [getattr(_times(trial, stage), f"{channel}_s") for run in runs for trial in run.trials]
+    columns = [getattr(trial.samples.of(stage), f"{channel}_s") for run in runs for trial in run.trials]
     columns = [column for column in columns if column]
     if any(value <= 0 for column in columns for value in column):
         return []
@@ -450,8 +447,8 @@ def _notes(
     for name, runs in (("baseline", baseline), ("candidate", candidate)):
         processes = sum(len(run.trials) for run in runs)
         if processes < ENOUGH_PROCESSES:
-            counted = "1 process" if processes == 1 else f"{processes} processes"
-            yield f"The {name} has {counted}; {ENOUGH_PROCESSES} or more (--trials) narrow the interval."
+            has = counted(processes, "process", "processes")
+            yield f"The {name} has {has}; {ENOUGH_PROCESSES} or more (--trials) narrow the interval."
         if any(run.interrupted for run in runs):
             yield f"The {name} was interrupted before it was complete."
 

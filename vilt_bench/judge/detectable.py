@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from statistics import fmean, median, stdev
 
 from vilt_bench.judge.compare import TOLERANCE
+from vilt_bench.judge.estimate import LEAST_UNITS
 from vilt_bench.judge.significance import (
     GATE_ERROR,
-    LEAST_UNITS,
     PAIRS_TRIMMED,
     PLANNED_PAIRS,
     POWER,

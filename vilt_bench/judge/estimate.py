@@ -18,7 +18,7 @@ CONFIDENCE = 0.95
 
 
 LEAST_UNITS = 3
-"""Fewer trials or blocks than this tell nothing of their spread."""
+"""Fewer trials, blocks, processes or pairs of them than this tell nothing of their spread."""
 
 
 SETTLED = 0.02

@@ -8,10 +8,10 @@ from statistics import fmean, median
 from typing import Literal
 
 from vilt_bench.judge.detectable import MOST_PAIRS, detectable, pair_noise, pairs_needed, process_noise, sample_noise
-from vilt_bench.judge.remarks import LEAST_CPU_SHARE, NOTABLE_STEAL
+from vilt_bench.judge.remarks import NOTABLE_STEAL
 from vilt_bench.judge.significance import PLANNED_PAIRS
 from vilt_bench.record.examination import LEAST_PAIRS, TURNS, WARMUP_TURNS, Examination, samples_of
-from vilt_bench.record.run import SLOWDOWNS
+from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS
 
 Mark = Literal["ok", "warn", "unknown"]
 

@@ -10,6 +10,7 @@ from vilt_bench.judge.compare import TOLERANCE, share_of_error
 from vilt_bench.judge.comparison import Gate, SideName, StageVerdict
 from vilt_bench.judge.significance import GATE_ERROR, Evidence, Subject, judge, paired, trimmed_mean, turn_logs
 from vilt_bench.record.run import WHOLE, Run, Series, Times
+from vilt_bench.words import counted
 
 LOOKS = {6: 0.2, 12: 0.65, 18: 0.85, 24: 1.0}
 """By number of pairs: the share of the error that is spent by then."""
@@ -57,13 +58,9 @@ class Pair:
         return trimmed_mean(logs) if logs else None
 
     def _times(self, stage: str) -> list[tuple[Times, Times]]:
-        if stage == WHOLE:
-            return [
-                (self.baseline.whole, self.candidate.whole),
-                (self.baseline.instrumented, self.candidate.instrumented),
-            ]
-        before, after = self.baseline.stages.get(stage), self.candidate.stages.get(stage)
-        return [] if before is None or after is None else [(before, after)]
+        both = [(self.baseline.of(stage), self.candidate.of(stage))]
+        # Of the whole, instrumented passes tell as well.
+        return [*both, (self.baseline.instrumented, self.candidate.instrumented)] if stage == WHOLE else both
 
 
 def decide(
@@ -134,14 +131,13 @@ def _subject(pairs: Sequence[Pair], stage: str) -> Subject:
         baseline_s=_typical_s([pair.baseline for pair in pairs], stage),
         candidate_s=_typical_s([pair.candidate for pair in pairs], stage),
         evidence=evidence(pairs, stage),
-        obstacle=f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} of processes are too few; allow more --max-time",
+        obstacle=f"{counted(len(pairs), 'pair')} of processes are too few; allow more --max-time",
     )
 
 
 def _typical_s(series: Sequence[Series], stage: str, clock: str = "latency_s") -> float | None:
     """Returns the median over processes of their median time by that clock."""
-    times = [each.whole if stage == WHOLE else each.stages.get(stage, Times()) for each in series]
-    medians = [median(column) for each in times if (column := getattr(each, clock))]
+    medians = [median(column) for each in series if (column := getattr(each.of(stage), clock))]
     return median(medians) if medians else None
 
 

@@ -10,7 +10,8 @@ from typing import Literal
 from vilt_bench.ask.case import LANGUAGE_MODEL
 from vilt_bench.judge.estimate import Estimate
 from vilt_bench.judge.latency import blocked_latency, instrumented, latency, sum_of_stages, trial_medians
-from vilt_bench.record.run import SLOWDOWNS, WHOLE, Conditions, Run
+from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS, WHOLE, Conditions, Run
+from vilt_bench.words import counted
 
 Verdict = Literal["precise", "noisy", "interrupted", "failed"]
 
@@ -18,8 +19,6 @@ UNACCOUNTED = 0.02
 """Above this share, what lies between stages is no longer small."""
 MARGIN = 1.1
 """On top of what all trials would have taken: later ones are not all as fast."""
-LEAST_CPU_SHARE = 0.9
-"""Below it, threads waited: for others on their cores, or for a stage that runs on one thread."""
 MANY_SWITCHES = 10.0
 """Involuntary context switches a second: from here on it is others that the threads waited for."""
 LEAST_USED = 0.8
@@ -100,7 +99,7 @@ def _precision(run: Run) -> Iterator[str]:
     if whole is None:
         return
     asked = f"±{digits(100 * run.sampling.precision)}%"
-    evidence = f"{_counted(whole.samples, 'pass', 'passes')}, {_counted(whole.units, whole.unit, f'{whole.unit}s')}"
+    evidence = f"{counted(whole.samples, 'pass', 'passes')}, {counted(whole.units, whole.unit)}"
     if whole.half_width is None:
         yield f"No interval: {evidence} are too few to tell the spread."
     elif whole.half_width <= run.sampling.precision:
@@ -208,7 +207,7 @@ def _stages(run: Run) -> Iterator[str]:
 def _launch_bound(run: Run) -> list[str]:
     bound = []
     for name in dict.fromkeys(name for trial in run.trials for name in trial.samples.stages):
-        times = [trial.samples.stages[name] for trial in run.trials if name in trial.samples.stages]
+        times = [trial.samples.of(name) for trial in run.trials]
         host = [value for series in times for value in series.host_time_s or ()]
         device = [value for series in times for value in series.device_time_s or ()]
         if host and device and median(host) > median(device):
@@ -231,11 +230,11 @@ def _device(run: Run) -> Iterator[str]:
     """Yields what the processor or the GPU says of itself."""
     used = [value for trial in run.trials for value in trial.samples.whole.cpu_time_s or ()]
     if used and run.environment is not None and run.environment.device == "cpu":
-        threads = _counted(run.environment.threads, "thread", "threads")
+        threads = counted(run.environment.threads, "thread")
         yield f"CPU time of the whole: {digits(1000 * median(used))} ms over {threads} (median)."
     energy = run.energy
     if energy is not None:
-        joules, windows = energy.joules_per_pass, _counted(len(energy.joules_per_pass), "window", "windows")
+        joules, windows = energy.joules_per_pass, counted(len(energy.joules_per_pass), "window")
         idle = f"; idle {digits(energy.idle_power_w)} W" if energy.idle_power_w is not None else ""
         yield (
             f"Energy: {digits(median(joules))} J a pass ({digits(min(joules))} to {digits(max(joules))} in "
@@ -267,7 +266,3 @@ def _above(value: float, limit: float) -> str:
         if float(told.replace(",", "")) <= limit:
             told = digits(limit)
     return told
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean
 
 from vilt_bench.judge.comparison import Ratio, SideName, StageVerdict, Verdict
-from vilt_bench.judge.estimate import student_t, student_t_probability
+from vilt_bench.judge.estimate import LEAST_UNITS, student_t, student_t_probability
 
 TRIMMED = 0.2
 """Share of the values that is left out at each end, of processes and of turns; Yuen 1974."""
@@ -23,8 +23,6 @@ GATE_ERROR = 0.005
 """Of a gate's false alarm, over all clocks and looks."""
 PLANNED_PAIRS = 12
 """Of a gate, if they fit into its time."""
-LEAST_UNITS = 3
-"""Fewer processes, or pairs, tell nothing of their spread."""
 POWER = 0.95
 """What is detectable is found so often."""
 ALONE = 4.0

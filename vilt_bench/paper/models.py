@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from vilt_bench.ask import registry
 from vilt_bench.ask.case import Case, Interaction, Option, ViltConfig
 from vilt_bench.errors import ConfigError
 from vilt_bench.paper.tables import table6
+from vilt_bench.words import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from vilt_bench.model import VisionLanguageModel
@@ -64,8 +64,7 @@ def find_row(name: str) -> PaperRow:
     """
     by_name = {model.lower(): model for model in ROWS}
     if name.lower() not in by_name:
-        close = difflib.get_close_matches(name.lower(), by_name, n=1, cutoff=0.4)
-        guess = f"; did you mean {by_name[close[0]]!r}?" if close else "."
+        guess = did_you_mean(nearest(name, ROWS, cutoff=0.4), otherwise=".")
         raise ConfigError(f"Table 6 has no row {name!r}{guess} Its rows: {', '.join(ROWS)}")
     return ROWS[by_name[name.lower()]]
 

@@ -25,7 +25,7 @@ class Pair:
     first_s: tuple[float, ...]
     second_s: tuple[float, ...]
     cpu_share: float
-    """CPU time / (threads × wall time) of both: below 0.9, something held the threads up."""
+    """CPU time / (threads × wall time) of both; see `run.LEAST_CPU_SHARE`."""
     start_s: float
     """Until both were ready."""
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from vilt_bench.ask.case import Case, Fit, Sampling, case_name, label
 
 if TYPE_CHECKING:
-    pass
     import pandas as pd
 
 
@@ -26,6 +25,13 @@ SCHEMA_VERSION = 1
 SLOWDOWNS = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
 """NVML's reasons where heat or the power supply slow a GPU down; a power cap is many a card's normal state."""
 
+
+WHOLE = "whole"
+"""As a stage's name: the uninstrumented passes."""
+
+LEAST_CPU_SHARE = 0.9
+"""Of CPU time / (threads × wall time): below it threads waited, for others on their cores or for a stage of one thread.
+"""
 
 Component = Literal["preprocessing", "textual_embedder", "visual_embedder", "modality_interaction"]
 
@@ -60,6 +66,10 @@ class Series:
     """The instrumented passes from end to end."""
     blocks: tuple[int, ...] = ()
     """Passes of each kind in each block; their sum is the number of samples."""
+
+    def of(self, stage: str) -> Times:
+        """Returns the times of `whole`, or of a stage by its full name; none by any clock where it was not measured."""
+        return self.whole if stage == WHOLE else self.stages.get(stage, Times())
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ class Conditions:
     """What went on around the samples of one process."""
 
     cpu_share: float | None = None
-    """CPU time / (threads × wall time) during the passes: below 0.9, something held the threads up."""
+    """CPU time / (threads × wall time) during the passes; see `LEAST_CPU_SHARE`."""
     involuntary_context_switches: int | None = None
     load_average_before: float | None = None
     load_average_after: float | None = None
@@ -302,8 +312,6 @@ class Run:
         Columns: run_id, case (its name), embedder, trial, phase (warmup, sample), block, pass, component, stage
         (`whole` for the uninstrumented pass), quantity (wall_time, cpu_time, device_time, host_time), unit, value.
         """
-        pass
-
         return run_to_frame(self)
 
 
@@ -349,7 +357,7 @@ def run_to_frame(run: Run) -> pd.DataFrame:
 
 def _rows(series: Series) -> Iterator[tuple[Any, ...]]:
     blocks = list(chain.from_iterable(repeat(index, size) for index, size in enumerate(series.blocks)))
-    yield from _times(None, "whole", series.whole, blocks)
+    yield from _times(None, WHOLE, series.whole, blocks)
     yield from _times(None, "instrumented", series.instrumented, blocks)
     for name, times in series.stages.items():
         yield from _times(name.partition(".")[0], name, times, blocks)
@@ -360,7 +368,3 @@ def _times(component: str | None, stage: str, times: Times, blocks: list[int]) -
         for index, value in enumerate(getattr(times, quantity.name) or ()):
             block = blocks[index] if index < len(blocks) else None
             yield block, index, component, stage, quantity.name.removesuffix("_s"), "s", value
-
-
-WHOLE = "whole"
-"""As a stage's name: the uninstrumented passes."""

@@ -12,6 +12,7 @@ from rich.text import Text
 from vilt_bench.judge.fitness import Mark, diagnose
 from vilt_bench.record.examination import Examination
 from vilt_bench.report import clean
+from vilt_bench.words import counted
 
 MARKS: dict[Mark, tuple[str, str]] = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "unknown": ("?", "dim")}
 
@@ -20,7 +21,7 @@ def show(found: Examination, console: Console) -> None:
     """Print the verdict, then what was found, each with a mark and what to do."""
     diagnosis = diagnose(found)
     where = found.environment
-    console.print(Text(f"{where.machine} · {where.threads} thread{'s' if where.threads != 1 else ''}", style="bold"))
+    console.print(Text(f"{where.machine} · {counted(where.threads, 'thread')}", style="bold"))
     console.print()
     for finding in diagnosis.findings:
         sign, style = MARKS[finding.mark]

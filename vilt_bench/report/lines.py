@@ -9,6 +9,7 @@ from vilt_bench.judge.latency import latency
 from vilt_bench.judge.remarks import UNACCOUNTED
 from vilt_bench.record.run import Environment, Model, Run
 from vilt_bench.report.numbers import ABSENT, milliseconds_of
+from vilt_bench.words import counted
 
 
 def name(run: Run, *, without: Collection[str] = ()) -> str:
@@ -151,7 +152,7 @@ def environment_line(where: Environment | None, *, linear: str = "") -> str:
     """Returns the machine and its software in one line, with who computed the linear layers; empty where unknown."""
     if where is None:
         return ""
-    threads = f"{where.threads} thread{'s' if where.threads != 1 else ''}"
+    threads = counted(where.threads, "thread")
     versions = ", ".join(f"{part} {where.versions[part]}" for part in ("torch", "python") if part in where.versions)
     device = where.device if where.device_name in where.machine else f"{where.device} {where.device_name}"
     return " · ".join(part for part in (where.machine, device, threads, linear, versions) if part)

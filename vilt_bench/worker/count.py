@@ -14,7 +14,8 @@ from vilt_bench.embedding import Mark
 from vilt_bench.errors import CheckpointError, EmbedderError, FileError, InputError, ViltBenchError
 from vilt_bench.machine.device import prepare_threads, resolve_device
 from vilt_bench.model import VisionLanguageModel
-from vilt_bench.record.run import Bounds, Component, Model, Stage, StageMemory
+from vilt_bench.record.run import LEAST_CPU_SHARE, Bounds, Component, Model, Stage, StageMemory
+from vilt_bench.words import counted
 from vilt_bench.worker.backends.onednn import pack_linear
 from vilt_bench.worker.build import build_inputs, build_model, check_memory, embedder_on_meta, without_weights
 from vilt_bench.worker.failures import StageError, cause_of
@@ -25,9 +26,6 @@ from vilt_bench.worker.meters.parameters import count_parameters
 from vilt_bench.worker.meters.peak import Peak, measure_peak
 from vilt_bench.worker.meters.traffic import count_traffic
 from vilt_bench.worker.observe import PREPROCESSING, Observer
-
-BUSY = 0.9
-"""Share of the time that threads must have had the cores for a peak to be taken for the machine's."""
 
 
 def count_on_meta(case: Case, inputs: Inputs) -> tuple[FlopCount, VisionLanguageModel, Observer]:
@@ -146,7 +144,7 @@ def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
     threads = prepare_threads(case.threads)
     packed = {"a matrix product by oneDNN with a prepacked weight": pack_linear} if device.type == "cpu" else {}
     peak = measure_peak(device, getattr(torch, case.dtype), packed=packed)
-    on = f"{threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else str(device)
+    on = counted(threads, "thread") if device.type == "cpu" else str(device)
     return Bounds(
         peak=f"{peak.flops_per_s / 1e9:,.0f} GFLOP/s by {peak.kernel} in {case.dtype}, "
         f"{peak.bytes_per_s / 1e9:,.0f} GB/s from memory, up to {max(peak.bandwidths.values()) / 1e9:,.0f} from caches "
@@ -160,7 +158,7 @@ def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
 
 
 def _busy(peak: Peak) -> str:
-    if peak.cpu_share is None or peak.cpu_share >= BUSY:
+    if peak.cpu_share is None or peak.cpu_share >= LEAST_CPU_SHARE:
         return ""
     return f"; others kept the cores busy (ours {100 * peak.cpu_share:.0f}% of the time), so the true peak is higher"
 

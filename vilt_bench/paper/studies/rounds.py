@@ -13,6 +13,7 @@ from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.judge.estimate import Estimate, block_interval
 from vilt_bench.record.run import Environment, Series
 from vilt_bench.report import clean
+from vilt_bench.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -134,7 +135,7 @@ def decode(data: bytes, kind: type[S], *, name: str) -> S:
 
 def conditions(environment: Environment) -> str:
     """Returns where it was measured, in one line."""
-    threads = f"{environment.threads} thread{'s' if environment.threads != 1 else ''}"
+    threads = counted(environment.threads, "thread")
     versions = [f"{part} {environment.versions[part]}" for part in ("torch",) if part in environment.versions]
     device = environment.device if environment.device_name in environment.machine else environment.device_name
     return " · ".join([environment.machine, device, threads, *versions])

@@ -20,6 +20,7 @@ from vilt_bench.judge.change_points import LEAST_RUNS
 from vilt_bench.judge.history import FIELDS, CaseHistory, Change, History, Point, rows, shown_stages
 from vilt_bench.report import clean, terminal
 from vilt_bench.report.numbers import ABSENT, milliseconds_interval, number
+from vilt_bench.words import counted
 
 FORMATS = ("table", "csv", "json", "markdown")
 
@@ -115,7 +116,7 @@ def case_line(case: CaseHistory) -> str:
 
 def machine_line(case: CaseHistory) -> str:
     """Returns where it was run, in one line."""
-    threads = f"{case.threads} thread{'s' if case.threads != 1 else ''}" if case.threads else ""
+    threads = counted(case.threads, "thread") if case.threads else ""
     machine = f"{case.machine} ({case.fingerprint})" if case.fingerprint else case.machine
     policy = f"OMP_WAIT_POLICY={case.omp_wait_policy}" if case.omp_wait_policy else ""
     in_turns = "candidates of gates" if case.in_turns else ""
@@ -262,7 +263,7 @@ def _table(first: str, *numbers: str) -> Table:
 
 def _span(case: CaseHistory, history: History) -> str:
     times = [point.committed_at if history.order == "commit" else point.started_at for point in case.points]
-    runs = f"{len(times)} run{'s' if len(times) != 1 else ''}"
+    runs = counted(len(times), "run")
     failed = f", {case.failed} more failed" if case.failed else ""
     ordered = "by time of commit" if history.order == "commit" else "by time of run"
     days = " to ".join(dict.fromkeys(date(time) for time in (times[0], times[-1])))

@@ -21,6 +21,7 @@ from vilt_bench.report.lines import names as run_names
 from vilt_bench.report.pictures import style
 from vilt_bench.report.pictures.bars import Bar, Chart, Part, draw
 from vilt_bench.report.runs.comparable import check_comparable, differences
+from vilt_bench.words import counted
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def _where(run: Run) -> str:
     if where is None:
         return " · ".join(["unknown machine", *settings])
     device = where.device if where.device_name in where.machine else f"{where.device} {where.device_name}"
-    threads = f"{where.threads} thread{'s' if where.threads != 1 else ''}"
+    threads = counted(where.threads, "thread")
     torch = [f"torch {where.versions['torch']}"] if "torch" in where.versions else []
     return " · ".join([where.machine, device, threads, *settings, *torch])
 

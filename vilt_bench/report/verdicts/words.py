@@ -13,6 +13,7 @@ from vilt_bench.record.run import WHOLE
 from vilt_bench.report.lines import environment_line
 from vilt_bench.report.numbers import ABSENT, decimals, giga, mebibytes, millions
 from vilt_bench.report.verdicts.decision import SEVERITY
+from vilt_bench.words import counted
 
 _QUANTITIES = {
     "parameters": ("parameters", millions, "M"),
@@ -184,8 +185,8 @@ def method(comparison: Comparison) -> str:
     if comparison.method == "lockstep":
         spent = "" if comparison.spent_s is None else f", {duration(comparison.spent_s)}"
         pairs = min(before, after)
-        return f"measured together, sample by sample, in {pairs} pair{'' if pairs == 1 else 's'} of processes{spent}"
-    return f"stored records of {before} and {after} process{'' if after == 1 else 'es'}"
+        return f"measured together, sample by sample, in {counted(pairs, 'pair')} of processes{spent}"
+    return f"stored records of {before} and {counted(after, 'process', 'processes')}"
 
 
 def clocks(comparison: Comparison) -> str:

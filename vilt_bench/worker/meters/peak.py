@@ -44,8 +44,8 @@ class Peak:
     kernel: str = "a matrix product"
     """What reached the peak."""
     cpu_share: float | None = None
-    """CPU time / (threads × wall time) of the fastest product: below 0.9, others had the cores, and the peak is too
-    low; `None` on an accelerator."""
+    """CPU time / (threads × wall time) of the fastest product; low, others had the cores, and the peak is too low;
+    `None` on an accelerator."""
 
     @property
     def bytes_per_s(self) -> float:

@@ -1,0 +1,36 @@
+"""How counts, and guesses at what was meant, are put into sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Returns a count with its noun: `1 thread`, `2 threads`.
+
+    Args:
+        count: how many.
+        one: the noun.
+        many: its plural where that is not the noun and an `s`.
+    """
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
+def nearest(given: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
+    """Returns the known name that is closest to the one given, upper and lower case alike; `None`: none is close.
+
+    Args:
+        given: perhaps misspelt.
+        known: names.
+        cutoff: how alike they must be, from 0 to 1, as `difflib` has it.
+    """
+    import difflib  # here, as most commands need no guess
+
+    in_lower_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(given.lower(), in_lower_case, n=1, cutoff=cutoff)
+    return in_lower_case[close[0]] if close else None
+
+
+def did_you_mean(name: str | None, *, otherwise: str = ";") -> str:
+    """Returns the end of a clause, a guess in it if there is one: `; did you mean 'NAME'?`, else `otherwise`."""
+    return otherwise if name is None else f"; did you mean {name!r}?"
