@@ -7,9 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from vilt_bench.errors import ConfigError
-
-if TYPE_CHECKING:
-    from vilt_bench.report.runs import FORMATS
+from vilt_bench.report.runs import FORMATS
 
 if TYPE_CHECKING:
     from vilt_bench.record.run import Run
