@@ -168,8 +168,6 @@ class History:
         """
         import pandas as pd
 
-        pass
-
         return pd.DataFrame(list(rows(self)), columns=list(FIELDS))
 
     def current(self, newest: int = NEWEST) -> list[CaseHistory]:
