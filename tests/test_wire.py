@@ -16,8 +16,8 @@ from vilt_bench.wire import KEPT_OUTPUT, Child, Patience
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes")
 
 SERVE = """
-from vilt_bench import process
-owner = process.attach()
+from vilt_bench import wire
+owner = wire.attach()
 def answer(text):
     owner.replies.write(text + b"\\n")
     owner.replies.flush()

@@ -137,8 +137,8 @@ def test_a_process_is_directed_though_standard_streams_are_closed():
 import sys
 from vilt_bench.wire import Child
 child = Child([sys.executable, "-c", '''
-from vilt_bench import process
-owner = process.attach()
+from vilt_bench import wire
+owner = wire.attach()
 for line in owner.requests:
     print("printed")
     owner.replies.write(b"answer\\\\n")

@@ -175,8 +175,8 @@ def test_notes_and_counts_of_nms_are_told(make_run: MakeRun) -> None:
 def test_reading_and_reporting_need_no_torch(make_run: MakeRun, tmp_path: Path, format: str) -> None:
     store.save(make_run(), tmp_path)
     code = (
-        "import sys; from vilt_bench import catalog, report, store; catalog.list_rows();"
-        f"report.render(store.load_all([{str(tmp_path)!r}]), {format!r});"
+        "import sys; from vilt_bench import report; from vilt_bench.ask import catalog; catalog.list_rows();"
+        f"from vilt_bench.record import load; report.render(load.load_all([{str(tmp_path)!r}]), {format!r});"
         "print([name for name in ('torch', 'numpy', 'pandas') if name in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -349,8 +349,8 @@ def test_command_line_refuses_options_of_pictures_for_text(
 def test_pictures_need_neither_torch_nor_pyplot(runs: list[Run], tmp_path: Path) -> None:
     store.save(runs[0], tmp_path)
     code = (
-        "import sys; from vilt_bench import report, store;"
-        f"report.render_picture(store.load_all([{str(tmp_path)!r}]), 'svg');"
+        "import sys; from vilt_bench import report; from vilt_bench.record import load;"
+        f"report.render_picture(load.load_all([{str(tmp_path)!r}]), 'svg');"
         "print([name for name in ('torch', 'pandas', 'matplotlib.pyplot') if name in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
