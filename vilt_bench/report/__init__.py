@@ -21,7 +21,6 @@ FIGURES = ("latency", "size")
 COLUMNS = (1, 2)
 """Of a two-column paper, how many a picture may span."""
 
-
 CAPTIONS = {
     "latency": "Latency by stage: textual embedder, stages of the visual embedder, modality interaction",
     "size": "Relative computational size: textual embedder, visual embedder, modality interaction",
