@@ -1,4 +1,4 @@
-"""Text of others made harmless, for each language that we write: a terminal's, Markdown, HTML, XML, CSV, JSON.
+"""Text of others made harmless, for each language that we write: a terminal's, Markdown, HTML, XML, LaTeX, CSV, JSON.
 
 Names, branches, messages and versions come from packages, repositories and records that anybody may have written. All
 that is printed or written passes here, so that it says what it says and does nothing else.
@@ -45,6 +45,32 @@ _ACTIVE = re.compile(
 )
 _BEGINS = re.compile(r"[-+](?=[\s-]|$)|[=#:\[]|(?<=\d)[.)](?=\s|$)")
 """What makes a block of another kind of a text that begins with it."""
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    '"': r"{''}",
+    **{mark: f"\\{mark}" for mark in "{}$&#_%"},
+    **{mark: f"{{{mark}}}" for mark in "[]*"},  # after the end of a line they are its options
+    "−": "--",
+    "×": r"\(\times\)",
+    "±": r"\(\pm\)",
+    "·": r"\(\cdot\)",
+    "→": r"\(\rightarrow\)",
+    "≤": r"\(\leq\)",
+    "≥": r"\(\geq\)",
+    "∝": r"\(\propto\)",
+    "°": r"\(^\circ\)",
+    "–": "--",
+    "…": r"\dots{}",
+    REPLACED: "?",  # which no font of LaTeX's own has
+}
+_LIGATURE = re.compile(r"(?<=-)(?=-)|(?<=')(?=')|(?<=,)(?=,)|(?<=:)(?=:)|(?<=[?!])(?=`)")
+"""Between these, something must stand, or LaTeX draws one character for both, or a line is a runner's command."""
 _FORMULA = re.compile(r"\s*(?:[=+\-@\uff1d\uff0b\uff0d\uff20]|::)")
 _JSON_UNSHOWN = re.compile(f"[\x7f-\x9f\u2028\u2029{_BIDI}]|(?<=##)\\[")
 
@@ -99,6 +125,12 @@ def code(text: str, *, cell: bool = False) -> str:
 def html(text: str) -> str:
     """Returns the text for an element or an attribute of HTML, SVG or XHTML."""
     return markup.escape(line(text)).replace("##[", "##&#91;")
+
+
+def latex(text: str) -> str:
+    """Returns the text in one line for LaTeX, in text mode, wherever a cell or a paragraph begins; no command of it."""
+    parts = _LIGATURE.split(" ".join(line(text).split()))
+    return "{}".join("".join(_LATEX.get(character, character) for character in part) for part in parts)
 
 
 def document(text: str) -> str:

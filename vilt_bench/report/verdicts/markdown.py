@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vilt_bench.judge.comparison import Comparison, StageVerdict, Verdict
+from vilt_bench.judge.comparison import Comparison
 from vilt_bench.report.clean import code as _code
 from vilt_bench.report.clean import html_in_markdown
 from vilt_bench.report.clean import markdown as escape
+from vilt_bench.report.tables import markdown, markdown_list
 from vilt_bench.report.verdicts import words
 from vilt_bench.report.verdicts.decision import SEVERITY, Undecided, overall
+from vilt_bench.report.verdicts.tables import MARKS, by_case_with_stages, by_stage
 
 MARKER = "<!-- vilt-bench gate -->"
 """The first line, which nobody sees: by it a comment is found again and updated."""
-MARKS: dict[Verdict, str] = {
-    "regressed": "🔴",
-    "improved": "🟢",
-    "unchanged": "⚪",
-    "inconclusive": "🟡",
-    "missing": "🟣",
-}
-_HEAD = ("Baseline<br>(ms)", "Candidate<br>(ms)", "Ratio<br>[95%&nbsp;interval]", "Verdict")
 
 
 def render(comparisons: Sequence[Comparison], inconclusive: Undecided = "fail") -> str:
@@ -28,7 +22,7 @@ def render(comparisons: Sequence[Comparison], inconclusive: Undecided = "fail") 
     ordered = sorted(comparisons, key=lambda each: SEVERITY.index(each.verdict))
     blocks = [MARKER, f"### {MARKS[overall(ordered)]} {_headline(ordered)}"]
     if ordered:
-        blocks += [_short(ordered), *_must_know(ordered), *map(_fold, ordered)]
+        blocks += [markdown(by_case_with_stages(ordered), broken=True), *_must_know(ordered), *map(_fold, ordered)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -37,22 +31,6 @@ def _headline(comparisons: Sequence[Comparison]) -> str:
         (one,) = comparisons
         return f"{_code(words.name(one))} {escape(words.outcome(one))}"
     return f"Latency: {words.tally(comparisons)}"
-
-
-def _short(comparisons: Sequence[Comparison]) -> str:
-    lines = []
-    for comparison in comparisons:
-        for stage in (comparison.total, *words.notable(comparison)):
-            whole = stage is comparison.total
-            title = (
-                _code(words.name(comparison), cell=True) if whole else f"↳&nbsp;{escape(words.stage_title(stage.name))}"
-            )
-            title += words.clock_mark(stage)
-            if whole and (size := words.size_line(comparison)):
-                title += f"<br><sub>{escape(size)}</sub>"
-            why = [] if stage.verdict == "unchanged" else [stage.reason, words.where(comparison) if whole else ""]
-            lines.append([title, *_cells(stage, why)])
-    return _table(["Embedder", *_HEAD], lines)
 
 
 def _must_know(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -87,11 +65,6 @@ def _once(comparisons: Sequence[Comparison], sentences: Sequence[Sequence[str]])
 
 
 def _fold(comparison: Comparison) -> str:
-    lines = []
-    for title, depth, stage in words.stage_rows(comparison):
-        text = f"{'&emsp;' * depth}{escape(title)}"
-        cells = [""] * len(_HEAD) if stage is None else _cells(stage)
-        lines.append([text if depth else f"**{text}**", *cells])
     facts = [
         words.case_line(comparison),
         f"baseline: {words.side(comparison.baseline)}",
@@ -101,20 +74,9 @@ def _fold(comparison: Comparison) -> str:
         *(reason for _, reason in words.reasons(comparison)),
     ]
     summary = f"{MARKS[comparison.verdict]} {html_in_markdown(words.name(comparison))}: {_inside(comparison)}"
-    listed = "\n".join(f"- {escape(fact)}" for fact in facts)
-    return f"<details><summary>{summary}</summary>\n\n{_table(['Stage', *_HEAD], lines)}\n\n{listed}\n\n</details>"
+    table = markdown(by_stage(comparison), broken=True)
+    return f"<details><summary>{summary}</summary>\n\n{table}\n\n{markdown_list(facts)}\n\n</details>"
 
 
 def _inside(comparison: Comparison) -> str:
     return "by stage, and what changed in counts" if comparison.counts else "by stage"
-
-
-def _cells(stage: StageVerdict, why: Sequence[str] = ()) -> list[str]:
-    small = "<br>".join(escape(sentence) for sentence in why if sentence)
-    verdict = f"{MARKS[stage.verdict]} {stage.verdict}" + (f"<br><sub>{small}</sub>" if small else "")
-    return [*words.milliseconds(stage), words.ratio(stage.ratio).replace(" ", "&nbsp;"), verdict]
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 2), "---"]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *lines])

@@ -70,8 +70,8 @@ def milliseconds(stage: StageVerdict) -> tuple[str, str]:
 
 
 def clock_mark(stage: StageVerdict) -> str:
-    """Returns ` (CPU time)` where times and ratio of a row are of that clock; empty where they are latencies."""
-    return f" ({clock_name(stage.channel)})" if _by_own_clock(stage) else ""
+    """Returns `(CPU time)` where times and ratio of a row are of that clock; empty where they are latencies."""
+    return f"({clock_name(stage.channel)})" if _by_own_clock(stage) else ""
 
 
 def _by_own_clock(stage: StageVerdict) -> bool:
@@ -91,8 +91,8 @@ def stage_rows(comparison: Comparison) -> Iterator[tuple[str, int, StageVerdict 
         if own and parent != component:
             yield stage_title(parent), 0, None
         component = parent
-        yield stage_title(stage.name) + clock_mark(stage), 1 if own else 0, stage
-    yield WHOLE + clock_mark(comparison.total), 0, comparison.total
+        yield f"{stage_title(stage.name)} {clock_mark(stage)}".rstrip(), 1 if own else 0, stage
+    yield f"{WHOLE} {clock_mark(comparison.total)}".rstrip(), 0, comparison.total
 
 
 def notable(comparison: Comparison) -> list[StageVerdict]:

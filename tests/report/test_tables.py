@@ -1,0 +1,138 @@
+import csv
+import io
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from vilt_bench.report import clean, tables, terminal
+from vilt_bench.report.tables import Cell, Column, Line, Table, text_column
+
+COLUMNS = (
+    text_column("Stage", long="fold"),
+    Column("Latency", "ms", "95% interval"),
+    Column("Parameters", "M", screen="Params"),
+    text_column("Verdict"),
+)
+TABLE = Table(
+    COLUMNS,
+    [
+        Line(["visual embedder", "9.10 [9.10, 9.11]", "2.36"], strong=True),
+        Line(["projection", "9.10 [9.10, 9.11]", "2.36", Cell("unchanged", "green", mark="⚪ ", under=("so",))], 1),
+        Line([Cell("a|b", code=True, after="(CPU time)"), Cell("1.0 [0.9, 1.1]", whole=True)], apart=True),
+    ],
+    title="Stages",
+    caption="and 3 more",
+    notes=("50% of it",),
+)
+
+
+def on_terminal(table: Table, width: int = 80) -> list[str]:
+    return terminal.text(lambda console: tables.show(table, console), width).splitlines()
+
+
+def test_a_terminal_has_units_beneath_titles_and_figures_to_the_right() -> None:
+    assert on_terminal(TABLE) == [
+        "Stages",
+        "                      Latency (ms)  Params",
+        "Stage               [95% interval]     (M)  Verdict",
+        "─────────────────────────────────────────────────────",
+        "visual embedder  9.10 [9.10, 9.11]    2.36",
+        "  projection     9.10 [9.10, 9.11]    2.36  unchanged",
+        "",
+        "a|b (CPU time)      1.0 [0.9, 1.1]",
+        "and 3 more",
+        "",
+        "• 50% of it",
+    ]
+
+
+def test_markdown_has_a_cell_a_column_in_every_row() -> None:
+    assert tables.markdown(TABLE).splitlines() == [
+        "| Stage | Latency (ms) [95% interval] | Parameters (M) | Verdict |",
+        "| --- | ---: | ---: | --- |",
+        "| **visual embedder** | 9.10 [9.10, 9.11] | 2.36 |  |",
+        "| &emsp;projection | 9.10 [9.10, 9.11] | 2.36 | ⚪ unchanged<br><sub>so</sub> |",
+        r"| `a\|b` (CPU time) | 1.0&nbsp;[0.9,&nbsp;1.1] |  |  |",
+        "",
+        "and 3 more",
+        "",
+        "- 50% of it",
+    ]
+    assert tables.markdown(TABLE, broken=True).splitlines()[0] == (
+        "| Stage | Latency&nbsp;(ms)<br>[95%&nbsp;interval] | Parameters<br>(M) | Verdict |"
+    )
+
+
+def test_html_is_well_formed_and_says_what_markdown_says() -> None:
+    root = ET.fromstring(f"<page>{tables.html(TABLE)}</page>")
+    assert [each.text for each in root.iter("th")] == [
+        "Stage", "Latency (ms) [95% interval]", "Parameters (M)", "Verdict"
+    ]  # fmt: skip
+    rows = [["".join(cell.itertext()) for cell in row] for row in root.iter("tr")][1:]
+    assert [row[:3] for row in rows] == [
+        ["visual embedder", "9.10 [9.10, 9.11]", "2.36"],
+        ["\u2003projection", "9.10 [9.10, 9.11]", "2.36"],
+        ["a|b (CPU time)", "1.0 [0.9, 1.1]", ""],
+    ]
+    assert [each.get("class") for each in root.iter("th")] == [None, None, None, "text"]
+
+
+def test_latex_is_a_table_of_booktabs() -> None:
+    assert tables.latex(TABLE).splitlines() == [
+        r"\begin{table}[htbp]",
+        r"  \centering",
+        r"  \caption{Stages}",
+        r"  \begin{tabular}{@{}lrrl@{}}",
+        r"    \toprule",
+        r"     & Latency (ms) & Parameters &  \\",
+        r"    Stage & {[}95\% interval{]} & (M) & Verdict \\",
+        r"    \midrule",
+        r"    \textbf{visual embedder} & 9.10 {[}9.10, 9.11{]} & 2.36 &  \\",
+        r"    \quad projection & 9.10 {[}9.10, 9.11{]} & 2.36 & unchanged \\",
+        r"    \midrule",
+        r"    \texttt{a\textbar{}b} (CPU time) & 1.0 {[}0.9, 1.1{]} &  &  \\",
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"  \par\smallskip {\footnotesize and 3 more}",
+        r"  \par\smallskip {\footnotesize 50\% of it}",
+        r"\end{table}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
+        ("50% & $x_1$ #1 ~^", r"50\% \& \$x\_1\$ \#1 \textasciitilde{}\textasciicircum{}"),
+        ("[10pt] *", "{[}10pt{]} {*}"),  # after the end of a line they would be its options
+        ("--fit 'a'' <b>|\"c\"", r"-{}-fit 'a'{}' \textless{}b\textgreater{}\textbar{}{''}c{''}"),
+        ("384×640 ±2%", r"384\(\times\)640 \(\pm\)2\%"),
+        ("::error::x\n\n\\par\x1b", r":{}:error:{}:x \textbackslash{}par?"),
+    ],
+)
+def test_latex_shows_a_text_and_does_nothing_else(text: str, written: str) -> None:
+    assert clean.latex(text) == written
+
+
+def test_no_text_adds_a_cell_a_row_or_a_command_to_latex() -> None:
+    hostile = "a & b \\\\ \\end{tabular} % c\n[1em]"
+    plain, found = (
+        tables.latex(Table((text_column(text), Column(text)), [Line([text, text], 1, strong=True)], text, text, [text]))
+        for text in ("x", hostile)
+    )
+    assert found.count("\n") == plain.count("\n")
+    for mark in (r"(?<!\\)&", r"\\\\", r"\\end\b", r"(?<!\\)%"):
+        assert len(re.findall(mark, found)) == len(re.findall(mark, plain))
+
+
+def test_a_column_that_needs_width_is_left_out_on_a_narrow_terminal() -> None:
+    table = Table([text_column("A"), Column("B", least_width=100)], tables.lines([["a", "b"]]))
+    assert on_terminal(table, 99) == ["A", "─", "a"]
+    assert on_terminal(table, 100) == ["A  B", "────", "a  b"]
+
+
+def test_csv_is_empty_where_a_value_is_unknown() -> None:
+    text = tables.csv([{"a": 1, "b": None}, {"a": "=x", "b": 0.5}])
+    assert list(csv.reader(io.StringIO(text))) == [["a", "b"], ["1", ""], ["'=x", "0.5"]]
+    assert tables.csv([], ["a"]) == "a\n"
