@@ -14,7 +14,7 @@ from vilt_bench.ask.case import Case, Sampling, ViltConfig
 from vilt_bench.director.measure import measure_together
 from vilt_bench.director.process import Worker, WorkerFailedError, WorkerHungError, WorkerNotStartedError
 from vilt_bench.errors import EmbedderError, InputError, MeasurementError
-from vilt_bench.record.join import join
+from vilt_bench.record.join import join_blocks
 from vilt_bench.record.run import Conditions, Environment, Failure, Model, Series, Stage, Times
 from vilt_bench.wire import Patience
 
@@ -242,7 +242,7 @@ def test_joining_series_keeps_blocks_and_order():
         times = Times(wall_time_s=values)
         return Series(times, {"stage": times}, times, (len(values),))
 
-    joined = join(join(Series(), series(1.0, 2.0)), series(3.0))
+    joined = join_blocks([series(1.0, 2.0), series(3.0)])
     assert joined.whole.wall_time_s == joined.stages["stage"].wall_time_s == (1.0, 2.0, 3.0)
     assert joined.blocks == (2, 1)
 

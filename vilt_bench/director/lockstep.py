@@ -34,7 +34,7 @@ from vilt_bench.errors import ConfigError, MeasurementError
 from vilt_bench.judge.comparison import SideName
 from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LEAST_TURNS, Pair, evidence
 from vilt_bench.judge.significance import PLANNED_PAIRS
-from vilt_bench.record.join import joined
+from vilt_bench.record.join import join_passes
 from vilt_bench.record.run import Failure, Series, Trial
 from vilt_bench.wire import BYE_S, Patience
 
@@ -281,9 +281,9 @@ class Match:
         finally:
             for side, trial in trials.items():
                 self.books[side].draft.trials.append(
-                    replace(trial, warmup=joined(warmup[side]), samples=joined(samples[side]))
+                    replace(trial, warmup=join_passes(warmup[side]), samples=join_passes(samples[side]))
                 )
-            pair = Pair(joined(samples[BASELINE]), joined(samples[CANDIDATE]))
+            pair = Pair(join_passes(samples[BASELINE]), join_passes(samples[CANDIDATE]))
             if pair.turns >= LEAST_TURNS:
                 self.pairs.append(pair)
 

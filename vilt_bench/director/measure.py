@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import accumulate
+from itertools import chain
 
 from vilt_bench import errors, protocol
 from vilt_bench.ask import registry
@@ -19,8 +19,8 @@ from vilt_bench.ask.images import check_images
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import WARMUP_SHARE, Draft
 from vilt_bench.director.process import Asked, Overhear, Worker, WorkerFailedError
-from vilt_bench.judge.estimate import Estimate, block_interval, settled
-from vilt_bench.record.join import join
+from vilt_bench.judge.growing import GrowingBlocks, GrowingWarmup
+from vilt_bench.record.join import join_blocks
 from vilt_bench.record.run import Failure, Run, Series, Trial
 from vilt_bench.wire import Patience
 
@@ -82,8 +82,14 @@ class Lane:
     clock: Clock = time.monotonic
     process: Asked | None = None
     trial: Trial | None = None
-    warmup: Series = field(default_factory=Series)
-    samples: Series = field(default_factory=Series)
+    warmup: list[Series] = field(default_factory=list)
+    """By block, as the samples are: all are joined once, when the trial is kept."""
+    samples: list[Series] = field(default_factory=list)
+    warmup_times: GrowingWarmup = field(default_factory=GrowingWarmup)
+    latencies: GrowingBlocks = field(default_factory=GrowingBlocks)
+    """Of the whole, uninstrumented."""
+    passes: int = 0
+    """Of each kind, sampled."""
     settled: bool | None = None
     sampling_now: bool = False
     agreeing: int = 0
@@ -132,10 +138,13 @@ class Lane:
         self.draft.pair_s = elapsed_s / series.blocks[0]
         self._check_stages(series)
         if self.sampling_now:
-            self.samples = join(self.samples, series)
+            self.samples.append(series)
+            self.passes += sum(series.blocks)
+            self.latencies.add(series.whole.latency_s)
             return not self._done()
-        self.warmup = join(self.warmup, series)
-        self.settled = settled(self.warmup.whole.latency_s)
+        self.warmup.append(series)
+        self.warmup_times.add(series.whole.latency_s)
+        self.settled = self.warmup_times.settled()
         self.sampling_now = self.settled or self.spent_s >= WARMUP_SHARE * self.budget_s
         return True
 
@@ -152,19 +161,23 @@ class Lane:
         """Put what the trial has so far into the run; a trial that never became ready has nothing."""
         if self.trial is not None:
             self.draft.trials.append(
-                replace(self.trial, warmup=self.warmup, samples=self.samples, settled=self.settled)
+                replace(
+                    self.trial,
+                    warmup=join_blocks(self.warmup),
+                    samples=join_blocks(self.samples),
+                    settled=self.settled,
+                )
             )
             self.trial = None
 
     def _check_stages(self, series: Series) -> None:
-        known = next((each for each in (self.samples, self.warmup) if each.blocks), series)
+        known = next(chain(self.samples, self.warmup), series)
         if series.stages.keys() != known.stages.keys():
             raise WorkerFailedError(Failure("error", "the stages are not those of the block before"))
 
     def _done(self) -> bool:
-        blocks = self.samples.blocks
-        enough = sum(blocks) >= self.sampling.least_samples and len(blocks) >= LEAST_BLOCKS
-        interval = self._interval() if enough else None
+        enough = self.passes >= self.sampling.least_samples and len(self.samples) >= LEAST_BLOCKS
+        interval = self.latencies.interval() if enough else None
         narrow = interval is not None and interval.within(self.sampling.precision)
         self.agreeing = self.agreeing + 1 if narrow else 0
         return self.agreeing >= AGREEING_LOOKS or self._over()
@@ -172,26 +185,19 @@ class Lane:
     def _over(self) -> bool:
         return self.spent_s + self.draft.pair_s / 2 >= self.budget_s
 
-    def _interval(self) -> Estimate | None:
-        ends = list(accumulate(self.samples.blocks))
-        latencies = self.samples.whole.latency_s
-        return block_interval(
-            [latencies[end - size : end] for end, size in zip(ends, self.samples.blocks, strict=True)]
-        )
-
     def _spend(self, seconds: float) -> None:
         self.spent_s += seconds
         self.draft.spent_s += seconds
 
     def _tell(self, phase: str) -> None:
-        interval = self._interval() if self.samples.blocks else None
+        interval = self.latencies.interval()
         self.report(
             Progress(
                 embedder=label(self.draft.case),
                 trial=self.index,
                 trials=max(self.sampling.trials, self.index + 1),
                 phase=phase,
-                samples=sum(self.samples.blocks),
+                samples=self.passes,
                 half_width=None if interval is None else interval.half_width,
                 spent_s=self.draft.spent_s,
                 budget_s=self.sampling.max_time_s,
@@ -339,7 +345,7 @@ def _went_well(lane: Lane, step: Callable[[], bool | None]) -> bool:
     except WorkerFailedError as error:
         lane.draft.failure = error.failure
     except errors.ViltBenchError as error:
-        if lane.index == 0 and not lane.samples.blocks and lane.trial is None:
+        if lane.index == 0 and not lane.samples and lane.trial is None:
             raise  # the user can mend it, and nothing is lost
         lane.draft.failure = Failure("error", str(error))
     return False

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import fmean, median, stdev
-from typing import Literal
+from typing import Literal, Protocol
 
 Blocks = Sequence[Sequence[float]]
 """Samples of one process, by block, in order."""
@@ -50,6 +50,48 @@ class Estimate:
         return self.half_width is not None and self.half_width <= precision
 
 
+class Distribution(Protocol):
+    """Samples of one process, as far as an interval asks for them; there is one at least."""
+
+    @property
+    def count(self) -> int:
+        """How many samples."""
+
+    @property
+    def medians(self) -> Sequence[float]:
+        """Of the blocks, in order."""
+
+    @property
+    def median(self) -> float:
+        """Of all samples."""
+
+    def percentile(self, share: float) -> float:
+        """Returns the value below which that share (0 to 1) of the samples lies."""
+
+
+class Samples:
+    """A distribution of which every sample is there."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        """Take samples by block; there is one at least."""
+        self.medians = [median(block) for block in blocks]
+        self.ordered = sorted(chain.from_iterable(blocks))
+
+    @property
+    def count(self) -> int:
+        """How many samples."""
+        return len(self.ordered)
+
+    @property
+    def median(self) -> float:
+        """Of all samples."""
+        return median(self.ordered)
+
+    def percentile(self, share: float) -> float:
+        """Returns the value below which that share (0 to 1) of the samples lies."""
+        return percentile(self.ordered, share)
+
+
 def estimate(blocked: Sequence[Blocks]) -> Estimate | None:
     """Returns the mean of the trials' medians with its interval, `None` without a sample.
 
@@ -61,20 +103,25 @@ def estimate(blocked: Sequence[Blocks]) -> Estimate | None:
         blocked: samples by trial by block, in order.
     """
     trials = [blocks for blocks in ([block for block in blocks if block] for blocks in blocked) if blocks]
+    return estimate_of([Samples(blocks) for blocks in trials])
+
+
+def estimate_of(trials: Sequence[Distribution]) -> Estimate | None:
+    """Returns what `estimate` does, of trials whose samples need not all be there; `None` without a trial."""
     if not trials:
         return None
-    medians = [median(_flat(blocks)) for blocks in trials]
+    medians = [trial.median for trial in trials]
     value = fmean(medians)
     half: float | None
     if len(trials) >= LEAST_UNITS:
         half, units = student_t(len(medians) - 1) * stdev(medians) / math.sqrt(len(medians)), len(medians)
     else:
-        half, units = _within(trials), sum(len(blocks) for blocks in trials)
+        half, units = _within(trials), sum(len(trial.medians) for trial in trials)
     return Estimate(
         value=value,
         low=None if half is None else max(0.0, value - half),
         high=None if half is None else value + half,
-        samples=sum(len(_flat(blocks)) for blocks in trials),
+        samples=sum(trial.count for trial in trials),
         units=units,
         unit="trial" if len(trials) >= LEAST_UNITS else "block",
     )
@@ -99,24 +146,31 @@ def percentile(samples: Sequence[float], share: float) -> float:
 
 def settled(times: Sequence[float]) -> bool:
     """Returns whether the medians of the last two windows, a third of the times each, agree within 2%."""
-    window = max(3, len(times) // 3)
-    if len(times) < 2 * window:
-        return False
-    before, after = median(times[-2 * window : -window]), median(times[-window:])
+    found = windows(len(times))
+    return found is not None and agree(*(median(times[begin:end]) for begin, end in found))
+
+
+def windows(count: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Returns from where to where the two windows go that must agree; `None` where times are too few."""
+    window = max(3, count // 3)
+    return None if count < 2 * window else ((count - 2 * window, count - window), (count - window, count))
+
+
+def agree(before: float, after: float) -> bool:
+    """Returns whether the medians of two windows are those of times that have settled."""
     return abs(after - before) <= SETTLED * before
 
 
-def _within(trials: Sequence[Blocks]) -> float | None:
+def _within(trials: Sequence[Distribution]) -> float | None:
     """Returns half the interval for these very processes; their blocks are the units."""
-    medians = [median(block) for blocks in trials for block in blocks]
+    medians = [value for trial in trials for value in trial.medians]
     count = len(medians)
     if count < LEAST_UNITS:
         return None
     spread = stdev(medians)
     by_blocks = student_t(count - 1) * spread * math.sqrt(_inflation(medians) / count)
     # Three blocks may agree by chance; the samples' own order statistics keep that from passing for precision.
-    samples = _flat([block for blocks in trials for block in blocks])
-    return max(by_blocks, _order_half_width(samples))
+    return max(by_blocks, _order_half_width(trials))
 
 
 def _inflation(values: Sequence[float]) -> float:
@@ -132,15 +186,17 @@ def _inflation(values: Sequence[float]) -> float:
     return (1 + correlation) / (1 - correlation)
 
 
-def _order_half_width(samples: Sequence[float]) -> float:
+def _order_half_width(trials: Sequence[Distribution]) -> float:
     """Returns half the distance between the order statistics that hold the median, samples taken as independent."""
-    reach = 1.96 / 2 / math.sqrt(len(samples))
-    low, high = (percentile(samples, min(1.0, max(0.0, share))) for share in (0.5 - reach, 0.5 + reach))
+    reach = 1.96 / 2 / math.sqrt(sum(trial.count for trial in trials))
+    together = trials[0] if len(trials) == 1 else _pooled(trials)
+    low, high = (together.percentile(min(1.0, max(0.0, share))) for share in (0.5 - reach, 0.5 + reach))
     return (high - low) / 2
 
 
-def _flat(blocks: Blocks) -> list[float]:
-    return [sample for block in blocks for sample in block]
+def _pooled(trials: Sequence[Distribution]) -> Distribution:
+    """Returns the samples of trials as if of one."""
+    return Samples([trial.ordered for trial in trials if isinstance(trial, Samples)])
 
 
 @lru_cache

@@ -17,15 +17,15 @@ from vilt_bench.record.alike import used_by
 from vilt_bench.record.run import Run, Series, Times, parse_time
 
 
-def join(before: Series, after: Series) -> Series:
-    """Returns two series of one process as one, blocks kept apart."""
-    if not before.blocks:
-        return after
+def join_blocks(parts: Sequence[Series]) -> Series:
+    """Returns successive series of one process as one, blocks kept apart; all have the stages of the first."""
+    if not parts:
+        return Series()
     return Series(
-        whole=join_times([before.whole, after.whole]),
-        stages={name: join_times([times, after.stages[name]]) for name, times in before.stages.items()},
-        instrumented=join_times([before.instrumented, after.instrumented]),
-        blocks=before.blocks + after.blocks,
+        whole=join_times([part.whole for part in parts]),
+        stages={name: join_times([part.stages[name] for part in parts]) for name in parts[0].stages},
+        instrumented=join_times([part.instrumented for part in parts]),
+        blocks=tuple(chain.from_iterable(part.blocks for part in parts)),
     )
 
 
@@ -39,7 +39,7 @@ def join_times(parts: Sequence[Times]) -> Times:
     return Times(**{clock.name: joined(clock.name) for clock in fields(Times)})
 
 
-def joined(parts: Sequence[Series]) -> Series:
+def join_passes(parts: Sequence[Series]) -> Series:
     """Returns single passes of a process as one series."""
     wholes = [part.whole for part in parts if part.whole.latency_s]
     staged = [part for part in parts if part.instrumented.latency_s]
