@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from vilt_bench.judge.compare import TOLERANCE, share_of_error
@@ -36,6 +36,8 @@ class Pair:
 
     baseline: Series
     candidate: Series
+    _known: dict[object, float | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What has been computed of these samples, which never change: each look asks for it again."""
 
     @property
     def turns(self) -> int:
@@ -49,18 +51,41 @@ class Pair:
 
         `None` where that clock has no times, or times that no clock should give.
         """
-        clock = f"{channel}_s"
-        logs = [
-            log
-            for before, after in self._times(stage)
-            for log in turn_logs(getattr(before, clock) or (), getattr(after, clock) or ())
-        ]
-        return trimmed_mean(logs) if logs else None
+
+        def compute() -> float | None:
+            clock = f"{channel}_s"
+            logs = [
+                log
+                for before, after in self._times(stage)
+                for log in turn_logs(getattr(before, clock) or (), getattr(after, clock) or ())
+            ]
+            return trimmed_mean(logs) if logs else None
+
+        return self._once(("logarithm", stage, channel), compute)
+
+    def median_s(self, side: SideName, stage: str, clock: str = "latency_s") -> float | None:
+        """Returns the median time of one side's passes by that clock, instrumented ones for a stage."""
+
+        def compute() -> float | None:
+            series = self.baseline if side == BASELINE else self.candidate
+            column = getattr(series.of(stage), clock)
+            return median(column) if column else None
+
+        return self._once(("median", side, stage, clock), compute)
+
+    def is_timed_by_device(self, stage: str) -> bool:
+        """Returns whether a side has times of the device's own clock."""
+        return any(each.device_time_s for both in self._times(stage) for each in both)
 
     def _times(self, stage: str) -> list[tuple[Times, Times]]:
         both = [(self.baseline.of(stage), self.candidate.of(stage))]
         # Of the whole, instrumented passes tell as well.
         return [*both, (self.baseline.instrumented, self.candidate.instrumented)] if stage == WHOLE else both
+
+    def _once(self, key: object, compute: Callable[[], float | None]) -> float | None:
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
 
 
 def decide(
@@ -105,39 +130,30 @@ def pairs_of(baseline: Run, candidate: Run) -> list[Pair]:
 def evidence(pairs: Sequence[Pair], stage: str = WHOLE) -> tuple[Evidence, ...]:
     """Returns what the clocks that count say of a stage, the one that users feel first."""
     found = []
-    for channel in _channels(pairs, stage):
+    by_device = any(pair.is_timed_by_device(stage) for pair in pairs)
+    for channel in ("device_time",) if by_device else ("wall_time", "cpu_time"):
         logs = [log for pair in pairs if (log := pair.logarithm(stage, channel)) is not None]
         if len(logs) == len(pairs) and (each := paired(channel, logs)) is not None:
             if channel == "cpu_time":
-                before_s, after_s = (
-                    _typical_s([getattr(pair, side) for pair in pairs], stage, "cpu_time_s")
-                    for side in (BASELINE, CANDIDATE)
-                )
+                before_s, after_s = (_typical_s(pairs, side, stage, "cpu_time_s") for side in (BASELINE, CANDIDATE))
                 each = replace(each, baseline_s=before_s, candidate_s=after_s)
             found.append(each)
     return tuple(found)
 
 
-def _channels(pairs: Sequence[Pair], stage: str) -> tuple[str, ...]:
-    times = [each for pair in pairs for both in pair._times(stage) for each in both]
-    if any(each.device_time_s for each in times):
-        return ("device_time",)
-    return ("wall_time", "cpu_time")
-
-
 def _subject(pairs: Sequence[Pair], stage: str) -> Subject:
     return Subject(
         name=stage,
-        baseline_s=_typical_s([pair.baseline for pair in pairs], stage),
-        candidate_s=_typical_s([pair.candidate for pair in pairs], stage),
+        baseline_s=_typical_s(pairs, BASELINE, stage),
+        candidate_s=_typical_s(pairs, CANDIDATE, stage),
         evidence=evidence(pairs, stage),
         obstacle=f"{counted(len(pairs), 'pair')} of processes are too few; allow more --max-time",
     )
 
 
-def _typical_s(series: Sequence[Series], stage: str, clock: str = "latency_s") -> float | None:
-    """Returns the median over processes of their median time by that clock."""
-    medians = [median(column) for each in series if (column := getattr(each.of(stage), clock))]
+def _typical_s(pairs: Sequence[Pair], side: SideName, stage: str, clock: str = "latency_s") -> float | None:
+    """Returns the median over a side's processes of their median time by that clock."""
+    medians = [each for pair in pairs if (each := pair.median_s(side, stage, clock)) is not None]
     return median(medians) if medians else None
 
 
