@@ -10,6 +10,7 @@ import pytest
 from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.judge.compare import compare, compare_all, newest
+from vilt_bench.judge.summary import summaries
 from vilt_bench.record.run import Failure, Series, Times, Trial
 from vilt_bench.report.runs.comparable import check_comparable
 from vilt_bench.report.verdicts import exit_code
@@ -435,5 +436,5 @@ def test_runs_whose_threads_wait_otherwise_are_refused_and_that_is_told_once(ses
         "omp-wait-policy unset / PASSIVE",
     )
     with pytest.raises(ConfigError, match=r"differ in omp wait policy \(unset, PASSIVE\); .*omp-wait-policy to label"):
-        check_comparable([spinning, calm])
-    check_comparable([spinning, calm], ["omp-wait-policy"])
+        check_comparable(summaries([spinning, calm]))
+    check_comparable(summaries([spinning, calm]), ["omp-wait-policy"])

@@ -1,19 +1,26 @@
 import dataclasses
 import re
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 
 from vilt_bench.ask.case import Sampling
+from vilt_bench.judge import remarks as of
 from vilt_bench.judge.latency import latency
 from vilt_bench.judge.remarks import remarks, verdict
 from vilt_bench.record.run import Conditions, Energy, Failure, Fitness, Run, Series, Stage, Times, Trial
+from vilt_bench.report.remarks import sentences
 
 MakeRun = Callable[..., Run]
 
 
+def told(run: Run) -> list[str]:
+    return sentences(remarks(run))
+
+
 def said(run: Run, part: str) -> list[str]:
-    return [remark for remark in remarks(run) if part in remark]
+    return [remark for remark in told(run) if part in remark]
 
 
 def with_trials(run: Run, *samples: Series) -> Run:
@@ -87,7 +94,7 @@ def test_time_that_did_not_do_for_all_trials_says_how_much_does(make_run: MakeRu
 
 def test_large_and_small_numbers_have_no_exponent(make_run: MakeRun) -> None:
     run = with_trials(make_run(), whole(1, 1, 1), whole(9, 9, 9), whole(5, 5, 5))
-    assert not any("e+" in remark or "e-" in remark for remark in remarks(run) if "±" in remark)
+    assert not any("e+" in remark or "e-" in remark for remark in told(run) if "±" in remark)
     assert said(run, "trials differ by 160%")
 
 
@@ -139,7 +146,7 @@ def test_sum_of_stages_more_than_two_percent_from_the_whole_is_warned_of(
 def test_failure_comes_first_with_its_stage(make_run: MakeRun) -> None:
     run = make_run(trials=0, failure=Failure("out-of-memory", "asked for 2 GiB", "visual_embedder.backbone"))
     assert verdict(run) == "failed"
-    assert remarks(run)[0] == "Failed in visual_embedder.backbone (out-of-memory): asked for 2 GiB"
+    assert told(run)[0] == "Failed in visual_embedder.backbone (out-of-memory): asked for 2 GiB"
 
 
 def test_interrupted_run_says_how_many_trials_it_has(make_run: MakeRun) -> None:
@@ -190,7 +197,7 @@ def test_warnings_of_the_run_are_passed_on(make_run: MakeRun) -> None:
 
 def test_empty_run_has_remarks_and_does_not_fail(make_run: MakeRun) -> None:
     run = make_run(trials=0, model=None, environment=None, stages=())
-    assert remarks(run) == ("0 of 3 trials measured.",)
+    assert told(run) == ["0 of 3 trials measured."]
     assert verdict(run) == "noisy"
 
 
@@ -198,7 +205,7 @@ def test_one_pass_calls_no_difference_noise(make_run: MakeRun) -> None:
     run = make_run(trials=1, blocks=(1,), noise=0)
     samples = dataclasses.replace(run.trials[0].samples, whole=Times(wall_time_s=(0.0352,)))
     alone = dataclasses.replace(run, trials=(dataclasses.replace(run.trials[0], samples=samples),))
-    (said,) = [remark for remark in remarks(alone) if "sum of stages" in remark]
+    (said,) = [remark for remark in told(alone) if "sum of stages" in remark]
     assert "+184.1% from the whole" in said  # 100 / 35.2
     assert "within the noise" not in said
     assert "too few to tell noise from a difference" in said
@@ -210,6 +217,41 @@ def test_a_spread_hardly_above_what_was_asked_is_told_with_the_digits_that_show_
     assert whole is not None
     assert whole.half_width is not None
     asked = dataclasses.replace(run.sampling, precision=whole.half_width / 1.0004)
-    (said,) = [remark for remark in remarks(dataclasses.replace(run, sampling=asked)) if remark.startswith("Noisy")]
+    (said,) = [remark for remark in told(dataclasses.replace(run, sampling=asked)) if remark.startswith("Noisy")]
     known, wanted = map(float, re.findall(r"±([\d.]+)%", said))
     assert known > wanted
+
+
+def test_remarks_are_values_with_their_facts(make_run: MakeRun) -> None:
+    busy = Conditions(cpu_share=0.5, involuntary_context_switches=500, watched_s=10.0)
+    run = with_trials(
+        make_run(sampling=Sampling(precision=0.05, max_time_s=600)), whole(1, 1, 1), whole(1.2, 1.2, 1.2), whole(1.1)
+    )
+    trials = tuple(dataclasses.replace(trial, conditions=busy) for trial in run.trials)
+    found = remarks(dataclasses.replace(run, trials=trials, failure=Failure("crashed", "gone", None)))
+    assert found[0] == of.Failed("crashed", "gone", None)
+    (noisy,) = [remark for remark in found if isinstance(remark, of.Noisy)]
+    assert noisy.evidence == of.Evidence(samples=70, units=3, unit="trial")
+    # medians 1.0, 1.1, 1.2: a mean of 1.1, a standard deviation of 0.1, Student's 4.303 with two degrees of freedom
+    assert noisy.half_width == pytest.approx(4.3027 * 0.1 / 3**0.5 / 1.1, rel=1e-4)
+    assert noisy.reasons[0] == of.TrialsDiffer(pytest.approx(0.2 / 1.1))
+    assert of.disturbed_by(found) == (of.Contention(cpu_share=0.5, switches_per_s=50.0),)
+
+
+def test_every_kind_of_remark_has_words() -> None:
+    evidence = of.Evidence(90, 3, "trial")
+    reasons = (
+        of.TimeOver(60), of.TrialsDiffer(0.1), of.Drift(-0.1), of.Contention(0.5, 50), of.Steal(0.04),
+        of.QuotaHeld(1.5), of.HotProcessor(2), of.GpuThrottled(("hw_slowdown",)),
+    )  # fmt: skip
+    facts: tuple[of.Remark, ...] = (
+        of.Failed("error", "why", None), of.Interrupted(), of.TrialsLacking(1, 3), of.FirstToken(0.1, 9, 9, {}),
+        of.NoInterval(evidence), of.Precise(0.01, 0.02, evidence), of.Noisy(0.1, 0.02, evidence, reasons),
+        of.TheseProcessesOnly(), of.SumOfStages(0.1, "large"), of.SlowedByClocks(0.1), of.RandomWeights(("a",)),
+        of.StageFound("a.b", {}, "note"), of.LaunchBound(("a.b",)), of.Unsettled(1, 3), of.Disturbed(reasons[3:4]),
+        of.FirstCall(0.4, 4), of.ProcessorTime(0.4, 2), of.EnergyUsed(Energy((1.0,), (5.0,), (1,), None, "NVML")),
+        of.GpuBetweenBlocks((1e9, 2e9), (50, 60)), of.Warned("as it is"),
+    )  # fmt: skip
+    assert {type(each) for each in facts} == set(get_args(of.Remark))
+    assert {type(each) for each in reasons} == set(get_args(of.Reason))
+    assert all(isinstance(text, str) and text for text in sentences(facts))

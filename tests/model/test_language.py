@@ -15,9 +15,11 @@ from vilt_bench.embedding import ImageBatch, TextBatch, VisualEmbedder, VisualTo
 from vilt_bench.embedding.configurations import find_configuration, read_table
 from vilt_bench.errors import CheckpointError, ConfigError, InputError
 from vilt_bench.judge.remarks import remarks
+from vilt_bench.judge.summary import summarise
 from vilt_bench.model import FirstToken, LanguageModel, VisionLanguageModel, shared_sizes, stages
 from vilt_bench.model.language import TABLE
 from vilt_bench.report import lines
+from vilt_bench.report.remarks import sentences
 from vilt_bench.worker import count, failures, runner
 from vilt_bench.worker.meters.latency import timer_for
 from vilt_bench.worker.meters.meta import building
@@ -198,14 +200,14 @@ def test_reports_say_the_time_to_the_first_token_and_what_takes_it(make_run: Any
         "modality_interaction.prefill": 0.12, "modality_interaction.first_token": 0.01,
     }  # fmt: skip
     run = make_run(latencies_s=latencies, noise=0.0)
-    assert not any("first token" in remark for remark in remarks(run))
+    assert not any("first token" in remark for remark in sentences(remarks(run)))
     model = dataclasses.replace(run.model, interaction="lm:SmolLM2-135M", layers=30, hidden_size=576, vocabulary=49_152)
     run = dataclasses.replace(run, model=model)
     assert (
         "Time to first token: 200.0 ms; the visual embedder takes 25.0%, the connector 5.0%, the prefill of 240 visual "
-        "and 40 text tokens 60.0%, norm, head and choice of the token 5.0%." in remarks(run)
+        "and 40 text tokens 60.0%, norm, head and choice of the token 5.0%." in sentences(remarks(run))
     )
-    assert "lm:SmolLM2-135M (30 layers of width 576, vocabulary 49,152)" in lines.model_line(run)
+    assert "lm:SmolLM2-135M (30 layers of width 576, vocabulary 49,152)" in lines.model_line(summarise(run))
 
 
 def test_text_may_be_longer_than_vilts_position_table() -> None:

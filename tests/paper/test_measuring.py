@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 
 from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.errors import ConfigError, RecordError
+from vilt_bench.judge.summary import summarise
 from vilt_bench.paper.counting import paper_table
 from vilt_bench.paper.measuring import kept_rows, measure_rows
 from vilt_bench.paper.models import ROWS
@@ -167,8 +168,8 @@ def runs(make_run):
     grid = {"textual_embedder": 0.001, "visual_embedder.backbone": 0.300, "modality_interaction": 0.100}
     patch = {"textual_embedder": 0.001, "visual_embedder.projection": 0.001, "modality_interaction": 0.100}
     return {
-        "ViLT-B/32": make_run("patch32", latencies_s=patch, noise=0),
-        "Pixel-BERT-R50": make_run("grid-r50", latencies_s=grid, noise=0),
+        "ViLT-B/32": summarise(make_run("patch32", latencies_s=patch, noise=0)),
+        "Pixel-BERT-R50": summarise(make_run("grid-r50", latencies_s=grid, noise=0)),
     }
 
 
@@ -193,7 +194,7 @@ def test_a_row_that_failed_says_so_and_has_no_time(make_run, runs):
     from vilt_bench.record.run import Failure
 
     failed = make_run("region", trials=0, failure=Failure("out-of-memory", "no more"))
-    text = times.markdown({**runs, "UNITER-Base": failed})
+    text = times.markdown({**runs, "UNITER-Base": summarise(failed)})
     (line,) = (line for line in text.splitlines() if line.startswith("| UNITER-Base"))
     assert line.count("–") >= 3
     assert "UNITER-Base: Failed" in text

@@ -27,6 +27,7 @@ from vilt_bench.director.measure import Progress
 from vilt_bench.errors import ConfigError, ViltBenchError
 from vilt_bench.judge.comparison import Comparison, CountChange, Ratio, Side, StageVerdict
 from vilt_bench.judge.history import History, history
+from vilt_bench.judge.summary import summarise
 from vilt_bench.paper.pages import times
 from vilt_bench.record import load, store
 from vilt_bench.record.examination import Clock, Examination, Neighbour, Pair
@@ -439,7 +440,7 @@ def test_no_list_study_or_examination_lets_a_text_of_others_act(run, hostile, wi
     )
     assert run.model is not None
     model, stages = replaced(run.model, hostile), replaced(run.stages, hostile)
-    rows = {"ViLT-B/32": replaced(run, hostile)}
+    rows = {"ViLT-B/32": summarise(replaced(run, hostile))}
     shown = [
         *hostile_listing(hostile),
         lambda console: show_stages(replaced(run.case, hostile), model, stages, console, Bounds(hostile, {})),
@@ -452,8 +453,10 @@ def test_no_list_study_or_examination_lets_a_text_of_others_act(run, hostile, wi
         assert PRINTED.search(text) is None
         assert not any(line.strip().startswith("::") for line in text.splitlines())
         assert "##[" not in text
-    judge_markdown(times.markdown(rows), times.markdown({"ViLT-B/32": replaced(run, "harm")}), hostile, "times")
-    judge_csv(times.render_csv(rows), times.render_csv({"ViLT-B/32": run}), hostile, "times")
+    judge_markdown(
+        times.markdown(rows), times.markdown({"ViLT-B/32": summarise(replaced(run, "harm"))}), hostile, "times"
+    )
+    judge_csv(times.render_csv(rows), times.render_csv({"ViLT-B/32": summarise(run)}), hostile, "times")
     told = report_doctor.to_json(examined)
     assert PRINTED.search(told) is None
     assert json.loads(told)["examination"]["clock_source"] == hostile

@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,10 @@ from rich.console import Console
 
 from vilt_bench.ask.case import Case, ViltConfig, case_name, unusual
 from vilt_bench.errors import ConfigError
+from vilt_bench.judge.estimate import Estimate, estimate
 from vilt_bench.record import store
 from vilt_bench.record.run import Failure, Run, Series, Stage, Times, Trial
-from vilt_bench.report import render
+from vilt_bench.report import PICTURES, render, render_picture
 from vilt_bench.report.lines import names
 from vilt_bench.report.runs import FORMATS
 from vilt_bench.report.runs.table import show
@@ -281,3 +282,23 @@ def test_wholes_that_rank_otherwise_than_the_bars_are_told(make_run: MakeRun) ->
     runs[1] = with_whole(slower, 0.15)
     assert "the wholes, timed apart, rank otherwise: b 150.0 ms, a 200.0 ms" in " ".join(render(runs, "table").split())
     assert "rank otherwise" not in render([make_run("a"), slower], "table")
+
+
+@pytest.mark.parametrize("format", [*FORMATS, *PICTURES])
+def test_a_report_makes_every_estimate_of_a_run_once(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    seen: list[tuple[tuple[tuple[float, ...], ...], ...]] = []
+
+    def counted(blocked: Sequence[Sequence[Sequence[float]]]) -> Estimate | None:
+        seen.append(tuple(tuple(map(tuple, blocks)) for blocks in blocked))
+        return estimate(blocked)
+
+    monkeypatch.setattr("vilt_bench.judge.latency.estimate", counted)
+    runs = [make_run("region", latencies_s=REGION, run_id="a"), make_run("grid", latencies_s=REGION, run_id="b")]
+    if format in PICTURES:
+        render_picture(runs, format)
+    else:
+        render(runs, format)
+    # The whole, the sum of stages, five stages and the component of three; the passes' two ratios to the whole.
+    assert len(seen) == len(set(seen)) == 2 * (1 + 1 + len(REGION) + 1 + 2)

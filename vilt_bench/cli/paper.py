@@ -130,6 +130,7 @@ def _check(asked: argparse.Namespace) -> None:
 def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Console) -> Measured:
     """Returns the rows' runs, by the paper's name, and prints their times."""
     from vilt_bench.ask.case import Sampling
+    from vilt_bench.judge.summary import summarise
     from vilt_bench.machine.device import prepare_threads, resolve_device
     from vilt_bench.machine.environment import collect
     from vilt_bench.paper.measuring import MAX_TIME_S, PRECISION, ROUNDS, measure_rows
@@ -163,7 +164,7 @@ def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Conso
         overhear=screen.overhear(debug=asked.debug),
     )
     console.print()
-    times.show(measured.runs, console)
+    times.show({name: summarise(run) for name, run in measured.runs.items()}, console)
     console.print(f"records: {_records(asked)}", highlight=False, soft_wrap=True)
     return measured
 

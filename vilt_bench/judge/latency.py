@@ -1,10 +1,11 @@
-"""Latency of a run by stage: an estimate from its raw samples."""
+"""Latency of a run by stage: estimates from its raw samples."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import add, truediv
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,39 @@ from vilt_bench.record.run import WHOLE
 
 if TYPE_CHECKING:
     from vilt_bench.record.run import Run, Series, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """All that is estimated of one run, each once; seconds, `None` where it was not measured."""
+
+    whole: Estimate | None
+    """Of the uninstrumented passes."""
+    total: Estimate | None
+    """Of the sum of all stages, pass by pass."""
+    stages: Mapping[str, Estimate | None]
+    """By the stage's full name, in order; of a component that has several, the sum of them as well, by its name."""
+    sum_of_stages: Estimate | None
+    """By what factor the sum of an instrumented pass's stages differs from the whole's time beside it."""
+    instrumented: Estimate | None
+    """By what factor an instrumented pass, from end to end, takes longer than the whole beside it."""
+
+
+def latencies(run: Run) -> Latencies:
+    """Returns all estimates of a run."""
+    names = dict.fromkeys(name for trial in run.trials for name in trial.samples.stages)
+    stages = {name: latency(run, name) for name in names}
+    for component in dict.fromkeys(name.partition(".")[0] for name in names):
+        inner = [name for name in names if name.startswith(f"{component}.")]
+        if component not in stages:
+            stages[component] = stages[inner[0]] if len(inner) == 1 else latency(run, component)
+    return Latencies(
+        whole=latency(run),
+        total=latency(run, ""),
+        stages=stages,
+        sum_of_stages=_beside_whole(run, lambda series: _samples(series, "")),
+        instrumented=_beside_whole(run, lambda series: series.instrumented.latency_s),
+    )
 
 
 def latency(run: Run, stage: str = WHOLE) -> Estimate | None:
@@ -26,32 +60,9 @@ def latency(run: Run, stage: str = WHOLE) -> Estimate | None:
     return estimate(blocked_latency(run, stage))
 
 
-def blocked_latency(run: Run, stage: str = WHOLE) -> list[list[list[float]]]:
+def blocked_latency(run: Run, stage: str = WHOLE) -> list[list[Sequence[float]]]:
     """Returns the latency samples behind `latency`, in seconds, by trial by block."""
     return [_split(_samples(trial.samples, stage), trial.samples.blocks) for trial in run.trials]
-
-
-def sum_of_stages(run: Run) -> Estimate | None:
-    """Returns by what factor the sum of an instrumented pass's stages differs from the whole's time beside it."""
-    return _beside_whole(run, lambda series: _samples(series, ""))
-
-
-def instrumented(run: Run) -> Estimate | None:
-    """Returns by what factor an instrumented pass, from end to end, takes longer than the whole beside it."""
-    return _beside_whole(run, lambda series: list(series.instrumented.latency_s))
-
-
-def _beside_whole(run: Run, of_series: Callable[[Series], list[float]]) -> Estimate | None:
-    """Returns the ratio of neighbouring passes: what both of them met cancels."""
-    return estimate(
-        [
-            _split(
-                [one / whole for one, whole in zip(of_series(series), series.whole.latency_s, strict=False) if whole],
-                series.blocks,
-            )
-            for series in (trial.samples for trial in run.trials)
-        ]
-    )
 
 
 def trial_medians(run: Run, stage: str = WHOLE) -> list[tuple[Trial, float]]:
@@ -60,19 +71,39 @@ def trial_medians(run: Run, stage: str = WHOLE) -> list[tuple[Trial, float]]:
     return [(trial, median(samples)) for trial, samples in pairs if samples]
 
 
-def _samples(series: Series, stage: str) -> list[float]:
+def _beside_whole(run: Run, of_series: Callable[[Series], Sequence[float]]) -> Estimate | None:
+    """Returns the ratio of neighbouring passes: what both of them met cancels."""
+    blocked = []
+    for series in (trial.samples for trial in run.trials):
+        wholes, passes = series.whole.latency_s, of_series(series)
+        if not all(wholes):
+            pairs = [(one, whole) for one, whole in zip(passes, wholes, strict=False) if whole]
+            passes, wholes = [one for one, _ in pairs], tuple(whole for _, whole in pairs)
+        blocked.append(_split(list(map(truediv, passes, wholes)), series.blocks))
+    return estimate(blocked)
+
+
+def _samples(series: Series, stage: str) -> Sequence[float]:
     if stage == WHOLE:
-        return list(series.whole.latency_s)
+        return series.whole.latency_s
+    inner = f"{stage}."
     parts = [
-        times.latency_s
-        for name, times in series.stages.items()
-        if not stage or name == stage or name.startswith(f"{stage}.")
+        times.latency_s for name, times in series.stages.items() if not stage or name == stage or name.startswith(inner)
     ]
-    return [math.fsum(passes) for passes in zip(*parts, strict=False)]  # the last pass may have been interrupted
+    match parts:  # the last pass may have been interrupted: its last stages have no time
+        case []:
+            return ()
+        case [alone]:
+            return alone
+        case [one, other]:
+            return list(map(add, one, other))
+    return list(map(math.fsum, zip(*parts, strict=False)))
 
 
-def _split(samples: list[float], sizes: Sequence[int]) -> list[list[float]]:
+def _split(samples: Sequence[float], sizes: Sequence[int]) -> list[Sequence[float]]:
     """Returns the samples in blocks of those sizes; what is left over is a block as well."""
-    rest = iter(samples)
-    blocks = [list(islice(rest, size)) for size in sizes]
-    return [block for block in [*blocks, list(rest)] if block]
+    blocks, begin = [], 0
+    for size in sizes:
+        blocks.append(samples[begin : begin + size])
+        begin += size
+    return [block for block in (*blocks, samples[begin:]) if block]

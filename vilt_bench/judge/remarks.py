@@ -1,17 +1,21 @@
-"""What a reader must know about a run before its numbers: computed from the record, in sentences."""
+"""What a reader must know about a run before its numbers, as values that `report.remarks` words.
+
+Each kind of remark is a class: its name is the code that programs look for, its fields are the facts. Shares are
+0 to 1, times are in seconds.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
 from vilt_bench.ask.case import LANGUAGE_MODEL
 from vilt_bench.judge.estimate import Estimate
-from vilt_bench.judge.latency import blocked_latency, instrumented, latency, sum_of_stages, trial_medians
-from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS, WHOLE, Conditions, Run
-from vilt_bench.words import counted
+from vilt_bench.judge.latency import Latencies, blocked_latency, latencies, trial_medians
+from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS, Conditions, Energy, Run
 
 Verdict = Literal["precise", "noisy", "interrupted", "failed"]
 
@@ -29,99 +33,373 @@ NOTABLE_HELD_S = 0.05
 """Seconds that a quota may hold a run up before it is told: half a period of the usual quota."""
 
 
-def verdict(run: Run) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Contention:
+    """Other load kept the threads from running."""
+
+    cpu_share: float
+    """Of the time, how long threads ran; of the worst trial."""
+    switches_per_s: float
+    """Involuntary context switches; of the worst trial."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steal:
+    """A hypervisor gave processors to other machines."""
+
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaHeld:
+    """A control group's quota held the process up."""
+
+    held_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HotProcessor:
+    """The processor slowed down against heat."""
+
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class GpuThrottled:
+    """The GPU slowed down against heat or for want of power."""
+
+    reasons: tuple[str, ...]
+    """As NVML names them."""
+
+
+Disturbance = Contention | Steal | QuotaHeld | HotProcessor | GpuThrottled
+
+
+@dataclass(frozen=True, slots=True)
+class TimeOver:
+    """The time that was allowed was used up."""
+
+    max_time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrialsDiffer:
+    """Trials lie apart."""
+
+    share: float
+    """Of the latency: from the fastest to the slowest trial's median."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Times moved within a trial."""
+
+    share: float
+    """By which the second half of the blocks lies above the first."""
+
+
+Reason = TimeOver | TrialsDiffer | Drift | Disturbance
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run failed."""
+
+    kind: str
+    message: str
+    stage: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The user stopped it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialsLacking:
+    """Fewer trials were measured than were asked for."""
+
+    measured: int
+    asked: int
+    trial_s: float | None = None
+    """What one takes, where only time was lacking."""
+    enough_s: int | None = None
+    """The time that does for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """How long a user waits for a language model's first token."""
+
+    whole_s: float
+    visual_tokens: int
+    text_tokens: int
+    shares: Mapping[str, float]
+    """Of the sum of stages, by part of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an interval was computed from."""
+
+    samples: int
+    units: int
+    unit: Literal["trial", "block"]
+
+
+@dataclass(frozen=True, slots=True)
+class NoInterval:
+    """Units are too few to tell the spread."""
+
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Precise:
+    """The whole is known as precisely as was asked."""
+
+    half_width: float
+    asked: float
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Noisy:
+    """The whole is known less precisely than was asked."""
+
+    half_width: float
+    asked: float
+    evidence: Evidence
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TheseProcessesOnly:
+    """The interval tells nothing of how far processes differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class SumOfStages:
+    """How far the sum of stages lies from the whole."""
+
+    share: float
+    found: Literal["small", "unknown", "noise", "large"]
+    """`unknown`: passes are too few to tell noise from a difference; `noise`: within their own spread."""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether shares are to be read with care."""
+        return self.found in ("unknown", "large")
+
+
+@dataclass(frozen=True, slots=True)
+class SlowedByClocks:
+    """Passes with a clock between the stages take longer than those without."""
+
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class RandomWeights:
+    """Parts of the model have random weights."""
+
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageFound:
+    """What a stage found, and what must be known to read its numbers right."""
+
+    stage: str
+    counts: Mapping[str, int]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchBound:
+    """Host time exceeds device time."""
+
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """Times had not settled when warm-up ended."""
+
+    trials: int
+    measured: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbed:
+    """Disturbances of a run that is precise nevertheless."""
+
+    by: tuple[Disturbance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FirstCall:
+    """How long the first pass took."""
+
+    median_s: float
+    ratio: float
+    """To the latency."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorTime:
+    """CPU time of the whole over all threads."""
+
+    median_s: float
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyUsed:
+    """Energy of the whole."""
+
+    energy: Energy
+
+
+@dataclass(frozen=True, slots=True)
+class GpuBetweenBlocks:
+    """What the GPU said of itself between blocks: the least and the most."""
+
+    sm_clock_hz: tuple[float, float]
+    temperature_c: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A warning that the measuring process gave."""
+
+    text: str
+
+
+Remark = (
+    Failed
+    | Interrupted
+    | TrialsLacking
+    | FirstToken
+    | NoInterval
+    | Precise
+    | Noisy
+    | TheseProcessesOnly
+    | SumOfStages
+    | SlowedByClocks
+    | RandomWeights
+    | StageFound
+    | LaunchBound
+    | Unsettled
+    | Disturbed
+    | FirstCall
+    | ProcessorTime
+    | EnergyUsed
+    | GpuBetweenBlocks
+    | Warned
+)
+
+
+def verdict(run: Run, found: Latencies | None = None) -> Verdict:
     """Returns how a run ended; `precise`: the 95% interval of the whole is as narrow as was asked."""
     if run.failure is not None:
         return "failed"
     if run.interrupted:
         return "interrupted"
-    whole = latency(run)
-    half_width = None if whole is None else whole.half_width
-    return "precise" if half_width is not None and half_width <= run.sampling.precision else "noisy"
+    whole = (found or latencies(run)).whole
+    return "precise" if whole is not None and whole.within(run.sampling.precision) else "noisy"
 
 
-def remarks(run: Run) -> tuple[str, ...]:
-    """Returns what a reader must know, the most important first, one sentence each."""
+def remarks(run: Run, found: Latencies | None = None) -> tuple[Remark, ...]:
+    """Returns what a reader must know, the most important first.
+
+    Args:
+        run: any run.
+        found: its estimates, where they are known.
+    """
+    found = found or latencies(run)
     return (
-        *_ending(run),
-        *_first_token(run),
-        *_precision(run),
-        *_sum_of_stages(run),
+        *_ending(run, found),
+        *_first_token(run, found),
+        *_precision(run, found.whole),
+        *_sum_of_stages(found),
         *_stages(run),
-        *_start(run),
+        *_start(run, found),
         *_device(run),
-        *run.warnings,
+        *map(Warned, run.warnings),
     )
 
 
-def _ending(run: Run) -> Iterator[str]:
+def disturbed_by(said: Sequence[Remark]) -> tuple[Disturbance, ...]:
+    """Returns what disturbed a run, by its remarks."""
+    reasons: list[Reason] = []
+    for remark in said:
+        if isinstance(remark, Noisy):
+            reasons += remark.reasons
+        elif isinstance(remark, Disturbed):
+            reasons += remark.by
+    return tuple(reason for reason in reasons if not isinstance(reason, TimeOver | TrialsDiffer | Drift))
+
+
+def _ending(run: Run, found: Latencies) -> Iterator[Remark]:
     if run.failure is not None:
-        where = f" in {run.failure.stage}" if run.failure.stage else ""
-        yield f"Failed{where} ({run.failure.kind}): {run.failure.message}"
+        yield Failed(run.failure.kind, run.failure.message, run.failure.stage or None)
     if run.interrupted:
-        yield "Interrupted: what was measured until then is shown."
-    measured = len(trial_medians(run))
+        yield Interrupted()
+    measured = sum(1 for trial in run.trials if trial.samples.whole.latency_s)
     if measured < run.sampling.trials:
-        yield f"{measured} of {run.sampling.trials} trials measured{_needed(run)}."
+        yield TrialsLacking(measured, run.sampling.trials, *_needed(run, found))
 
 
-def _needed(run: Run) -> str:
-    """Returns what it takes to measure all trials, where only time was lacking."""
-    if run.failure is not None or run.interrupted or not run.trials or latency(run) is None:
-        return ""
+def _needed(run: Run, found: Latencies) -> tuple[float, int] | tuple[()]:
+    """Returns what it takes to measure one trial, and all, where only time was lacking."""
+    if run.failure is not None or run.interrupted or not run.trials or found.whole is None:
+        return ()
     trial_s = (_passes_s(run) + sum(trial.first_call_s or 0.0 for trial in run.trials)) / len(run.trials)
-    enough_s = 10 * math.ceil(trial_s * run.sampling.trials * MARGIN / 10)
-    return f": one takes about {digits(trial_s)} s, so give --max-time {enough_s} for all"
+    return trial_s, 10 * math.ceil(trial_s * run.sampling.trials * MARGIN / 10)
 
 
-def _first_token(run: Run) -> Iterator[str]:
+def _first_token(run: Run, found: Latencies) -> Iterator[Remark]:
     """Yields how long a user waits for a language model's first token, and for what."""
-    whole, total = latency(run), latency(run, "")
+    whole, total = found.whole, found.total
     if run.model is None or not run.model.interaction.startswith(LANGUAGE_MODEL) or whole is None or total is None:
         return
-    tokens = f"{run.model.visual_tokens} visual and {run.model.text_tokens} text tokens"
-    parts = {
-        "visual_embedder": "the visual embedder takes",
-        "modality_interaction.connector": "the connector",
-        "modality_interaction.prefill": f"the prefill of {tokens}",
-        "modality_interaction.first_token": "norm, head and choice of the token",
+    parts = (
+        "visual_embedder",
+        "modality_interaction.connector",
+        "modality_interaction.prefill",
+        "modality_interaction.first_token",
+    )
+    shares = {
+        name: part.value / total.value for name in parts if (part := found.stages.get(name)) is not None and total.value
     }
-    shares = [
-        f"{said} {100 * found.value / total.value:.1f}%"
-        for name, said in parts.items()
-        if (found := latency(run, name)) is not None and total.value
-    ]
-    yield f"Time to first token: {1000 * whole.value:,.1f} ms; {', '.join(shares)}."
+    yield FirstToken(whole.value, run.model.visual_tokens, run.model.text_tokens, shares)
 
 
-def _precision(run: Run) -> Iterator[str]:
-    whole = latency(run)
+def _precision(run: Run, whole: Estimate | None) -> Iterator[Remark]:
     if whole is None:
         return
-    asked = f"±{digits(100 * run.sampling.precision)}%"
-    evidence = f"{counted(whole.samples, 'pass', 'passes')}, {counted(whole.units, whole.unit)}"
+    asked, evidence = run.sampling.precision, Evidence(whole.samples, whole.units, whole.unit)
     if whole.half_width is None:
-        yield f"No interval: {evidence} are too few to tell the spread."
-    elif whole.half_width <= run.sampling.precision:
-        yield f"Precise: the whole is known to ±{digits(100 * whole.half_width)}% (asked {asked}; {evidence})."
+        yield NoInterval(evidence)
+    elif whole.half_width <= asked:
+        yield Precise(whole.half_width, asked, evidence)
     else:
-        reasons = ", ".join(_reasons(run, whole)) or "noise"
-        known = f"±{_above(100 * whole.half_width, 100 * run.sampling.precision)}%"
-        yield f"Noisy: the whole is known to {known} only (asked {asked}; {evidence}): {reasons}."
+        yield Noisy(whole.half_width, asked, evidence, tuple(_reasons(run, whole)))
     if whole.unit == "block" and whole.half_width is not None:
-        yield "The interval holds for these processes only; three trials or more tell how far processes differ."
+        yield TheseProcessesOnly()
 
 
-def _reasons(run: Run, whole: Estimate) -> Iterator[str]:
+def _reasons(run: Run, whole: Estimate) -> Iterator[Reason]:
     if _passes_s(run) >= LEAST_USED * run.sampling.max_time_s:
-        yield f"the {run.sampling.max_time_s:g} s were over"
+        yield TimeOver(run.sampling.max_time_s)
     medians = [value for _, value in trial_medians(run)]
     spread = (max(medians) - min(medians)) / whole.value
     if spread > run.sampling.precision:
-        yield f"trials differ by {digits(100 * spread)}%"
+        yield TrialsDiffer(spread)
     drift = max((_drift(blocks) for blocks in blocked_latency(run)), key=abs, default=0.0)
     if abs(drift) > run.sampling.precision:
-        yield f"{'+' if drift > 0 else '-'}{digits(100 * abs(drift))}% drift within a trial"
+        yield Drift(drift)
     yield from _disturbances(run)
 
 
@@ -136,32 +414,28 @@ def _passes_s(run: Run) -> float:
     return sum(sum(times.wall_time_s or times.latency_s) for times in kinds)
 
 
-def _drift(blocks: list[list[float]]) -> float:
+def _drift(blocks: Sequence[Sequence[float]]) -> float:
     """Returns by what share the second half of a trial's blocks lies above the first."""
     medians = [median(block) for block in blocks]
     half = len(medians) // 2
     return fmean(medians[-half:]) / fmean(medians[:half]) - 1 if half and fmean(medians[:half]) else 0.0
 
 
-def _disturbances(run: Run) -> Iterator[str]:
+def _disturbances(run: Run) -> Iterator[Disturbance]:
     held_up = [trial.conditions for trial in run.trials if _held_up(trial.conditions)]
     if held_up:
         least = min(conditions.cpu_share or 0.0 for conditions in held_up)
-        most = max(_switches_per_s(conditions) for conditions in held_up)
-        yield (
-            f"contention (threads ran {100 * least:.0f}% of the time, "
-            f"{digits(most)} involuntary context switches a second)"
-        )
+        yield Contention(least, max(_switches_per_s(conditions) for conditions in held_up))
     seen = [trial.conditions.fitness for trial in run.trials if trial.conditions.fitness is not None]
     if (steal := max((each.steal_share or 0.0 for each in seen), default=0.0)) > NOTABLE_STEAL:
-        yield f"a hypervisor that gave {100 * steal:.2g}% of the processors to other machines"
+        yield Steal(steal)
     if (held_s := sum(each.quota_held_s or 0.0 for each in seen)) > NOTABLE_HELD_S:
-        yield f"a CPU quota that held the process up for {held_s:.2g} s"
+        yield QuotaHeld(held_s)
     if throttles := sum(each.thermal_throttles or 0 for each in seen):
-        yield f"a hot processor (slowed down {throttles} times)"
+        yield HotProcessor(throttles)
     reasons = {reason for trial in run.trials for reason in trial.conditions.throttle_reasons or ()}
     if throttling := sorted(reasons & SLOWDOWNS):
-        yield f"GPU throttling ({', '.join(throttling)})"
+        yield GpuThrottled(tuple(throttling))
 
 
 def _held_up(conditions: Conditions) -> bool:
@@ -174,95 +448,64 @@ def _switches_per_s(conditions: Conditions) -> float:
     return switches / watched_s if switches is not None and watched_s else 0.0
 
 
-def _sum_of_stages(run: Run) -> Iterator[str]:
-    found = sum_of_stages(run)
+def _sum_of_stages(latencies: Latencies) -> Iterator[Remark]:
+    found, cost = latencies.sum_of_stages, latencies.instrumented
     if found is None:
         return
-    sentence = f"The sum of stages is {100 * (found.value - 1):+.1f}% from the whole, which is timed apart"
+    share = found.value - 1
     # Neighbouring passes differ by chance too: what lies within their own spread is no difference.
-    if abs(found.value - 1) <= UNACCOUNTED:
-        yield f"{sentence}."
+    if abs(share) <= UNACCOUNTED:
+        yield SumOfStages(share, "small")
     elif found.low is None or found.high is None:
-        yield f"{sentence}; passes are too few to tell noise from a difference, so read shares with care."
-    elif found.low <= 1 <= found.high:
-        yield f"{sentence} (within the noise)."
+        yield SumOfStages(share, "unknown")
     else:
-        yield f"{sentence}: more than {100 * UNACCOUNTED:g}%, so read shares with care."
-    if (cost := instrumented(run)) is not None and cost.low is not None and cost.low > 1 + UNACCOUNTED:
-        yield f"Passes with a clock between the stages take {100 * (cost.value - 1):.1f}% longer than those without."
+        yield SumOfStages(share, "noise" if found.low <= 1 <= found.high else "large")
+    if cost is not None and cost.low is not None and cost.low > 1 + UNACCOUNTED:
+        yield SlowedByClocks(cost.value - 1)
 
 
-def _stages(run: Run) -> Iterator[str]:
-    if run.model is not None and "random" in (run.model.visual_weights, run.model.shared_weights):
-        random = {"visual embedder": run.model.visual_weights, "shared model": run.model.shared_weights}
-        yield f"Random weights: {', '.join(part for part, weights in random.items() if weights == 'random')}."
+def _stages(run: Run) -> Iterator[Remark]:
+    if run.model is not None:
+        weights = {"visual embedder": run.model.visual_weights, "shared model": run.model.shared_weights}
+        if random := tuple(part for part, source in weights.items() if source == "random"):
+            yield RandomWeights(random)
     for stage in run.stages:
-        found = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in stage.counts.items())
-        if said := "; ".join(part for part in (found, stage.note.rstrip(".")) if part):
-            yield f"{stage.name.rpartition('.')[2]}: {said}."
+        if stage.counts or stage.note.rstrip("."):
+            yield StageFound(stage.name, stage.counts, stage.note)
     if bound := _launch_bound(run):
-        yield f"Host time exceeds device time in {', '.join(bound)}: launch-bound, or waiting for the host."
+        yield LaunchBound(bound)
 
 
-def _launch_bound(run: Run) -> list[str]:
+def _launch_bound(run: Run) -> tuple[str, ...]:
     bound = []
     for name in dict.fromkeys(name for trial in run.trials for name in trial.samples.stages):
         times = [trial.samples.of(name) for trial in run.trials]
         host = [value for series in times for value in series.host_time_s or ()]
         device = [value for series in times for value in series.device_time_s or ()]
         if host and device and median(host) > median(device):
-            bound.append(name.rpartition(".")[2])
-    return bound
+            bound.append(name)
+    return tuple(bound)
 
 
-def _start(run: Run) -> Iterator[str]:
+def _start(run: Run, found: Latencies) -> Iterator[Remark]:
     if unsettled := sum(trial.settled is False for trial in run.trials):
-        yield f"Times had not settled when warm-up ended, in {unsettled} of {len(run.trials)} trials."
-    if verdict(run) == "precise" and (disturbed := ", ".join(_disturbances(run))):
-        yield f"Measured under {disturbed}."
+        yield Unsettled(unsettled, len(run.trials))
+    if verdict(run, found) == "precise" and (disturbed := tuple(_disturbances(run))):
+        yield Disturbed(disturbed)
     calls = [trial.first_call_s for trial in run.trials if trial.first_call_s is not None]
-    whole = latency(run, WHOLE)
-    if calls and whole is not None and whole.value:
-        yield f"First call: {digits(1000 * median(calls))} ms, {digits(median(calls) / whole.value)} times the latency."
+    if calls and found.whole is not None and found.whole.value:
+        yield FirstCall(median(calls), median(calls) / found.whole.value)
 
 
-def _device(run: Run) -> Iterator[str]:
+def _device(run: Run) -> Iterator[Remark]:
     """Yields what the processor or the GPU says of itself."""
     used = [value for trial in run.trials for value in trial.samples.whole.cpu_time_s or ()]
     if used and run.environment is not None and run.environment.device == "cpu":
-        threads = counted(run.environment.threads, "thread")
-        yield f"CPU time of the whole: {digits(1000 * median(used))} ms over {threads} (median)."
-    energy = run.energy
-    if energy is not None:
-        joules, windows = energy.joules_per_pass, counted(len(energy.joules_per_pass), "window")
-        idle = f"; idle {digits(energy.idle_power_w)} W" if energy.idle_power_w is not None else ""
-        yield (
-            f"Energy: {digits(median(joules))} J a pass ({digits(min(joules))} to {digits(max(joules))} in "
-            f"{windows} of {digits(min(energy.window_s))} s or more){idle}; {energy.method}."
-        )
+        yield ProcessorTime(median(used), run.environment.threads)
+    if run.energy is not None:
+        yield EnergyUsed(run.energy)
     states = [state for trial in run.trials for state in (trial.conditions.gpu_before, trial.conditions.gpu_after)]
     clocks = [state.sm_clock_hz for state in states if state is not None and state.sm_clock_hz is not None]
     heat = [state.temperature_c for state in states if state is not None and state.temperature_c is not None]
     if clocks and heat:
-        yield (
-            f"GPU between blocks: {min(clocks) / 1e6:.0f} to {max(clocks) / 1e6:.0f} MHz, "
-            f"{min(heat):.0f} to {max(heat):.0f} °C."
-        )
-
-
-def digits(value: float) -> str:
-    """Returns two significant digits at least, thousands apart, never an exponent."""
-    size = abs(value)
-    return f"{value:,.0f}" if size >= 10 or not size else f"{value:.2g}" if size >= 1e-4 else f"{value:f}"
-
-
-def _above(value: float, limit: float) -> str:
-    """Returns the value with the digits that show that it lies above the limit, as that is told."""
-    told = digits(value)
-    for places in range(1, 7):
-        if told != digits(limit):
-            break
-        told = f"{value:,.{places}f}"
-        if float(told.replace(",", "")) <= limit:
-            told = digits(limit)
-    return told
+        yield GpuBetweenBlocks((min(clocks), max(clocks)), (min(heat), max(heat)))

@@ -1,14 +1,16 @@
-"""A run judged once: a row a stage, with what was estimated and counted of it."""
+"""A run judged once: what was estimated, counted and remarked of it; all that reports write, and no raw samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from vilt_bench.ask.case import Case
 from vilt_bench.judge.estimate import Estimate
-from vilt_bench.judge.latency import latency
-from vilt_bench.record.run import WHOLE, Component, Run, Stage
+from vilt_bench.judge.latency import Latencies, latencies
+from vilt_bench.judge.remarks import Remark, Verdict, remarks, verdict
+from vilt_bench.record.run import WHOLE, Component, Energy, Environment, Failure, Model, Run, Stage
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 
@@ -23,7 +25,7 @@ OPTIONAL: Component = "preprocessing"
 Level = Literal["component", "stage", "whole"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of a table; SI units, `None` for what is unknown."""
 
@@ -52,43 +54,109 @@ class Row:
         return TITLES.get(self.name) or self.name.partition(".")[2] or self.name
 
 
-def rows(run: Run) -> list[Row]:
-    """Returns components, each followed by its stages, then the whole."""
-    found = []
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One run, judged; immutable."""
+
+    run_id: str
+    started_at: str
+    """UTC, ISO 8601."""
+    group: str
+    position: int | None
+    side: Literal["baseline", "candidate"] | None
+    case: Case
+    environment: Environment | None
+    model: Model | None
+    energy: Energy | None
+    failure: Failure | None
+    trials: int
+    precision: float
+    """That was asked for, as a share of the whole's latency."""
+    verdict: Verdict
+    rows: tuple[Row, ...]
+    """Components, each followed by its stages, then the whole."""
+    components: Mapping[Component, Row]
+    """All of them: their stages' latencies added up pass by pass, their counts added up; unknown where not in a run."""
+    total: Estimate | None
+    """Latency of the sum of all stages; seconds."""
+    remarks: tuple[Remark, ...]
+    """What a reader must know, the most important first."""
+
+    @property
+    def whole(self) -> Row:
+        """The row of the uninstrumented passes, with all stages' counts added up."""
+        return self.rows[-1]
+
+    @property
+    def timed(self) -> bool:
+        """Whether the whole was timed."""
+        return self.whole.latency is not None
+
+    def stages(self, component: Component) -> tuple[Row, ...]:
+        """Returns the rows of a component's stages; of itself, where it is one stage."""
+        return tuple(row for row in self.rows if row.level == "stage" and row.component == component)
+
+
+def summarise(run: Run) -> Summary:
+    """Returns the run judged: every estimate and remark is computed here, once."""
+    found = latencies(run)
+    names = _stage_names(run)
+    rows: list[Row] = []
+    components: dict[Component, Row] = {}
     for component in COMPONENTS:
-        stages = [name for name in stage_names(run) if name.partition(".")[0] == component]
-        if stages and stages != [component]:
-            found.append(component_row(run, component))
-        found += [_row(run, "stage", name, component, [s for s in run.stages if s.name == name]) for name in stages]
-    return [*found, whole_row(run)]
+        inner = [name for name in names if name.partition(".")[0] == component]
+        counted = [stage for stage in run.stages if stage.component == component]
+        whole = components[component] = _row(found, "component", component, component, counted)
+        if inner == [component]:
+            rows.append(_row(found, "stage", component, component, counted))
+            continue
+        if inner:
+            rows.append(whole)
+        rows += [
+            _row(found, "stage", name, component, [stage for stage in counted if stage.name == name]) for name in inner
+        ]
+    # Pillow's work and memory are not counted: the whole's are the model's.
+    rows.append(_row(found, "whole", WHOLE, None, [stage for stage in run.stages if stage.component != OPTIONAL]))
+    return Summary(
+        run_id=run.run_id,
+        started_at=run.started_at,
+        group=run.group,
+        position=run.position,
+        side=run.side,
+        case=run.case,
+        environment=run.environment,
+        model=run.model,
+        energy=run.energy,
+        failure=run.failure,
+        trials=len(run.trials),
+        precision=run.sampling.precision,
+        verdict=verdict(run, found),
+        rows=tuple(rows),
+        components=components,
+        total=found.total,
+        remarks=remarks(run, found),
+    )
 
 
-def components(runs: Sequence[Run]) -> tuple[Component, ...]:
+def summaries(runs: Iterable[Run | Summary]) -> list[Summary]:
+    """Returns the runs judged; those that are judged already stay as they are."""
+    return [run if isinstance(run, Summary) else summarise(run) for run in runs]
+
+
+def shown_components(runs: Sequence[Summary]) -> tuple[Component, ...]:
     """Returns the components that tables of the runs show."""
-    seen = any(name.partition(".")[0] == OPTIONAL for run in runs for name in stage_names(run))
+    seen = any(run.stages(OPTIONAL) for run in runs)
     return tuple(component for component in COMPONENTS if seen or component != OPTIONAL)
 
 
-def component_row(run: Run, component: Component) -> Row:
-    """Returns the component's row: its stages' latencies added up pass by pass, their counts added up."""
-    return _row(run, "component", component, component, [s for s in run.stages if s.component == component])
-
-
-def whole_row(run: Run) -> Row:
-    """Returns the row of the uninstrumented passes, with all stages' counts added up."""
-    return _row(run, "whole", WHOLE, None, run.stages)
-
-
-def stage_names(run: Run) -> list[str]:
+def _stage_names(run: Run) -> list[str]:
     """Returns the stages' full names in order; those of the samples where nothing was counted."""
     timed = (name for trial in run.trials for name in trial.samples.stages)
     return list(dict.fromkeys([*(stage.name for stage in run.stages), *timed]))
 
 
-def _row(run: Run, level: Level, name: str, component: str | None, stages: Sequence[Stage]) -> Row:
-    found = latency(run, name)
-    if level == "whole":  # Pillow's work and memory are not counted: these are the model's
-        stages = [stage for stage in stages if stage.component != OPTIONAL]
+def _row(found: Latencies, level: Level, name: str, component: str | None, stages: Sequence[Stage]) -> Row:
+    latency = found.whole if level == "whole" else found.stages.get(name)
     flops = [stage.flops for stage in stages if stage.flops is not None]
     peaks = [stage.memory.peak_bytes for stage in stages if stage.memory is not None]
     one = stages[0] if level == "stage" and stages else None
@@ -96,8 +164,8 @@ def _row(run: Run, level: Level, name: str, component: str | None, stages: Seque
         level=level,
         name=name,
         component=component,
-        latency=found,
-        share=1.0 if level == "whole" and found is not None else _share(run, found),
+        latency=latency,
+        share=1.0 if level == "whole" and latency is not None else _share(latency, found.total),
         parameters=sum(stage.parameters for stage in stages) if stages else None,
         # A sum with an unknown part is unknown.
         flops=sum(flops) if flops and len(flops) == len(stages) else None,
@@ -107,6 +175,5 @@ def _row(run: Run, level: Level, name: str, component: str | None, stages: Seque
     )
 
 
-def _share(run: Run, part: Estimate | None) -> float | None:
-    total = latency(run, "")
+def _share(part: Estimate | None, total: Estimate | None) -> float | None:
     return part.value / total.value if part is not None and total is not None and total.value else None

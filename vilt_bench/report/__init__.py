@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
@@ -10,6 +10,7 @@ from vilt_bench.errors import ConfigError
 from vilt_bench.report.runs import FORMATS
 
 if TYPE_CHECKING:
+    from vilt_bench.judge.summary import Summary
     from vilt_bench.record.run import Run
     from vilt_bench.report.pictures.latency import Beside
 
@@ -27,11 +28,11 @@ CAPTIONS = {
 }
 
 
-def render(runs: Sequence[Run], format: str, *, left_out: Sequence[str] = ()) -> str:
+def render(runs: Iterable[Run | Summary], format: str, *, left_out: Sequence[str] = ()) -> str:
     """Returns the report of the runs, in their order, as text that ends in a newline.
 
     Args:
-        runs: in order.
+        runs: in order; each is judged once, unless it is judged already.
         format: one of `FORMATS`.
         left_out: sentences on records that could not be read, where the format has a place for them.
 
@@ -40,13 +41,15 @@ def render(runs: Sequence[Run], format: str, *, left_out: Sequence[str] = ()) ->
     """
     if format not in FORMATS:
         raise ConfigError(f"--format must be one of {', '.join(FORMATS)}; got {format!r}")
+    from vilt_bench.judge.summary import summaries
+
     told = {"left_out": left_out} if left_out and format in _TELLING else {}
-    text: str = import_module(f"{__name__}.runs.{FORMATS[format]}").render(runs, **told)
+    text: str = import_module(f"{__name__}.runs.{FORMATS[format]}").render(summaries(runs), **told)
     return text
 
 
 def render_picture(
-    runs: Sequence[Run],
+    runs: Iterable[Run | Summary],
     format: str,
     *,
     figure: str = "latency",
@@ -58,7 +61,7 @@ def render_picture(
     """Returns the runs' Figure 1 or 2, or as `html` a page with both and all tables, as a file's content.
 
     Args:
-        runs: from top to bottom.
+        runs: from top to bottom; each is judged once, unless it is judged already.
         format: one of `PICTURES`.
         figure: one of `FIGURES`; a page has both.
         beside: bars from elsewhere below those of latency, such as the paper's.
@@ -69,6 +72,7 @@ def render_picture(
     Raises:
         ConfigError: there is no such format or figure, no run, or the runs can't be compared.
     """
+    from vilt_bench.judge.summary import summaries
     from vilt_bench.report.pictures import latency as figures
     from vilt_bench.report.pictures import style
     from vilt_bench.report.runs import page
@@ -82,17 +86,20 @@ def render_picture(
             raise ConfigError(f"--{name} must be one of {', '.join(map(str, choices))} for a picture; got {value!r}")
     if beside is not None and figure == "size" and format != "html":
         raise ConfigError("--with-paper adds the bars of the paper's Figure 1; leave out --figure size")
+    judged = summaries(runs)
     width_in = style.COLUMN_IN if columns == 1 else style.PAGE_IN
 
     def latencies() -> bytes:
-        drawn = figures.figure1(runs, beside=beside, allow_different=allow_different, width_in=width_in)
+        drawn = figures.figure1(judged, beside=beside, allow_different=allow_different, width_in=width_in)
         return style.write(drawn, picture, title=CAPTIONS["latency"])
 
     def sizes() -> bytes:
-        return style.write(figures.figure2(runs, width_in=width_in), picture, title=CAPTIONS["size"])
+        return style.write(figures.figure2(judged, width_in=width_in), picture, title=CAPTIONS["size"])
 
     picture = cast("style.Format", "svg" if format == "html" else format)
     with style.styled():
         if format == "html":
-            return page.page(runs, [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())], left_out=left_out)
+            return page.page(
+                judged, [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())], left_out=left_out
+            )
         return latencies() if figure == "latency" else sizes()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from vilt_bench.ask.case import LANGUAGE_MODEL, case_name, unusual
-from vilt_bench.judge.latency import latency
 from vilt_bench.judge.remarks import UNACCOUNTED
-from vilt_bench.record.run import Environment, Model, Run
+from vilt_bench.judge.summary import Summary
+from vilt_bench.record.run import Environment, Model
 from vilt_bench.report.numbers import ABSENT, milliseconds_of
 from vilt_bench.words import counted
 
 
-def name(run: Run, *, without: Collection[str] = ()) -> str:
+def name(run: Summary, *, without: Collection[str] = ()) -> str:
     """Returns the case's name, and which side of a gate it was.
 
     Args:
@@ -23,18 +23,18 @@ def name(run: Run, *, without: Collection[str] = ()) -> str:
     return named if run.side is None else f"{named} ({run.side} of a gate)"
 
 
-def names(runs: Sequence[Run]) -> list[str]:
+def names(runs: Sequence[Summary]) -> list[str]:
     """Returns the runs' names side by side: what all cases have alike is left out, see `alike`."""
     return [name(run, without=_alike(runs)) for run in runs]
 
 
-def alike(runs: Sequence[Run]) -> str:
+def alike(runs: Sequence[Summary]) -> str:
     """Returns what all cases that stand side by side have alike and unusual: `All: 800×1333, fit exact`; or nothing."""
     shared = _alike(runs)
     return f"All: {', '.join(shared.values())}" if shared else ""
 
 
-def _alike(runs: Sequence[Run]) -> dict[str, str]:
+def _alike(runs: Sequence[Summary]) -> dict[str, str]:
     if len(runs) < 2:
         return {}
     first, *others = (unusual(run.case) for run in runs)
@@ -56,7 +56,7 @@ def size_line(model: Model | None) -> str:
     return "" if model is None else f"{pixels(model)} pixels, {tokens(model)} visual tokens"
 
 
-def comparison_remarks(runs: Sequence[Run], named: Sequence[str] | None = None, *, ranks: bool = True) -> list[str]:
+def comparison_remarks(runs: Sequence[Summary], named: Sequence[str] | None = None, *, ranks: bool = True) -> list[str]:
     """Returns what must be known before runs are compared: where they saw different things, or rank two ways.
 
     Args:
@@ -68,7 +68,7 @@ def comparison_remarks(runs: Sequence[Run], named: Sequence[str] | None = None, 
     return [*_different_inputs(found), *(_different_ranks(found) if ranks else ())]
 
 
-def _different_inputs(runs: Sequence[tuple[str, Run]]) -> Iterator[str]:
+def _different_inputs(runs: Sequence[tuple[str, Summary]]) -> Iterator[str]:
     """Yields where inputs differ, and what makes them equal."""
     built = [(named, run.model) for named, run in runs if run.model is not None]
     fitted = _by_value((_fitted(model), named) for named, model in built)
@@ -90,12 +90,12 @@ def _different_inputs(runs: Sequence[tuple[str, Run]]) -> Iterator[str]:
         )
 
 
-def _different_ranks(runs: Sequence[tuple[str, Run]]) -> Iterator[str]:
+def _different_ranks(runs: Sequence[tuple[str, Summary]]) -> Iterator[str]:
     """Yields that the whole ranks otherwise than the sum of the stages, which bars show."""
     found = [
-        (total.value, whole.value, named)
+        (run.total.value, run.whole.latency.value, named)
         for named, run in runs
-        if (total := latency(run, "")) is not None and (whole := latency(run)) is not None
+        if run.total is not None and run.whole.latency is not None
     ]
     if any(one[0] < other[0] and one[1] > (1 + UNACCOUNTED) * other[1] for one in found for other in found):
         order = [f"{named} {milliseconds_of(whole)} ms" for _, whole, named in sorted(found, key=lambda each: each[1])]
@@ -118,7 +118,7 @@ def _fitted(model: Model) -> str:
     return f"{pixels(model)} pixels" + (f" by --fit {model.fit}" if model.fit else "")
 
 
-def model_line(run: Run) -> str:
+def model_line(run: Summary) -> str:
     """Returns what was run, in one line."""
     model, case = run.model, run.case
     if model is None:
@@ -143,7 +143,7 @@ def _language_sizes(model: Model) -> str:
     return f" ({model.layers} layers of width {model.hidden_size}{vocabulary})"
 
 
-def machine_line(run: Run) -> str:
+def machine_line(run: Summary) -> str:
     """Returns where it was run, in one line; empty where it is not known."""
     return environment_line(run.environment, linear=f"linear layers: {run.model.linear}" if run.model else "")
 

@@ -64,3 +64,21 @@ def decimals(value: float) -> int:
     """Returns the decimals that leave about four digits, two at least for values of 1 to 1000."""
     size = abs(value)
     return 0 if size == 0 else 4 if size < 0.1 else 3 if size < 1 else 2 if size < 100 else 1
+
+
+def digits(value: float) -> str:
+    """Returns two significant digits at least, thousands apart, never an exponent."""
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 10 or not size else f"{value:.2g}" if size >= 1e-4 else f"{value:f}"
+
+
+def digits_above(value: float, limit: float) -> str:
+    """Returns the value with the digits that show that it lies above the limit, as `digits` tells that."""
+    told = digits(value)
+    for places in range(1, 7):
+        if told != digits(limit):
+            break
+        told = f"{value:,.{places}f}"
+        if float(told.replace(",", "")) <= limit:
+            told = digits(limit)
+    return told

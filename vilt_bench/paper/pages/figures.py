@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from vilt_bench.errors import ConfigError
-from vilt_bench.judge.latency import latency
+from vilt_bench.judge.summary import Summary, summarise
 from vilt_bench.paper.tables import downstream
 from vilt_bench.record.run import Run
 from vilt_bench.report import lines as shown
@@ -42,7 +42,7 @@ TASKS: Mapping[str, str] = {
 
 
 def accuracy_scatter(
-    runs: Mapping[str, Run],
+    runs: Mapping[str, Run | Summary],
     accuracies: Mapping[str, float],
     *,
     task: Task = "vqav2_test_dev",
@@ -63,22 +63,26 @@ def accuracy_scatter(
     Raises:
         ConfigError: a model has no accuracy, or the runs can't be compared.
     """
-    refuse_none(list(runs.values()))
-    for model in runs:
+    judged = {model: run if isinstance(run, Summary) else summarise(run) for model, run in runs.items()}
+    refuse_none(list(judged.values()))
+    for model in judged:
         if model not in accuracies:
             raise ConfigError(f"no {task} of a model {model!r}; there is {', '.join(accuracies)}")
-    labels = labels_of(list(runs.values()), allow_different=allow_different)
-    points = [(model, run, found) for model, run in runs.items() if (found := latency(run)) is not None]
+    labels = labels_of(list(judged.values()), allow_different=allow_different)
+    points = [(model, run, found) for model, run in judged.items() if (found := run.whole.latency) is not None]
     if not points:
         raise ConfigError("none of the runs has times; a scatter needs runs that were measured")
-    said = [*conditions_of(list(runs.values()), different=any(labels)), "Accuracy: as published. Bars: 95% intervals."]
+    said = [
+        *conditions_of(list(judged.values()), different=any(labels)),
+        "Accuracy: as published. Bars: 95% intervals.",
+    ]
     sizes: dict[str, list[str]] = {}
-    for model, run in runs.items():
+    for model, run in judged.items():
         sizes.setdefault(shown.size_line(run.model), []).append(model)
     said += [f"{size}: {', '.join(models)}." for size, models in sizes.items() if size]
-    said += shown.comparison_remarks(list(runs.values()), list(runs), ranks=False)
+    said += shown.comparison_remarks(list(judged.values()), list(judged), ranks=False)
     if any(labels):
-        said += [f"{model}: {', '.join(notes)}" for (model, notes) in zip(runs, labels, strict=True)]
+        said += [f"{model}: {', '.join(notes)}" for (model, notes) in zip(judged, labels, strict=True)]
     width = width_in * style.POINTS_PER_INCH
     small = [line for sentence in said for line in style.wrap(sentence, width - 6, style.SMALL_PT)]
     plot = 0.62 * width

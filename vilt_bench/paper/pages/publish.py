@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vilt_bench.judge.latency import latency
+from vilt_bench.judge.summary import Summary, summarise
 from vilt_bench.paper.pages import counted as render
 from vilt_bench.paper.pages import times
 from vilt_bench.paper.tables import CountedTable
@@ -52,7 +52,8 @@ def publish(
     if counted is not None:
         files["table6.csv"] = render.render_csv(counted).encode()
         page.append(render.markdown(counted))
-    timed = {name: run for name, run in (runs or {}).items() if latency(run) is not None}
+    judged = {name: summarise(run) for name, run in (runs or {}).items()}
+    timed = {name: run for name, run in judged.items() if run.timed}
     if timed:
         files["times.csv"] = times.render_csv(timed).encode()
         page.append(times.markdown(timed))
@@ -82,7 +83,7 @@ def publish(
     return [target / name for name in files]
 
 
-def _figures(runs: Mapping[str, Run]) -> list[tuple[str, str, bytes]]:
+def _figures(runs: Mapping[str, Summary]) -> list[tuple[str, str, bytes]]:
     """Returns name, caption and content of the pictures that the runs give."""
     from vilt_bench.paper.pages import figures
     from vilt_bench.paper.tables import downstream

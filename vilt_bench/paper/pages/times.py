@@ -9,13 +9,13 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from vilt_bench.judge.estimate import Estimate
-from vilt_bench.judge.latency import latency
-from vilt_bench.judge.remarks import digits, remarks
+from vilt_bench.judge.remarks import Contention, Failed, Interrupted, Remark, SumOfStages, disturbed_by
+from vilt_bench.judge.summary import Summary
 from vilt_bench.paper.tables import Table6Row, table6
-from vilt_bench.record.run import Run
 from vilt_bench.report import clean
 from vilt_bench.report.lines import machine_line
-from vilt_bench.report.numbers import milliseconds_interval, percent
+from vilt_bench.report.numbers import digits, milliseconds_interval, percent
+from vilt_bench.report.remarks import sentence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,21 +60,21 @@ class TimedRow:
         return self.embedder.value / (self.embedder.value + self.interaction.value)
 
 
-def timed_rows(runs: Mapping[str, Run]) -> list[TimedRow]:
+def timed_rows(runs: Mapping[str, Summary]) -> list[TimedRow]:
     """Returns the paper's rows that were measured, in the paper's order."""
     return [
         TimedRow(
             printed=printed,
-            whole=latency(runs[printed.model]),
-            embedder=latency(runs[printed.model], "visual_embedder"),
-            interaction=latency(runs[printed.model], "modality_interaction"),
+            whole=runs[printed.model].whole.latency,
+            embedder=runs[printed.model].components["visual_embedder"].latency,
+            interaction=runs[printed.model].components["modality_interaction"].latency,
         )
         for printed in table6()
         if printed.model in runs
     ]
 
 
-def show(runs: Mapping[str, Run], console: Console) -> None:
+def show(runs: Mapping[str, Summary], console: Console) -> None:
     """Print the times, and what must be known to read them."""
     from rich import box
     from rich.table import Table
@@ -92,7 +92,7 @@ def show(runs: Mapping[str, Run], console: Console) -> None:
         console.print(Text(f"• {note}"))
 
 
-def markdown(runs: Mapping[str, Run]) -> str:
+def markdown(runs: Mapping[str, Summary]) -> str:
     """Returns the times and notes as GitHub shows them."""
     rule = ["---", "---", *["---:"] * (len(_HEAD) - 2)]
     table = clean.markdown_table(_HEAD, rule, _cells(runs))
@@ -100,13 +100,13 @@ def markdown(runs: Mapping[str, Run]) -> str:
     return f"### Table 6: time\n\n{table}\n\n{listed}\n"
 
 
-def render_csv(runs: Mapping[str, Run]) -> str:
+def render_csv(runs: Mapping[str, Summary]) -> str:
     """Returns a line a row, in seconds; empty where nothing was measured."""
     lines = [_fields(row, runs[row.printed.model]) for row in timed_rows(runs)]
     return clean.csv_text(list(lines[0]) if lines else [], lines)
 
 
-def notes(runs: Mapping[str, Run]) -> list[str]:
+def notes(runs: Mapping[str, Summary]) -> list[str]:
     """Returns what must be known to read the times, and the order and ratios of the kinds, computed from the runs."""
     places = dict.fromkeys(
         f"{machine_line(run)} · {run.case.dtype} · batch {run.case.batch_size}" for run in runs.values()
@@ -114,7 +114,8 @@ def notes(runs: Mapping[str, Run]) -> list[str]:
     said = [f"Paper: {PRINTED_ON}. Here: {place}." for place in places]
     said += _kinds(timed_rows(runs))
     said += _precision(runs)
-    textual = [found.value for run in runs.values() if (found := latency(run, "textual_embedder")) is not None]
+    texts = [run.components["textual_embedder"].latency for run in runs.values()]
+    textual = [found.value for found in texts if found is not None]
     took = f", which takes {1e3 * max(textual):.2g} ms at most" if textual else ""
     said.append(
         f"Here: the whole, uninstrumented, the textual embedder included{took} and which the paper leaves out; the "
@@ -127,28 +128,30 @@ def notes(runs: Mapping[str, Run]) -> list[str]:
             "or class-agnostic for VinVL. The paper timed one without a threshold: 'vilt-bench paper --nms' has both."
         )
     for name, run in runs.items():
-        said += [f"{name}: {remark}" for remark in remarks(run) if _must_be_known(remark)]
+        said += [f"{name}: {sentence(remark)}" for remark in run.remarks if _must_be_known(remark)]
     return said
 
 
-def _must_be_known(remark: str) -> bool:
-    return remark.startswith(("Failed", "Interrupted")) or "read shares with care" in remark
+def _must_be_known(remark: Remark) -> bool:
+    return isinstance(remark, Failed | Interrupted) or (isinstance(remark, SumOfStages) and remark.doubtful)
 
 
-def _precision(runs: Mapping[str, Run]) -> list[str]:
+def _precision(runs: Mapping[str, Summary]) -> list[str]:
     """Returns how precise the rows' times are, and what kept them from more."""
-    found = {name: latency(run) for name, run in runs.items()}
+    found = {name: run.whole.latency for name, run in runs.items()}
     widths = {name: each.half_width for name, each in found.items() if each is not None}
     known = [width for width in widths.values() if width is not None]
     if not known:
         return ["No row has an interval: three trials or more tell how far processes differ."]
-    asked = max(run.sampling.precision for run in runs.values())
+    asked = max(run.precision for run in runs.values())
     reached = sum(width <= asked for width in known)
     said = f"Asked ±{digits(100 * asked)}% of each row's whole: {reached} of {len(runs)} rows reached it"
     others = [width for width in known if width > asked]
     if others:
         said += f"; the others are known to ±{digits(100 * min(others))}% to ±{digits(100 * max(others))}%"
-    disturbed = [name for name, run in runs.items() if any("contention" in remark for remark in remarks(run))]
+    disturbed = [
+        name for name, run in runs.items() if any(isinstance(each, Contention) for each in disturbed_by(run.remarks))
+    ]
     if disturbed:
         said += f"; other load on the machine disturbed {len(disturbed)} of them"
     return [f"{said}."]
@@ -173,7 +176,7 @@ def _kinds(rows: Sequence[TimedRow]) -> list[str]:
     return [f"Kinds by the median of their rows: {ratios(0)} as printed, {ratios(1)} here."]
 
 
-def _cells(runs: Mapping[str, Run]) -> list[list[str]]:
+def _cells(runs: Mapping[str, Summary]) -> list[list[str]]:
     rows = timed_rows(runs)
     reference = next((row for row in rows if row.printed.model == REFERENCE), None)
     printed_reference_s = next(row.latency_s for row in table6() if row.model == REFERENCE)
@@ -192,7 +195,7 @@ def _cells(runs: Mapping[str, Run]) -> list[list[str]]:
     ]
 
 
-def _fields(row: TimedRow, run: Run) -> dict[str, object]:
+def _fields(row: TimedRow, run: Summary) -> dict[str, object]:
     def seconds(estimate: Estimate | None) -> float | str:
         return "" if estimate is None else estimate.value
 
@@ -207,7 +210,7 @@ def _fields(row: TimedRow, run: Run) -> dict[str, object]:
         "visual_embedder_s": seconds(row.embedder),
         "modality_interaction_s": seconds(row.interaction),
         "samples": 0 if whole is None else whole.samples,
-        "trials": len(run.trials),
+        "trials": run.trials,
         "machine": "" if environment is None else environment.machine,
         "device": "" if environment is None else environment.device,
         "threads": "" if environment is None else environment.threads,

@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 
 from vilt_bench.ask.case import ALL
 from vilt_bench.errors import ConfigError
-from vilt_bench.judge import summary
 from vilt_bench.judge.estimate import Estimate
-from vilt_bench.judge.latency import latency
+from vilt_bench.judge.summary import COMPONENTS, OPTIONAL, TITLES, Row, Summary, summaries
 from vilt_bench.record.run import Run
 from vilt_bench.report import numbers
 from vilt_bench.report.lines import alike as run_alike
@@ -34,7 +33,7 @@ class Beside:
 
 
 def figure1(
-    runs: Sequence[Run],
+    runs: Sequence[Run | Summary],
     *,
     beside: Beside | None = None,
     allow_different: bool | Collection[str] = False,
@@ -59,6 +58,7 @@ def figure1(
 
     Source: ViLT paper, Figure 1.
     """
+    runs = summaries(runs)
     labels = labels_of(runs, allow_different=allow_different)
     named = _named(runs, titles)
     measured = tuple(starmap(_latency_bar, zip(runs, named, labels, strict=True)))
@@ -78,7 +78,7 @@ def figure1(
 
 
 def figure2(
-    runs: Sequence[Run], *, titles: Mapping[str, str] | None = None, width_in: float = style.COLUMN_IN
+    runs: Sequence[Run | Summary], *, titles: Mapping[str, str] | None = None, width_in: float = style.COLUMN_IN
 ) -> Figure:
     """Returns the shares of textual embedder, visual embedder and interaction in FLOPs and in parameters.
 
@@ -94,63 +94,47 @@ def figure2(
 
     Source: ViLT paper, Figure 2, which draws relative computational size.
     """
+    runs = summaries(runs)
     refuse_none(runs)
     named = list(zip(runs, _named(runs, titles), strict=True))
     charts = [
         Chart(
-            tuple(_share_bar(run, name, _flops, numbers.giga, "GFLOPs") for run, name in named),
+            tuple(_share_bar(run, name, lambda row: row.flops, numbers.giga, "GFLOPs") for run, name in named),
             "Share (%); on the bars: GFLOPs",
             heading="FLOPs (2 per multiply-add)",
             limit=100.0,
         ),
         Chart(
-            tuple(_share_bar(run, name, _parameters, numbers.millions, "M") for run, name in named),
+            tuple(_share_bar(run, name, lambda row: row.parameters, numbers.millions, "M") for run, name in named),
             "Share (%); on the bars: millions",
             heading="Parameters",
             limit=100.0,
         ),
     ]
-    legend = [(name, title) for name, title in summary.TITLES.items() if name != summary.OPTIONAL]
+    legend = [(name, title) for name, title in TITLES.items() if name != OPTIONAL]
     footer = _side_by_side(runs, titles, ranks=False)
-    return draw(charts, style.looks(summary.COMPONENTS), legend, footer, width_in=width_in).figure
+    return draw(charts, style.looks(COMPONENTS), legend, footer, width_in=width_in).figure
 
 
-def _flops(run: Run, component: str | None) -> int | None:
-    """Returns the FLOPs of a component, or of the whole; `None` where a part of them is unknown."""
-    return _row(run, component).flops
-
-
-def _parameters(run: Run, component: str | None) -> int | None:
-    """Returns the parameters of a component, or of the whole."""
-    return _row(run, component).parameters
-
-
-def _row(run: Run, component: str | None) -> summary.Row:
-    return next(
-        (summary.component_row(run, name) for name in summary.COMPONENTS if name == component), summary.whole_row(run)
-    )
-
-
-def _named(runs: Sequence[Run], titles: Mapping[str, str] | None) -> list[str]:
+def _named(runs: Sequence[Summary], titles: Mapping[str, str] | None) -> list[str]:
     return [(titles or {}).get(run.run_id, name) for run, name in zip(runs, run_names(runs), strict=True)]
 
 
-def _side_by_side(runs: Sequence[Run], titles: Mapping[str, str] | None, *, ranks: bool) -> list[str]:
+def _side_by_side(runs: Sequence[Summary], titles: Mapping[str, str] | None, *, ranks: bool) -> list[str]:
     """Returns what names leave out, and what must be known before the bars are compared."""
     left_out = [] if titles else [f"{alike}." for alike in filter(None, [run_alike(runs)])]
     return [*left_out, *comparison_remarks(runs, _named(runs, titles), ranks=ranks)]
 
 
-def _latency_bar(run: Run, title: str, notes: tuple[str, ...]) -> Bar:
-    whole, total = latency(run), latency(run, "")
+def _latency_bar(run: Summary, title: str, notes: tuple[str, ...]) -> Bar:
+    whole, total = run.whole.latency, run.total
     parts = []
-    for component in summary.COMPONENTS:
-        stages = [name for name in summary.stage_names(run) if name.partition(".")[0] == component]
+    for component, row in run.components.items():
         # The visual embedder is what differs; the others are one segment each.
-        for name in stages if component == "visual_embedder" else [component] if stages else []:
-            if (found := latency(run, name)) is not None:
-                short = name.rpartition(".")[2]
-                parts.append(Part(short, stage_title(short), 1000 * found.value, _digits(1000 * found.value)))
+        for part in run.stages(component) if component == "visual_embedder" else [row]:
+            if part.latency is not None:
+                short, milliseconds = part.name.rpartition(".")[2], 1000 * part.latency.value
+                parts.append(Part(short, stage_title(short), milliseconds, _digits(milliseconds)))
     if run.failure is not None:
         where = f" in {run.failure.stage}" if run.failure.stage else ""
         notes = (*notes, f"failed{where}: {run.failure.kind}")
@@ -165,7 +149,7 @@ def _latency_bar(run: Run, title: str, notes: tuple[str, ...]) -> Bar:
     )  # fmt: skip
 
 
-def _beside(run: Run, total: Estimate | None, whole: Estimate | None) -> str:
+def _beside(run: Summary, total: Estimate | None, whole: Estimate | None) -> str:
     """Returns what stands below a bar's title: what the model saw, and the whole, which no bar shows."""
     apart = f"whole: {numbers.milliseconds_interval(whole)} ms" if whole is not None and total is not None else ""
     return " · ".join(part for part in (size_line(run.model), apart) if part)
@@ -176,15 +160,15 @@ def _only_whole(whole: Estimate | None) -> str:
 
 
 def _share_bar(
-    run: Run, title: str, size: Callable[[Run, str | None], int | None], write: Callable[[int | None], str], unit: str
+    run: Summary, title: str, size: Callable[[Row], int | None], write: Callable[[int | None], str], unit: str
 ) -> Bar:
-    whole = size(run, None)
-    sizes = {component: size(run, component) for component in summary.COMPONENTS}
+    whole = size(run.whole)
+    sizes = {component: size(row) for component, row in run.components.items()}
     return Bar(
         title=title,
         value=f"{write(whole)} {unit}" if whole is not None else "unknown",
         parts=tuple(
-            Part(component, summary.TITLES[component], 100 * value / whole, write(value))
+            Part(component, TITLES[component], 100 * value / whole, write(value))
             for component, value in sizes.items()
             if value and whole
         ),
@@ -195,7 +179,7 @@ def _share_bar(
 def _legend(names: Sequence[str]) -> list[tuple[str, str]]:
     """Returns the legend's entries: textual embedder, the visual embedder's stages, interaction."""
     seen = dict.fromkeys(names)
-    visual = [(name, stage_title(name)) for name in _in_order(seen) if name not in summary.TITLES]
+    visual = [(name, stage_title(name)) for name in _in_order(seen) if name not in TITLES]
     return [
         *((name, stage_title(name)) for name in ("preprocessing", "textual_embedder") if name in seen),
         *([("", "visual embedder:"), *visual] if visual else []),
@@ -222,7 +206,7 @@ def _digits(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.2g}"
 
 
-def labels_of(runs: Sequence[Run], *, allow_different: bool | Collection[str]) -> list[tuple[str, ...]]:
+def labels_of(runs: Sequence[Summary], *, allow_different: bool | Collection[str]) -> list[tuple[str, ...]]:
     """Returns for each run what its bar is labelled with: nothing where all runs can be compared."""
     refuse_none(runs)
     check_comparable(
@@ -240,7 +224,7 @@ def labels_of(runs: Sequence[Run], *, allow_different: bool | Collection[str]) -
 _IN_WHERE = ("machine", "device", "threads", "dtype", "batch size", "torch")
 
 
-def _where(run: Run) -> str:
+def _where(run: Summary) -> str:
     where, case = run.environment, run.case
     settings = [case.dtype, f"batch {case.batch_size}"]
     if where is None:
@@ -251,9 +235,9 @@ def _where(run: Run) -> str:
     return " · ".join([where.machine, device, threads, *settings, *torch])
 
 
-def conditions_of(runs: Sequence[Run], *, different: bool) -> list[str]:
+def conditions_of(runs: Sequence[Summary], *, different: bool) -> list[str]:
     """Returns where the runs were measured, unless each bar says it, and with what weights."""
-    timed = [run for run in runs if latency(run) is not None] or list(runs)
+    timed = [run for run in runs if run.timed] or list(runs)
     lines = [] if different else [_where(timed[0])]
     if different:
         lines.append("Runs of different machines or settings: compare with care.")
@@ -273,11 +257,11 @@ def conditions_of(runs: Sequence[Run], *, different: bool) -> list[str]:
     ]
 
 
-def _notes(runs: Sequence[Run]) -> list[str]:
+def _notes(runs: Sequence[Summary]) -> list[str]:
     """Returns what must be known of stages, such as planted tensors, each once."""
     noted: dict[str, dict[str, None]] = {}
-    for stage in (stage for run in runs for stage in run.stages if stage.note):
-        noted.setdefault(stage.note.rstrip("."), {})[stage_title(stage.name.rpartition(".")[2])] = None
+    for row in (row for run in runs for row in run.rows if row.note):
+        noted.setdefault(row.note.rstrip("."), {})[stage_title(row.name.rpartition(".")[2])] = None
     return [f"{', '.join(stages)}: {note}." for note, stages in noted.items()]
 
 
@@ -286,7 +270,7 @@ def known_or(bound: float | None, found: Estimate) -> float:
     return found.value if bound is None else bound
 
 
-def refuse_none(runs: Sequence[Run]) -> None:
+def refuse_none(runs: Sequence[Summary]) -> None:
     """Refuse an empty picture.
 
     Raises:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vilt_bench.record.run import Run
+from vilt_bench.judge.summary import Summary
 from vilt_bench.report import dashboards
 from vilt_bench.report.runs import points
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[Summary]) -> str:
     """Returns the latencies of the runs in ns, the whole first."""
     return dashboards.bencher(points.run_points(runs))

@@ -6,16 +6,15 @@ from collections.abc import Collection, Sequence
 
 from vilt_bench.ask.case import ALL
 from vilt_bench.errors import ConfigError
-from vilt_bench.judge.latency import latency
+from vilt_bench.judge.summary import Summary
 from vilt_bench.record.alike import MAY_BE_UNTOLD
-from vilt_bench.record.run import Run
 from vilt_bench.report.numbers import ABSENT
 
 _LONGEST = 40
 _MOST = 4
 
 
-def check_comparable(runs: Sequence[Run], allow_different: Collection[str] = ()) -> None:
+def check_comparable(runs: Sequence[Summary], allow_different: Collection[str] = ()) -> None:
     """Refuse runs whose times differ by more than their embedders.
 
     Args:
@@ -45,9 +44,9 @@ def check_comparable(runs: Sequence[Run], allow_different: Collection[str] = ())
     )
 
 
-def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
+def differences(runs: Sequence[Summary]) -> dict[str, list[str]]:
     """Returns what differs between the runs that have times: by field, the value of each of `runs`, in order."""
-    timed = [latency(run) is not None for run in runs]
+    timed = [run.timed for run in runs]
     facts = [_facts(run) for run in runs]
     fields = dict.fromkeys(field for each in facts for field in each)
     values = {field: [each.get(field, ABSENT) for each in facts] for field in fields}
@@ -64,7 +63,7 @@ def _name(field: str) -> str:
     return "linear" if field == "linear layers" else field.replace(" ", "-")
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: Summary) -> dict[str, str]:
     case, where = run.case, run.environment
     asked = {"dtype": case.dtype, "batch size": str(case.batch_size), "linear layers": case.linear}
     if where is None:

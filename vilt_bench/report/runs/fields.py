@@ -6,12 +6,10 @@ from statistics import median
 from typing import Any
 
 from vilt_bench.ask.case import case_name, label
-from vilt_bench.judge.remarks import verdict
-from vilt_bench.judge.summary import Row
-from vilt_bench.record.run import Run
+from vilt_bench.judge.summary import Row, Summary
 
 
-def run_fields(run: Run) -> dict[str, str | int | float | None]:
+def run_fields(run: Summary) -> dict[str, str | int | float | None]:
     """Returns the run's columns of a tidy table: what, how and where; `None` where unknown."""
     model, where, energy = run.model, run.environment, run.energy
     height, width = model.resolution if model is not None else (None, None)
@@ -22,7 +20,7 @@ def run_fields(run: Run) -> dict[str, str | int | float | None]:
         "case": case_name(run.case),
         "embedder": label(run.case),
         "kind": model.kind if model is not None else None,
-        "verdict": verdict(run),
+        "verdict": run.verdict,
         "failure": f"{run.failure.kind}: {run.failure.message}" if run.failure is not None else None,
         "machine": where.machine if where is not None else None,
         "fingerprint": where.fingerprint if where is not None else None,

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vilt_bench.judge import summary
-from vilt_bench.judge.remarks import remarks
-from vilt_bench.record.run import Run
+from vilt_bench.judge.summary import TITLES, Summary, shown_components
 from vilt_bench.report import numbers
 from vilt_bench.report.clean import markdown as escape
 from vilt_bench.report.lines import alike, comparison_remarks, machine_line, model_line, names, pixels, tokens
 from vilt_bench.report.lines import name as run_name
+from vilt_bench.report.remarks import sentences
 
 
-def render(runs: Sequence[Run], *, left_out: Sequence[str] = ()) -> str:
+def render(runs: Sequence[Summary], *, left_out: Sequence[str] = ()) -> str:
     """Returns the comparison if there are several runs, then each run's stages and remarks, then what was left out."""
     blocks = list(_comparison(runs)) if len(runs) > 1 else []
     unread = ["\n".join(f"- {escape(line)}" for line in left_out)] if left_out else []
     return "\n\n".join([*blocks, *(block for run in runs for block in _run(run)), *unread]) + "\n"
 
 
-def _comparison(runs: Sequence[Run]) -> Iterator[str]:
+def _comparison(runs: Sequence[Summary]) -> Iterator[str]:
     yield "## Side by side"
-    components = summary.components(runs)
+    components = shown_components(runs)
     head = [
         "Embedder",
         "Pixels",
         "Visual tokens",
-        *(f"{summary.TITLES[name].capitalize()} (ms)" for name in components),
+        *(f"{TITLES[name].capitalize()} (ms)" for name in components),
         "Whole (ms)",
     ]
     lines = []
     for name, run in zip(names(runs), runs, strict=True):
-        parts = [summary.component_row(run, component) for component in components]
-        whole = summary.whole_row(run)
+        parts = [run.components[component] for component in components]
+        whole = run.whole
         failed = run.failure.kind if run.failure is not None and whole.latency is None else None
         lines.append([
             name,
@@ -41,7 +40,7 @@ def _comparison(runs: Sequence[Run]) -> Iterator[str]:
             tokens(run.model),
             *(numbers.milliseconds(part.latency) for part in parts),
             failed or numbers.milliseconds(whole.latency),
-            numbers.percent(summary.component_row(run, "visual_embedder").share),
+            numbers.percent(run.components["visual_embedder"].share),
             numbers.millions(whole.parameters),
             numbers.giga(whole.flops),
             numbers.giga(whole.macs),
@@ -51,7 +50,7 @@ def _comparison(runs: Sequence[Run]) -> Iterator[str]:
         yield "\n".join(f"- {escape(remark)}" for remark in said)
 
 
-def _run(run: Run) -> Iterator[str]:
+def _run(run: Summary) -> Iterator[str]:
     yield f"## {escape(run_name(run))}"
     yield escape(model_line(run))
     if machine := machine_line(run):
@@ -67,10 +66,10 @@ def _run(run: Run) -> Iterator[str]:
             numbers.giga(row.macs),
             numbers.mebibytes(row.peak_bytes),
         ]
-        for row in summary.rows(run)
+        for row in run.rows
     ]
     yield _table(head, lines)
-    if said := remarks(run):
+    if said := sentences(run.remarks):
         yield "\n".join(f"- {escape(remark)}" for remark in said)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from vilt_bench.record.run import Run
+from vilt_bench.judge.summary import Summary
 from vilt_bench.report import clean
 from vilt_bench.report.runs import markdown
 
@@ -28,7 +28,7 @@ ul { color: var(--muted); padding-left: 1.2rem; }
 TITLE = "What does it cost to see?"
 
 
-def page(runs: Sequence[Run], pictures: Sequence[tuple[str, bytes]], *, left_out: Sequence[str] = ()) -> bytes:
+def page(runs: Sequence[Summary], pictures: Sequence[tuple[str, bytes]], *, left_out: Sequence[str] = ()) -> bytes:
     """Returns the page as UTF-8; it is well-formed XML as well.
 
     Args:

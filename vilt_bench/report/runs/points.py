@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vilt_bench.ask.case import case_name
-from vilt_bench.judge.summary import rows
-from vilt_bench.record.run import Run
+from vilt_bench.judge.summary import Summary
 from vilt_bench.report.dashboards import Point
 from vilt_bench.report.lines import environment_line, size_line
 
 
-def run_points(runs: Iterable[Run]) -> Iterator[Point]:
+def run_points(runs: Iterable[Summary]) -> Iterator[Point]:
     """Yields the latency of the whole, then of each component and stage, of each run, as far as they were measured."""
     for run in runs:
-        *parts, whole = rows(run)
+        *parts, whole = run.rows
         for row in (whole, *parts):
             if (found := row.latency) is not None:
                 yield Point(

@@ -6,21 +6,20 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from vilt_bench.judge.remarks import remarks
-from vilt_bench.judge.summary import rows
-from vilt_bench.record.run import Run
+from vilt_bench.judge.summary import Summary
 from vilt_bench.report import clean
 from vilt_bench.report import lines as shown
+from vilt_bench.report.remarks import sentences
 from vilt_bench.report.runs.fields import run_fields, stage_fields
 
 
-def render(runs: Sequence[Run], *, left_out: Sequence[str] = ()) -> str:
+def render(runs: Sequence[Summary], *, left_out: Sequence[str] = ()) -> str:
     """Returns the summaries of the runs, each with what must be known before they are compared; `null` is unknown."""
     beside = [*shown.comparison_remarks(runs), *left_out]
     found = [summary(run) | {"comparison_remarks": beside} for run in runs]
     return clean.json_text(json.dumps(found, indent=2, ensure_ascii=False)) + "\n"
 
 
-def summary(run: Run) -> dict[str, Any]:
+def summary(run: Summary) -> dict[str, Any]:
     """Returns what tables show of a run: its fields as in the CSV, `remarks`, and `stages` with the whole last."""
-    return run_fields(run) | {"remarks": list(remarks(run)), "stages": [stage_fields(row) for row in rows(run)]}
+    return run_fields(run) | {"remarks": sentences(run.remarks), "stages": [stage_fields(row) for row in run.rows]}

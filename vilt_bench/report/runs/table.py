@@ -10,10 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from vilt_bench.judge import summary
-from vilt_bench.judge.remarks import remarks, verdict
+from vilt_bench.judge.remarks import Failed
+from vilt_bench.judge.summary import Summary
 from vilt_bench.record.run import Run
 from vilt_bench.report import lines, terminal
 from vilt_bench.report.numbers import giga, mebibytes, millions, milliseconds, milliseconds_interval, percent
+from vilt_bench.report.remarks import sentence
 
 WIDTH = 100
 """Columns of a report that goes to a file."""
@@ -28,13 +30,14 @@ LOOKS = {
 }
 
 
-def render(runs: Sequence[Run], *, left_out: Sequence[str] = ()) -> str:
+def render(runs: Sequence[Summary], *, left_out: Sequence[str] = ()) -> str:
     """Returns what a terminal would show, without colour."""
     return terminal.text(lambda console: show(runs, console, left_out=left_out), WIDTH)
 
 
-def show(runs: Sequence[Run], console: Console, *, left_out: Sequence[str] = ()) -> None:
+def show(runs: Sequence[Run | Summary], console: Console, *, left_out: Sequence[str] = ()) -> None:
     """Print the runs: side by side if there are several, then each with its stages and remarks; what was left out."""
+    runs = summary.summaries(runs)
     if len(runs) > 1:
         _show_bars(runs, console)
         console.print(_comparison(runs, wide=console.width >= WIDE))
@@ -46,17 +49,17 @@ def show(runs: Sequence[Run], console: Console, *, left_out: Sequence[str] = ())
         console.print(Text(f"• {line}"))
 
 
-def _show_run(run: Run, console: Console) -> None:
+def _show_run(run: Summary, console: Console) -> None:
     console.print()
     console.print(Text.assemble((lines.name(run), "bold"), f" – {lines.model_line(run)}"))
     if machine := lines.machine_line(run):
         console.print(Text(machine, style="dim"))
-    found = summary.rows(run)
+    found = run.rows
     if len(found) > 1 or found[0].latency is not None:
         console.print()
         console.print(_stages(found, macs=console.width >= WIDE))
-    for remark in remarks(run):
-        console.print(Text(f"• {remark}", style="red" if run.failure and remark.startswith("Failed") else ""))
+    for remark in run.remarks:
+        console.print(Text(f"• {sentence(remark)}", style="red" if isinstance(remark, Failed) else ""))
 
 
 def _stages(found: Sequence[summary.Row], *, macs: bool) -> Table:
@@ -80,8 +83,8 @@ def _stages(found: Sequence[summary.Row], *, macs: bool) -> Table:
     return table
 
 
-def _comparison(runs: Sequence[Run], *, wide: bool) -> Table:
-    components = summary.components(runs)
+def _comparison(runs: Sequence[Summary], *, wide: bool) -> Table:
+    components = summary.shown_components(runs)
     before = ["Preproc.\n(ms)"] if summary.OPTIONAL in components else []
     titles = [
         "Pixels",
@@ -95,11 +98,11 @@ def _comparison(runs: Sequence[Run], *, wide: bool) -> Table:
     ]
     table = _table("Embedder", *titles)
     for name, run in zip(lines.names(runs), runs, strict=True):
-        parts = [summary.component_row(run, component) for component in components]
-        whole = summary.whole_row(run)
+        parts = [run.components[component] for component in components]
+        whole = run.whole
         failed = "failed" if run.failure is not None and whole.latency is None else None
         more = [
-            percent(summary.component_row(run, "visual_embedder").share),
+            percent(run.components["visual_embedder"].share),
             millions(whole.parameters),
             giga(whole.flops),
         ]
@@ -114,24 +117,24 @@ def _comparison(runs: Sequence[Run], *, wide: bool) -> Table:
     return table
 
 
-def _show_bars(runs: Sequence[Run], console: Console) -> None:
+def _show_bars(runs: Sequence[Summary], console: Console) -> None:
     """Print one stacked bar a run, the longest over the whole width, as in the paper's Figure 1."""
     plain = console.options.ascii_only
-    components = summary.components(runs)
+    components = summary.shown_components(runs)
     legend = Text.assemble(
         *((f"{_mark(name, plain)} {summary.TITLES[name]}   ", LOOKS[name][0]) for name in components), "(ms)"
     )
     console.print(legend)
     if alike := lines.alike(runs):
         console.print(Text(alike, style="dim"))
-    measured = [{name: summary.component_row(run, name).latency for name in components} for run in runs]
+    measured = [{name: run.components[name].latency for name in components} for run in runs]
     bars = [{name: part.value for name, part in parts.items() if part is not None} for parts in measured]
     longest = max(sum(bar.values()) for bar in bars)
     for name, run, parts, bar in zip(lines.names(runs), runs, measured, bars, strict=True):
         console.print()
         head = Text(name, style="bold")
         if run.failure is not None:
-            head.append(f"  {verdict(run)}: {run.failure.kind}", style="red")
+            head.append(f"  {run.verdict}: {run.failure.kind}", style="red")
         if size := lines.size_line(run.model):
             head.append(f"  {size}", style="not bold dim")
         if bar:
