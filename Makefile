@@ -23,7 +23,7 @@ check: $(VENV)/.installed-dev
 
 catalog: $(VENV)/.installed-dev
 	$(BIN)/vilt-bench catalog
-	$(BIN)/python benchmarks/readme.py
+	$(BIN)/python tools/readme.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { echo "make needs Python 3.11 or newer with venv (Debian: apt install python3-venv)"; exit 1; }

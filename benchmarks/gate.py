@@ -3,9 +3,9 @@
 Runs the gate again and again on patch32 at 384×640, on identical code and on code with 5% and 10% of real extra
 work (`slow_patch.py`, calibrated here), without and with load that it makes itself. The pairs of processes are kept;
 comparisons are then drawn from each cell's pairs, as many as fit into a gate's time, and judged by the gate's own rule.
-Prints Markdown, and puts it into docs/gate.md where asked. Goes on from what an earlier run has measured.
+Prints Markdown, for docs/gate.md. Goes on from what an earlier run has measured.
 
-    python benchmarks/gate.py --minutes 120 --output benchmarks/gate --write
+    python benchmarks/gate.py --minutes 120 --output results/gate | python tools/marked.py docs/gate.md gate
 """
 
 from __future__ import annotations
@@ -27,19 +27,16 @@ from statistics import fmean, median
 from typing import Any
 
 from vilt_bench import Case, Contender, Sampling, ViltConfig, compare, gate
-from vilt_bench.director.lockstep import WHOLE
 from vilt_bench.judge.compare import LEAST_SESSIONS
 from vilt_bench.judge.estimate import LEAST_UNITS
 from vilt_bench.judge.pairs import LOOKS, Pair, decide, evidence, pairs_of
 from vilt_bench.protocol import Measured, Prepare, Prepared, Sample
 from vilt_bench.record import store
 from vilt_bench.record.load import load_folder
-from vilt_bench.record.run import Run
+from vilt_bench.record.run import WHOLE, Run
 
 SLOWDOWNS = (0.0, 0.05, 0.1)
 SOURCE = Path(__file__).with_name("slow_patch.py")
-DOCUMENT = Path(__file__).parents[1] / "docs" / "gate.md"
-BEGIN, END = "<!-- benchmarks/gate.py writes what follows -->", "<!-- until here -->"
 RESAMPLES = 40
 """Of a cell's gates."""
 HISTORY = 10
@@ -52,14 +49,13 @@ CALIBRATION_ROWS, CALIBRATION_PASSES = 1024, 15
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120.0, help="measuring time, about (0: what is there)")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/gate"), help="folder of the pairs")
+    parser.add_argument("--output", type=Path, default=Path("results/gate"), help="folder of the pairs")
     parser.add_argument(
         "--load", type=int, nargs="+", default=[0, 1, 2], help="busy processes of others for each core, on average"
     )
     parser.add_argument("--layers", type=int, default=12, help="of the transformer")
     parser.add_argument("--max-time", type=float, default=300.0, help="of one gate, in seconds")
     parser.add_argument("--draws", type=int, default=2000, help="comparisons a cell")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/gate.md")
     options = parser.parse_args()
     case = Case(
         "guarded:patch32", resolution=(384, 640), fit="crop", device="cpu", vilt=ViltConfig(layers=options.layers)
@@ -67,11 +63,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     if options.minutes:
         collect(case, options)
-    text = table(options)
-    print(text)
-    if options.write:
-        before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-        DOCUMENT.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+    print(table(options))
 
 
 def collect(case: Case, options: argparse.Namespace) -> None:
@@ -109,7 +101,7 @@ def collect(case: Case, options: argparse.Namespace) -> None:
             file.write(json.dumps(line) + "\n")
         print(
             f"load {load}×, slower by {slowdown:.0%}: {seen.verdict} in {seen.spent_s:.0f} s: {seen.total.reason}",
-            flush=True,
+            file=sys.stderr,
         )
         if found.interrupted:
             return
@@ -141,7 +133,7 @@ def calibrate(case: Case, folder: Path) -> float:
     plain, busy = (fmean(sorted(seen)[:5]) for seen in times)
     print(
         f"a pass takes {1000 * plain:.0f} ms of CPU time, {CALIBRATION_ROWS} rows of extra work {busy - plain:.3f} s",
-        flush=True,
+        file=sys.stderr,
     )
     return CALIBRATION_ROWS * plain / (busy - plain)
 

@@ -1,4 +1,3 @@
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -139,11 +138,3 @@ def test_each_has_its_numbers_in_the_catalogue() -> None:
     kept = catalog.read("embedders")
     for used in used_by_models("embedders"):
         assert used.embedder in kept
-
-
-def test_the_readme_has_the_table_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(__file__).parents[2]
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    readme = importlib.import_module("readme")
-    text = (root / "README.md").read_text(encoding="utf-8")
-    assert readme.renewed(text) == text

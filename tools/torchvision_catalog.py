@@ -1,6 +1,6 @@
 """Counts every detector and classifier of torchvision on the meta device, and writes down what came of it.
 
-    python benchmarks/torchvision_models.py
+    python tools/torchvision_catalog.py
 
 writes `embedders/catalog-torchvision.csv`, which `vilt-bench list torchvision/…` shows. Nothing is run and nothing is
 fetched; it takes some minutes on two cores.
@@ -9,9 +9,10 @@ fetched; it takes some minutes on two cores.
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
-TABLE = Path(__file__).parents[1] / "embedders" / "catalog-torchvision.csv"
+from marked import ROOT
+
+TABLE = ROOT / "embedders" / "catalog-torchvision.csv"
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
 """Builds every model of timm as an embedder on the meta device, checks its tokens, and writes down what came of it.
 
-    python benchmarks/timm_coverage.py
+    python tools/timm_catalog.py
 
 writes `embedders/catalog-timm.csv`, which `vilt-bench list timm/…` shows, and the part on coverage of
 `docs/embedders.md`. It takes about half an hour on two cores, and goes on where it was stopped: each model's outcome is
-kept in `benchmarks/timm_coverage.jsonl` until all are there (`--again` starts anew).
+kept in `tools/timm_catalog.jsonl` until all are there (`--again` starts anew).
 
 An outcome is right where the embedder gives [1, N, 768] with N the cells of the model's last intermediate features
 (timm's `forward_intermediates`, asked apart from the embedder), or a whole fraction of them where the model itself
@@ -17,18 +17,16 @@ import argparse
 import csv
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-STATE = ROOT / "benchmarks" / "timm_coverage.jsonl"
+from marked import ROOT, put
+
+STATE = ROOT / "tools" / "timm_catalog.jsonl"
 TABLE = ROOT / "embedders" / "catalog-timm.csv"
 DOCS = ROOT / "docs" / "embedders.md"
-BEGIN, END = "<!-- timm coverage: made by benchmarks/timm_coverage.py -->", "<!-- end of timm coverage -->"
 CAUSES = {"mobilenetv5": "its fusion of scales ends in 16×16 cells, whatever its features are; so in Gemma 3n"}
 """Why models whose names begin so give another number of tokens."""
 ERRORS = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError, AttributeError, IndexError)
@@ -185,10 +183,7 @@ def write(found: Sequence[dict[str, Any]], report: str) -> None:
         writer = csv.DictWriter(file, FAMILY_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(each for each in found if "visual_tokens" in each)
-    text = DOCS.read_text(encoding="utf-8")
-    marked = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    DOCS.write_text(marked.sub(lambda _: f"{BEGIN}\n{report}\n{END}", text), encoding="utf-8")
-    print(f"wrote {TABLE.relative_to(ROOT)} and {DOCS.relative_to(ROOT)}")
+    put(report, "timm coverage", DOCS)
 
 
 if __name__ == "__main__":

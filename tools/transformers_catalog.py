@@ -1,6 +1,6 @@
 """Counts every bundled tower of transformers on the meta device, and writes down what came of it.
 
-    python benchmarks/transformers_towers.py
+    python tools/transformers_catalog.py
 
 writes `embedders/catalog-transformers.csv`, which `vilt-bench list transformers/…` shows, and the table of towers in
 `docs/embedders.md`. Nothing is run and nothing is fetched; it takes two minutes on two cores.
@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import csv
 import json
-import re
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from marked import ROOT, put
+
 TABLE = ROOT / "embedders" / "catalog-transformers.csv"
 DOCS = ROOT / "docs" / "embedders.md"
-BEGIN, END = "<!-- towers: made by benchmarks/transformers_towers.py -->", "<!-- end of towers -->"
 
 
 def main() -> None:
@@ -43,10 +41,7 @@ def main() -> None:
             for name, _, height, width, tokens, parameters, flops in rows
         ),
     ]
-    text = DOCS.read_text(encoding="utf-8")
-    made = "\n".join([BEGIN, "", *lines, "", END])
-    text = re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: made, text, flags=re.DOTALL)
-    DOCS.write_text(text, encoding="utf-8")
+    put("\n".join(lines), "towers", DOCS)
 
 
 if __name__ == "__main__":
