@@ -40,6 +40,7 @@ OFFERED = (
     "compare",
     "compare_all",
     "gate",
+    "gate_all",
     "history",
     "latency",
     "load",

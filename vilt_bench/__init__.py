@@ -27,7 +27,7 @@ _NAMES = {
     "vilt_bench.ask.case": ("Case", "Sampling", "ViltConfig"),
     "vilt_bench.director.measure": ("measure", "measure_together"),
     "vilt_bench.director.lockstep": ("Contender",),
-    "vilt_bench.director.gate": ("Outcome", "gate"),
+    "vilt_bench.director.gate": ("Outcome", "gate", "gate_all"),
     "vilt_bench.record.run": ("Run",),
     "vilt_bench.record.store": ("save",),
     "vilt_bench.record.load": ("load", "load_all"),
@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # the same, for type checkers, which see no table
     from vilt_bench.ask.case import ViltConfig as ViltConfig
     from vilt_bench.director.gate import Outcome as Outcome
     from vilt_bench.director.gate import gate as gate
+    from vilt_bench.director.gate import gate_all as gate_all
     from vilt_bench.director.lockstep import Contender as Contender
     from vilt_bench.director.measure import measure as measure
     from vilt_bench.director.measure import measure_together as measure_together

@@ -10,7 +10,6 @@ import pytest
 from tests.ci.conftest import MakeComparison
 from vilt_bench.ask.case import Case
 from vilt_bench.cli import main, outcome
-from vilt_bench.director import lockstep
 from vilt_bench.director.gate import Outcome
 from vilt_bench.errors import ConfigError, DeviceError
 from vilt_bench.judge.comparison import Comparison
@@ -146,7 +145,7 @@ def test_an_embedder_that_can_not_be_measured_does_not_take_the_others_with_it(
             raise DeviceError("no such device")
         return Outcome(dataclasses.replace(make_comparison(), case=case), (), interrupted=False)
 
-    monkeypatch.setattr(lockstep, "gate", gate)
+    monkeypatch.setattr("vilt_bench.director.gate.gate", gate)
     arguments = ["--embedder=patch16", "--embedder=patch32", "--format=json", f"--output={tmp_path}"]
     assert main(["gate", "--baseline-python", sys.executable, *arguments]) == 2
     seen = capsys.readouterr()

@@ -164,7 +164,7 @@ def test_a_folder_that_is_lost_while_a_gate_measures_loses_no_verdict_and_no_rec
         (comparison,) = compare_all(both[:1], both[1:], tolerance=tolerance)
         return Outcome(comparison, tuple(both), interrupted=False)
 
-    monkeypatch.setattr("vilt_bench.director.lockstep.gate", measure)
+    monkeypatch.setattr("vilt_bench.director.gate.gate", measure)
     arguments = ["--embedder", "patch16", "--embedder", "patch32", "--baseline-python", sys.executable]
     arguments += ["--output", str(output), "--format", "json"]
     assert main(["gate", *arguments]) == code

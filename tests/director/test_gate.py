@@ -12,7 +12,7 @@ import pytest
 
 from vilt_bench import protocol
 from vilt_bench.ask.case import Case, ViltConfig
-from vilt_bench.director.gate import gate
+from vilt_bench.director.gate import gate, gate_all
 from vilt_bench.director.lockstep import SAMPLE_TURNS, Contender
 from vilt_bench.director.process import WorkerFailedError, WorkerHungError, WorkerNotStartedError
 from vilt_bench.errors import ConfigError, EmbedderError, MeasurementError, UnknownEmbedderError
@@ -54,12 +54,15 @@ class Script:
     rng: random.Random = field(default_factory=lambda: random.Random(3))
 
     def play(self, **options):
-        start = {side: lambda side=side: self._start(side) for side in self.pass_s}
-        return gate(
-            **{"case": Case("patch32"), "baseline": Contender("main"), "max_time_s": 600, **options},
-            start=start,
-            clock=lambda: self.now_s,
-        )
+        asked = {"case": Case("patch32"), "baseline": Contender("main"), "max_time_s": 600, **options}
+        return gate(**asked, start=self._starts(), clock=lambda: self.now_s)
+
+    def play_all(self, *cases, **options):
+        asked = {"baseline": Contender("main"), "max_time_s": 600, **options}
+        return gate_all(cases, **asked, start=self._starts(), clock=lambda: self.now_s)
+
+    def _starts(self):
+        return {side: lambda side=side: self._start(side) for side in self.pass_s}
 
     def _start(self, side):
         self.started[side] += 1
@@ -125,6 +128,43 @@ class ScriptedPlayer:
 
     def kill(self):
         pass
+
+
+PATCHES = Case("patch32"), Case("patch16"), Case("patch", options={"patch_size": 8})
+
+
+def test_cases_that_are_gated_together_share_the_probability_of_a_false_alarm():
+    outcomes = list(Script().play_all(*PATCHES, error=0.012))
+    assert [outcome.comparison.case for outcome in outcomes] == list(PATCHES)
+    # Bonferroni: alarms in any of three tests at a third of the error each are no more likely than the error.
+    assert [outcome.comparison.error for outcome in outcomes] == pytest.approx([0.004] * 3)
+    assert Script().play(error=0.012).comparison.error == 0.012
+
+
+def test_a_case_that_cannot_be_measured_takes_no_other_with_it():
+    script = Script(break_once={("baseline", "Prepare", 1): EmbedderError("broken")})
+    broken, whole = script.play_all(*PATCHES[:2])
+    assert "broken" in str(broken.problem)
+    assert (broken.comparison.verdict, broken.runs) == ("missing", ())
+    assert broken.comparison.error == whole.comparison.error
+    assert whole.problem is None
+    assert whole.comparison.verdict == "unchanged"
+
+
+def test_outcomes_of_several_cases_come_one_by_one_and_none_after_ctrl_c():
+    script = Script()
+    outcomes = script.play_all(*PATCHES)
+    first = next(outcomes)
+    assert script.started["baseline"] == first.comparison.baseline.processes
+    script.break_at["candidate", "Sample", 20] = KeyboardInterrupt()
+    (second,) = outcomes
+    assert (first.interrupted, second.interrupted) == (False, True)
+
+
+def test_limits_out_of_their_range_are_refused_before_any_case():
+    for wrong in ({"tolerance": 0.0}, {"max_time_s": math.nan}, {"patience_s": -1.0}):
+        with pytest.raises(ConfigError):
+            Script().play_all(*PATCHES, **wrong)
 
 
 def test_the_turn_goes_back_and_forth_in_mirrored_order():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vilt_bench import files
 from vilt_bench.ask.case import case_name
 from vilt_bench.cli import options, outcome, screen, values
-from vilt_bench.errors import ConfigError, ViltBenchError
+from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
@@ -85,45 +85,36 @@ def register(add: Add) -> None:
 
 def gate(asked: argparse.Namespace) -> int:
     """Measure baseline and candidate together, print the verdicts, save the records; returns the exit code."""
-    from vilt_bench.director.gate import gate as measure_both
-    from vilt_bench.director.gate import unmeasured
-    from vilt_bench.judge.significance import GATE_ERROR
+    from vilt_bench.director.gate import gate_all
     from vilt_bench.record import store
 
     cases = options.cases(asked)
     screen.keep_on_termination()  # what is half built is cleared away as well
     baseline, candidate = _contenders(asked)
     store.check_writable(asked.output)
-    comparisons, otherwise, is_saved = [], PASSED, True
-    for case in cases:
-        try:
-            found = measure_both(
-                case,
-                baseline,
-                candidate,
-                max_time_s=asked.max_time,
-                tolerance=asked.tolerance,
-                gated=asked.gate,
-                error=GATE_ERROR / len(cases),
-                report=_narrator(quiet=asked.quiet),
-                patience_s=asked.patience,
-                overhear=screen.overhear(debug=asked.debug),
-            )
-        except ViltBenchError as error:
+    outcomes = gate_all(
+        cases,
+        baseline,
+        candidate,
+        max_time_s=asked.max_time,
+        tolerance=asked.tolerance,
+        gated=asked.gate,
+        report=_narrator(quiet=asked.quiet),
+        patience_s=asked.patience,
+        overhear=screen.overhear(debug=asked.debug),
+    )
+    comparisons, code, is_saved = [], PASSED, True
+    for found in outcomes:
+        if found.problem is not None:
             if len(cases) == 1:
-                raise
-            screen.complain(f"{case_name(case)}: {error}")
-            found_none = unmeasured(case, baseline, candidate, str(error), tolerance=asked.tolerance, gated=asked.gate)
-            comparisons.append(found_none)
-            continue
+                raise found.problem
+            screen.complain(f"{case_name(found.comparison.case)}: {found.problem}")
         for problem in store.save_all(found.runs, asked.output)[1]:
             is_saved = False
             screen.complain(problem)
         comparisons.append(found.comparison)
-        if found.interrupted:
-            otherwise = screen.INTERRUPTED
-            break
-    code = outcome.finish(comparisons, asked, otherwise=otherwise)
+        code = screen.INTERRUPTED if found.interrupted else code
+    code = outcome.finish(comparisons, asked, otherwise=code)
     return screen.USER_ERROR if code == PASSED and not is_saved else code
 
 

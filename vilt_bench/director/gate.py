@@ -55,6 +55,8 @@ class Outcome:
     runs: tuple[Run, ...]
     """Baseline and candidate, every raw sample in them; a side of which nothing was measured is left out."""
     interrupted: bool
+    problem: errors.ViltBenchError | None = None
+    """Why the case could not be measured; the comparison then says that it is missing."""
 
 
 def gate(
@@ -84,7 +86,7 @@ def gate(
         max_time_s: of everything.
         tolerance: accepted slowdown, as a share.
         gated: what the verdict is of, `total` or the `stages` as well.
-        error: probability of a false alarm; where several cases are gated, a share of it each.
+        error: probability of a false alarm; `gate_all` shares it among several cases.
         report: told where the measuring stands, between passes.
         patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `process.Patience`.
         overhear: told what a process has printed, when it has ended.
@@ -95,9 +97,7 @@ def gate(
         ViltBenchError: a side can't measure the case, or is of a version that can't be talked to. A candidate that
             fails later, or a baseline that has no such embedder or fails later, is missing.
     """
-    check_tolerance(tolerance)
-    if not (math.isfinite(max_time_s) and 0 < max_time_s <= LONGEST_S):
-        raise ConfigError(f"--max-time must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}")
+    _check_limits(tolerance, max_time_s)
     check_images(case.images)
     contenders = {BASELINE: baseline, CANDIDATE: candidate or HERE}
     patience = Patience(patience_s, max_time_s)
@@ -135,19 +135,99 @@ def gate(
     return _outcome(match, case, (total, stages), tolerance, gated, error, started_at=started_at)
 
 
-def unmeasured(
-    case: Case, baseline: Contender, candidate: Contender | None, reason: str, *, tolerance: float, gated: Gate
-) -> Comparison:
+def gate_all(
+    cases: Sequence[Case],
+    baseline: Contender,
+    candidate: Contender | None = None,
+    *,
+    max_time_s: float = 300.0,
+    tolerance: float = TOLERANCE,
+    gated: Gate = "total",
+    error: float = GATE_ERROR,
+    report: Callable[[GateProgress], None] = lambda _: None,
+    patience_s: float | None = None,
+    overhear: Overhear = lambda _: None,
+    start: Mapping[SideName, Callable[[], Player]] | None = None,
+    clock: Clock = time.monotonic,
+) -> Iterator[Outcome]:
+    """Yields how each case compares, as `gate` finds it, one after the other, when it is known.
+
+    The cases share the probability of a false alarm: that of all of them together is what is asked for. One that can't
+    be measured takes no other with it: its outcome has the problem. After Ctrl-C there are no more.
+
+    Args:
+        cases: what is compared.
+        baseline: as `gate`, like all that is not named here.
+        candidate: as `gate`.
+        max_time_s: of each case.
+        tolerance: as `gate`.
+        gated: as `gate`.
+        error: probability of a false alarm in any of the cases.
+        report: as `gate`.
+        patience_s: as `gate`.
+        overhear: as `gate`.
+        start: as `gate`.
+        clock: as `gate`.
+
+    Raises:
+        ConfigError: tolerance, time or patience are out of their range; nothing is measured then.
+    """
+    _check_limits(tolerance, max_time_s)
+    Patience(patience_s, max_time_s)
+    share = error / max(1, len(cases))
+
+    def outcomes() -> Iterator[Outcome]:
+        for case in cases:
+            try:
+                found = gate(
+                    case,
+                    baseline,
+                    candidate,
+                    max_time_s=max_time_s,
+                    tolerance=tolerance,
+                    gated=gated,
+                    error=share,
+                    report=report,
+                    patience_s=patience_s,
+                    overhear=overhear,
+                    start=start,
+                    clock=clock,
+                )
+            except errors.ViltBenchError as problem:
+                found = _unmeasured(case, baseline, candidate or HERE, problem, tolerance, gated, share)
+            yield found
+            if found.interrupted:
+                return
+
+    return outcomes()
+
+
+def _check_limits(tolerance: float, max_time_s: float) -> None:
+    check_tolerance(tolerance)
+    if not (math.isfinite(max_time_s) and 0 < max_time_s <= LONGEST_S):
+        raise ConfigError(f"--max-time must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}")
+
+
+def _unmeasured(
+    case: Case,
+    baseline: Contender,
+    candidate: Contender,
+    problem: errors.ViltBenchError,
+    tolerance: float,
+    gated: Gate,
+    error: float,
+) -> Outcome:
     """Returns what is told of a case that could not be measured, beside others that could."""
-    return missing(
+    comparison = missing(
         case,
         "lockstep",
-        (Side(baseline.name, versions=baseline.versions), Side((candidate or HERE).name)),
-        _missing(f"it could not be measured: {reason}", "both"),
+        (Side(baseline.name, versions=baseline.versions), Side(candidate.name, versions=candidate.versions)),
+        _missing(f"it could not be measured: {problem}", "both"),
         tolerance=tolerance,
-        error=GATE_ERROR,
+        error=error,
         gate=gated,
     )
+    return Outcome(comparison, (), interrupted=False, problem=problem)
 
 
 def _candidate_lost(match: Match, failure: Failure, reason: str) -> StageVerdict:
