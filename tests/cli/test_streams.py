@@ -11,7 +11,7 @@ import junitparser
 import pytest
 
 from vilt_bench.cli import main
-from vilt_bench.record import store
+from vilt_bench.record import load, store
 from vilt_bench.record.run import Run
 
 SLOWER = {"textual_embedder": 0.0009, "visual_embedder.projection": 0.0126, "modality_interaction": 0.2865}
@@ -100,7 +100,7 @@ def test_what_nobody_expected_is_one_line_with_a_code_of_its_own(monkeypatch, tm
     def fail(_: object, **options: object) -> list[Run]:
         raise error
 
-    monkeypatch.setattr(store, "load_all", fail)
+    monkeypatch.setattr(load, "load_all", fail)
     assert main(["report", "x"]) == 70
     told = capsys.readouterr().err
     (kept,) = tmp_path.iterdir()
@@ -115,7 +115,7 @@ def test_what_nobody_expected_is_one_line_with_a_code_of_its_own(monkeypatch, tm
 
 def test_a_traceback_that_can_not_be_kept_is_no_second_error(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-    monkeypatch.setattr(store, "load_all", lambda _, **options: 1 // 0)
+    monkeypatch.setattr(load, "load_all", lambda _, **options: 1 // 0)
     assert main(["report", "x"]) == 70
     assert "--debug shows it" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from embedders.region.selection import Selection
-from embedders.torchvision_family import grid, two_stage
+from embedders.torchvision_family import detectors, grid
 from embedders.torchvision_family.models import torchvision_model
 from vilt_bench.ask.case import Case
 from vilt_bench.ask.registry import build
@@ -284,7 +284,7 @@ def test_whatever_torchvision_raises_is_a_sentence_with_its_version(
     def fail(*_arguments: object, **_options: object) -> None:
         raise KeyError("stem")
 
-    for module in (grid, two_stage):
+    for module in (grid, detectors):
         monkeypatch.setattr(module, "get_model", fail)
     version = importlib.metadata.version("torchvision")
     with pytest.raises(EmbedderError) as caught:

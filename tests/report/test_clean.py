@@ -38,6 +38,7 @@ from vilt_bench.report.embedders import listing
 from vilt_bench.report.embedders.stages import show_stages
 from vilt_bench.report.history import picture
 from vilt_bench.report.history import text as report_history
+from vilt_bench.report.runs import FORMATS
 
 HOSTILE = {
     "controls": "a\x1b[31mred\x1b]8;;http://evil.example\x07b\x00\x08\x7f\x9b2Jc\ufffe",
@@ -203,7 +204,7 @@ def rendered(run: Run, comparison: Comparison, text: str, folder: Any) -> dict[s
     comparisons.append(dataclasses.replace(comparisons[0], tolerance=0.03))
     gone = hostile_history(run, text, folder)
     found: dict[str, dict[str, str]] = {"report": {}, "verdicts": {}, "history": {}}
-    for format in report.FORMATS:
+    for format in FORMATS:
         chosen = runs[:1] if format in ("bencher", "github-action-benchmark") else runs
         found["report"][format] = report.render(chosen, format)
     for format in verdicts.FORMATS:
