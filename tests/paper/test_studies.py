@@ -381,7 +381,7 @@ def test_a_point_without_interval_is_drawn_without_a_band():
 
 
 def test_reading_a_study_needs_no_torch():
-    script = "import sys; from vilt_bench.paper import nms, sequence, study_figures; sys.exit('torch' in sys.modules)"
+    script = "import sys; from vilt_bench.paper.studies import figures, nms, sequence; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -10,7 +10,7 @@ from vilt_bench.worker.meters.meta import building, without_compiler
 COUNT = """
 import sys
 from vilt_bench.ask.case import Case, ViltConfig
-from vilt_bench.worker.runner import inspect
+from vilt_bench.worker.count import inspect
 model, stages = inspect(Case("patch32", resolution=(64, 64), vilt=ViltConfig(hidden_size=32, layers=1, heads=2)))
 print(sum(stage.flops for stage in stages), "torch._dynamo" in sys.modules)
 """
