@@ -29,7 +29,7 @@ from vilt_bench.judge.change_points import PENALTY, find_shifts
 from vilt_bench.record import codec
 from vilt_bench.record.load import read_folder
 from vilt_bench.record.run import Environment, Run, Series, Source, Times, Trial
-from vilt_bench.report.history import text as report
+from vilt_bench.report import history as report
 
 STAGES_S = {
     "textual_embedder": 0.00024,

@@ -21,8 +21,10 @@ from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.judge.history import history, rows
 from vilt_bench.record import codec, load, store
 from vilt_bench.record.run import Failure, Run, Source
-from vilt_bench.report.history.text import WIDTH, machine_line, sparkline
-from vilt_bench.report.history.text import render as run_render
+from vilt_bench.report import terminal
+from vilt_bench.report.history import render as run_render
+from vilt_bench.report.history.table import WIDTH, show
+from vilt_bench.report.history.words import machine_line, sparkline
 
 MakeRun = Callable[..., Run]
 FIRST = datetime(2026, 9, 1, tzinfo=UTC)
@@ -294,6 +296,17 @@ def test_all_formats_agree(save_history, tmp_path, capsys) -> None:
         text = run_render(found, format)
         assert f"2026-09-20 at {commit(20)[:8]} (after {commit(19)[:8]}): whole +1" in text
     assert all(len(line) <= WIDTH for line in run_render(found, "table").splitlines())
+
+
+def test_no_figure_and_no_commit_is_cut_on_a_narrow_terminal(save_history, tmp_path) -> None:
+    save_history(tmp_path, 40, since=30, slower=1.2)
+    found = history(tmp_path)
+    text = terminal.text(lambda console: show(found, console), 80)
+    assert "…" not in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    newest = found.cases[0].points[-1].latency_s("whole")
+    assert text.count(f"{1000 * newest:.1f}") >= 2  # as the newest, and in the list
+    assert commit(39)[:8] in text
 
 
 @pytest.mark.parametrize(("format", "begin"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")])

@@ -34,10 +34,10 @@ from vilt_bench.record.examination import Clock, Examination, Neighbour, Pair
 from vilt_bench.record.run import Bounds, Energy, Failure, Fitness, Run, Source
 from vilt_bench.report import clean, terminal, verdicts
 from vilt_bench.report import doctor as report_doctor
+from vilt_bench.report import history as report_history
 from vilt_bench.report.embedders import listing
 from vilt_bench.report.embedders.stages import show_stages
 from vilt_bench.report.history import picture
-from vilt_bench.report.history import text as report_history
 from vilt_bench.report.runs import FORMATS
 
 HOSTILE = {

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from vilt_bench.cli import formats, options, screen
 from vilt_bench.errors import ConfigError
+from vilt_bench.report.history import FORMATS as TEXTS
+from vilt_bench.report.history import PICTURES
 from vilt_bench.words import counted
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
     from vilt_bench.judge.history import History
 
-PICTURES = ("svg", "png", "pdf")
-FORMATS = ("table", "csv", "json", "markdown", *PICTURES)
 SLOWER = 1
 TOO_FEW = UNDECIDED = 3
 
@@ -58,7 +58,7 @@ def register(add: Add) -> None:
     )
     group.add_argument("--strict", action="store_true", help="refuse a folder with an unreadable record")
     group = parser.add_argument_group("output")
-    group.add_argument("--format", choices=FORMATS, help="default: what --output's name says, else a table")
+    group.add_argument("--format", choices=[*TEXTS, *PICTURES], help="default: what --output's name says, else a table")
     group.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
 
 
@@ -71,7 +71,7 @@ def history(asked: argparse.Namespace) -> int:
         raise ConfigError(f"--newest is for 'vilt-bench history check', and at least 1; got {asked.newest}")
     if check and (asked.format is not None or asked.output is not None):
         raise ConfigError("'history check' prints sentences only; --format and --output are for 'vilt-bench history'")
-    asked.format = formats.chosen(asked.format, asked.output, FORMATS)
+    asked.format = formats.chosen(asked.format, asked.output, [*TEXTS, *PICTURES])
     if not check and asked.format in PICTURES and asked.output is None and sys.stdout.isatty():
         raise ConfigError(f"--format {asked.format} is not for a terminal; add --output FILE.{asked.format}")
     folders = asked.folders[1:] if check else asked.folders
@@ -90,7 +90,7 @@ def history(asked: argparse.Namespace) -> int:
 
 def _print(found: History, asked: argparse.Namespace) -> int:
     from vilt_bench.record import store
-    from vilt_bench.report.history import text as report
+    from vilt_bench.report.history import render
 
     if asked.format in PICTURES:
         from vilt_bench.report.history import picture
@@ -101,17 +101,19 @@ def _print(found: History, asked: argparse.Namespace) -> int:
         else:
             store.write_bytes(asked.output, data)
     elif asked.format == "table" and asked.output is None:
-        report.show(found, screen.console())
+        from vilt_bench.report.history import table
+
+        table.show(found, screen.console())
     elif asked.output is None:
-        sys.stdout.write(report.render(found, asked.format))
+        sys.stdout.write(render(found, asked.format))
     else:
-        store.write_text(asked.output, report.render(found, asked.format))
+        store.write_text(asked.output, render(found, asked.format))
     return 0
 
 
 def _check(found: History, newest: int) -> int:
     from vilt_bench.report import clean
-    from vilt_bench.report.history.text import change_line, machine_line, too_few
+    from vilt_bench.report.history.words import change_line, machine_line, too_few
 
     def say(text: str) -> None:
         print(clean.printed(text))

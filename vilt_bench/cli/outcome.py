@@ -13,26 +13,21 @@ from typing import TYPE_CHECKING
 from vilt_bench import files
 from vilt_bench.cli import formats, screen
 from vilt_bench.errors import ConfigError, FileError, ViltBenchError
+from vilt_bench.report import verdicts
 
 if TYPE_CHECKING:
     from vilt_bench.judge.comparison import Comparison
 
-FORMATS = ("table", "markdown", "json", "junit", "github", "github-action-benchmark", "bencher")
-"""As `vilt_bench.report.verdicts.FORMATS`, which would cost time to import."""
-FILES = {
-    "markdown": "a table for a pull request's comment or a wiki",
-    "json": "for programs",
-    "junit": "JUnit XML, for GitLab, Jenkins and others",
-    "github-action-benchmark": "JSON for that dashboard (tool: customSmallerIsBetter)",
-    "bencher": "Bencher Metric Format, for that dashboard",
-}
+FILES = {name: format.file for name, format in verdicts.FORMATS.items() if format.file}
 """Formats that have a flag of their own, with what it is for."""
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
     """Add how the verdicts are shown, where else they are written, and what an inconclusive one means."""
     group = parser.add_argument_group("the outcome")
-    group.add_argument("--format", choices=FORMATS, default="table", help="what is printed (default: table)")
+    group.add_argument(
+        "--format", choices=[*verdicts.FORMATS], default="table", help="what is printed (default: table)"
+    )
     for format, text in FILES.items():
         group.add_argument(f"--{format}", type=partial(_file, format), metavar="FILE", help=f"also write {text}")
     group.add_argument(
@@ -61,7 +56,6 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace, *, othe
         ConfigError: something can't be shown or written; all else has been by then.
     """
     from vilt_bench.record import store
-    from vilt_bench.report import verdicts
 
     def text(format: str) -> str:
         return verdicts.render(comparisons, format, inconclusive=asked.inconclusive, otherwise=otherwise)

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from vilt_bench.cli import Add
     from vilt_bench.record.run import Run
 
-FORMATS = (*TEXTS, *PICTURES)
-
 
 def register(add: Add) -> None:
     """Add the command."""
     parser = add("report", report, "show records as a table, CSV, Markdown, JSON, a picture or a page")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="a record, or a folder of them")
-    parser.add_argument("--format", choices=FORMATS, help="default: what --output's name says, else a table")
+    parser.add_argument(
+        "--format", choices=[*TEXTS, *PICTURES], help="default: what --output's name says, else a table"
+    )
     parser.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
     parser.add_argument(
         "--join",
@@ -58,7 +58,7 @@ def report(asked: argparse.Namespace) -> int:
     paths = [*asked.runs, *getattr(asked, "after", [])]
     if not paths:
         raise ConfigError(f"give records or folders of them, such as {RESULTS}; 'vilt-bench run' saves them there")
-    asked.format = formats.chosen(asked.format, asked.output, FORMATS)
+    asked.format = formats.chosen(asked.format, asked.output, [*TEXTS, *PICTURES])
     unreadable: list[str] = []
     runs = load.load_all(paths, left_out=unreadable.append)
     left_out = screen.leave_out(unreadable)

@@ -13,7 +13,7 @@ from vilt_bench.errors import ConfigError
 from vilt_bench.judge.history import CaseHistory, History, shown_stages
 from vilt_bench.record.run import WHOLE
 from vilt_bench.report import clean
-from vilt_bench.report.history.text import case_line, date, machine_line, order_lines, title
+from vilt_bench.report.history.words import case_line, date, machine_line, order_lines, title
 from vilt_bench.report.pictures import style
 
 _PANEL_PT = 62.0

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vilt_bench.errors import ConfigError
-from vilt_bench.judge.comparison import Comparison
 from vilt_bench.report.verdicts.decision import Undecided, exit_code, overall
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["FORMATS", "Undecided", "exit_code", "overall", "render", "show"]
+    from vilt_bench.judge.comparison import Comparison
 
-FORMATS = ("table", "markdown", "json", "junit", "github", "github-action-benchmark", "bencher")
-"""Each the name of a module here, with `_` for `-`; `github` is the annotations of a workflow's run."""
+__all__ = ["FORMATS", "Format", "Undecided", "exit_code", "overall", "render", "show"]
+
+
+class Format(NamedTuple):
+    """How comparisons can be written."""
+
+    module: str
+    """Here, with `render(comparisons, inconclusive)`; imported when asked for."""
+    file: str = ""
+    """What a file of it is for; empty: no file has a flag of its own."""
+
+
+FORMATS = {
+    "table": Format("table"),
+    "markdown": Format("markdown", "a table for a pull request's comment or a wiki"),
+    "json": Format("summary_json", "for programs"),
+    "junit": Format("junit", "JUnit XML, for GitLab, Jenkins and others"),
+    "github": Format("github"),
+    "github-action-benchmark": Format(
+        "github_action_benchmark", "JSON for that dashboard (tool: customSmallerIsBetter)"
+    ),
+    "bencher": Format("bencher", "Bencher Metric Format, for that dashboard"),
+}
+"""By name; `github` is the annotations of a workflow's run."""
 
 
 def show(comparisons: Sequence[Comparison], console: Console) -> None:
@@ -42,7 +63,7 @@ def render(
     """
     if format not in FORMATS:
         raise ConfigError(f"--format must be one of {', '.join(FORMATS)}; got {format!r}")
-    module = import_module(f"{__name__}.{format.replace('-', '_')}")
+    module = import_module(f"{__name__}.{FORMATS[format].module}")
     told = {"otherwise": otherwise} if format == "json" else {}
     text: str = module.render(comparisons, inconclusive, **told)
     return text

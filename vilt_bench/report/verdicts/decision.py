@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from vilt_bench.judge.comparison import Comparison, StageVerdict, Verdict
+if TYPE_CHECKING:
+    from vilt_bench.judge.comparison import Comparison, StageVerdict, Verdict
 
 Undecided = Literal["pass", "fail"]
 """What becomes of an inconclusive verdict."""
