@@ -28,7 +28,7 @@ from vilt_bench.embedding import ImageBatch, TextBatch
 from vilt_bench.judge.estimate import estimate
 from vilt_bench.machine.environment import collect
 from vilt_bench.model import Vilt, VisionLanguageModel, load_checkpoint
-from vilt_bench.worker.backends.onednn import use_onednn
+from vilt_bench.worker.backends import onednn
 
 HEIGHT, WIDTH, TEXT_LENGTH = 384, 640, 40
 OURS, ONEDNN, PEER, TIMM = "ours, eager", "ours, oneDNN", "transformers ViltModel", "timm blocks"
@@ -57,7 +57,7 @@ def main() -> None:
 def compare(*, threads: int, rounds: int) -> str:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    models, onednn = build()
+    models, linear = build()
     inputs = [
         (ImageBatch(torch.randn(1, 3, HEIGHT, WIDTH)), TextBatch(torch.randint(1000, 30_000, (1, TEXT_LENGTH))))
         for _ in range(4)
@@ -73,7 +73,7 @@ def compare(*, threads: int, rounds: int) -> str:
     rows = [
         f"### {threads} thread{'s' if threads > 1 else ''}, {machine}, torch {torch.__version__}",
         "",
-        f"oneDNN: {onednn}. Pooled outputs differ from ViltModel's by at most {max(differences.values()):.1e}. "
+        f"oneDNN: {linear}. Pooled outputs differ from ViltModel's by at most {max(differences.values()):.1e}. "
         f"Peak of a {GEMM_SIZE}³ product: MKL {peak(mkl()):.0f} GFLOP/s, oneDNN {peak(onednn_product()):.0f} GFLOP/s.",
         "",
         f"| forward | median, ms | ratio to ViltModel, 95% | ratio to the fastest peer ({fastest_peer}), 95% |",
@@ -95,7 +95,7 @@ def build() -> tuple[dict[str, Forward], str]:
         theirs.save_pretrained(Path(folder))
         load_checkpoint(ours, folder)
     packed = copy.deepcopy(ours)
-    onednn = use_onednn(packed.shared)
+    linear = onednn.prepare(packed.shared)
     timm = with_timm_blocks(ours)
     text_mask = torch.ones(1, TEXT_LENGTH, dtype=torch.long)
     pixel_mask = torch.ones(1, HEIGHT, WIDTH, dtype=torch.long)
@@ -111,7 +111,7 @@ def build() -> tuple[dict[str, Forward], str]:
         ONEDNN: lambda images, text: packed(images, text).pooled,
         PEER: run_theirs,
         TIMM: lambda images, text: timm(images, text).pooled,
-    }, onednn
+    }, linear
 
 
 def with_timm_blocks(model: VisionLanguageModel) -> VisionLanguageModel:
@@ -181,7 +181,7 @@ def mkl() -> Callable[[], Tensor]:
 
 def onednn_product() -> Callable[[], Tensor]:
     layer = nn.Sequential(nn.Linear(GEMM_SIZE, GEMM_SIZE, bias=False))
-    use_onednn(layer)
+    onednn.prepare(layer)
     inputs = torch.randn(GEMM_SIZE, GEMM_SIZE)
     return lambda: layer(inputs)
 

@@ -26,7 +26,7 @@ RUN = ["run", "--embedder", "patch32", *TINY, "--trials", "1", "--max-time", "0.
 BUILD = """
 import torch
 from vilt_bench.ask.case import Case, ViltConfig
-from vilt_bench.worker.runner import build_model
+from vilt_bench.worker.build import build_model
 from vilt_bench.embedding import ImageBatch, TextBatch
 torch.set_num_threads(1)
 model = build_model(Case("patch32", vilt=ViltConfig(hidden_size=32, layers=1, heads=2, mlp_size=64)))

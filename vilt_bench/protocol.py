@@ -1,4 +1,4 @@
-"""What a measuring process and the one that directs it say to each other: a line of JSON each, over a wire (`process`).
+"""What a measuring process and the one that directs it say to each other: a line of JSON each, over a wire (`wire`).
 
 The director asks, the worker answers; each request has one reply. Between requests the worker waits, and while
 the worker measures the director sleeps. The two may be of different versions of this package: `Hello` tells.

@@ -14,7 +14,7 @@ from vilt_bench.errors import EmbedderError, InputError
 from vilt_bench.model import Vilt, VisionLanguageModel, load_checkpoint, stages
 from vilt_bench.model.positions import interpolate_positions, interpolate_positions_padded
 from vilt_bench.model.shared import build_shared
-from vilt_bench.worker.backends.onednn import use_onednn
+from vilt_bench.worker.backends import onednn
 
 SMALL = ViltConfig(hidden_size=32, layers=2, heads=4, mlp_size=64, vocabulary=200)
 STAGES = [
@@ -308,7 +308,7 @@ def test_onednn_computes_the_same_pooled_output(lengths):
     expected = model(*inputs)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     names = set(model.state_dict())
-    description = use_onednn(model.shared.modality_interaction.stages["transformer"])
+    description = onednn.prepare(model.shared.modality_interaction.stages["transformer"])
     if description != "oneDNN, prepacked weights":
         pytest.skip(description)
     assert (model(*inputs).pooled - expected.pooled).abs().max() < 1e-5
@@ -326,7 +326,7 @@ def test_onednn_computes_the_same_pooled_output_in_full_size():
     model = build(ViltConfig())
     inputs = batch([(384, 640)], [40], vocabulary=30_522)
     expected = model(*inputs).pooled
-    use_onednn(model.shared)
+    onednn.prepare(model.shared)
     assert (model(*inputs).pooled - expected).abs().max() < 1e-5
 
 
@@ -341,7 +341,7 @@ def test_onednn_computes_the_same_pooled_output_in_full_size():
 def test_onednn_falls_back_and_says_why(change, reason):
     model = change(build())
     modules = [type(module) for module in model.modules()]
-    description = use_onednn(model)
+    description = onednn.prepare(model)
     assert description.startswith("torch (oneDNN asked for, but ")
     assert reason in description
     assert [type(module) for module in model.modules()] == modules
@@ -349,7 +349,7 @@ def test_onednn_falls_back_and_says_why(change, reason):
 
 def test_onednn_falls_back_where_the_operator_is_gone(monkeypatch):
     monkeypatch.setattr("vilt_bench.worker.backends.onednn.PackedLinear.__init__", _raise_attribute_error)
-    assert "does not offer it" in use_onednn(build())
+    assert "does not offer it" in onednn.prepare(build())
 
 
 def _raise_attribute_error(*args: object, **options: object) -> None:
@@ -358,7 +358,7 @@ def _raise_attribute_error(*args: object, **options: object) -> None:
 
 def test_a_packed_model_survives_a_round_trip_of_its_state():
     model = build()
-    use_onednn(model)
+    onednn.prepare(model)
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)

@@ -10,8 +10,7 @@ from torch import nn
 from embedders.patch import patch
 from vilt_bench.ask.case import Case, ViltConfig
 from vilt_bench.errors import CheckpointError, EmbedderError, InputError
-from vilt_bench.worker import count as counting
-from vilt_bench.worker.backends.onednn import PACKED, use_onednn
+from vilt_bench.worker.backends import onednn
 from vilt_bench.worker.build import check_memory
 from vilt_bench.worker.count import bound, inspect
 from vilt_bench.worker.failures import StageError, failure_of, is_out_of_memory
@@ -173,11 +172,11 @@ def test_least_times_are_by_the_kernels_that_linear_onednn_has_as_well(dtype, mo
                 tried[name] = (product(rows), rows @ weight.t())
         return Peak(100e9, {2**28: 10e9}, "the best", 1.0)
 
-    monkeypatch.setattr(counting, "measure_peak", measure)
+    monkeypatch.setattr("vilt_bench.worker.count.measure_peak", measure)
     case = tiny_case(images=("synthetic",), dtype=dtype)
     bounds = bound(case, inspect(case)[1])
     assert f"100 GFLOP/s by the best in {dtype}" in bounds.peak
-    if use_onednn(nn.Sequential(nn.Linear(4, 4, dtype=getattr(torch, dtype)))) == PACKED:
+    if onednn.prepare(nn.Sequential(nn.Linear(4, 4, dtype=getattr(torch, dtype)))) == onednn.PACKED:
         assert tried
     for found, expected in tried.values():
         torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)

@@ -19,7 +19,6 @@ Interaction = Literal["vilt", "bert", "lxmert", "vilbert"]
 """`vilt`: pre-norm single stream; `bert`: post-norm single stream; `lxmert`, `vilbert`: two streams."""
 LANGUAGE_MODEL = "lm:"
 """Prefix of an interaction that is a decoder-only language model, up to its first token, as in `lm:SmolLM2-135M`."""
-Linear = Literal["torch", "onednn"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 # Far above any camera's or model's need, far below what would exhaust a machine before a message could be shown.
@@ -100,8 +99,8 @@ class Case:
     device: str = "auto"
     dtype: Dtype = "float32"
     threads: int | None = None
-    linear: Linear = "torch"
-    """Who computes the shared transformer's linear layers: torch, or oneDNN with prepacked weights."""
+    linear: str = "torch"
+    """Who computes the shared transformer's linear layers: `torch`, `onednn` (weights prepacked) or another backend."""
     checkpoint: str | None = None
     """Weights of the shared ViLT: a folder, a file, or `hub:ORGANISATION/NAME`; `None`: random."""
     interaction: str = "vilt"
@@ -137,7 +136,8 @@ class Case:
                 raise ConfigError(
                     f"option {key}={value} of {self.embedder!r} is no finite number, as records hold them"
                 )
-        _check_choice("--linear", self.linear, get_args(Linear))
+        if not self.linear:
+            raise ConfigError("--linear needs the name of a backend, such as torch or onednn")
         self._check_interaction()
         if self.checkpoint is not None and self.interaction != "vilt":
             raise ConfigError(f"--checkpoint is of a ViLT, for --interaction vilt, got {self.interaction!r}")

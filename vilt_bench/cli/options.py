@@ -119,10 +119,10 @@ def add_linear(group: argparse._ArgumentGroup) -> None:
     """Add who computes the linear layers."""
     group.add_argument(
         "--linear",
-        choices=["torch", "onednn"],
         default="torch",
-        help="who computes the transformer's linear layers: torch, or oneDNN with prepacked weights, "
-        "faster on some processors (default: torch)",
+        metavar="BACKEND",
+        help="who computes the transformer's linear layers: torch; onednn with prepacked weights, faster on some "
+        "processors; or what another package offers (default: torch)",
     )
 
 
@@ -199,6 +199,7 @@ def cases(asked: argparse.Namespace) -> list[Case]:
     """Returns the cases that the options describe, one an embedder."""
     from vilt_bench import files
     from vilt_bench.ask.case import Case, ViltConfig, parse_embedder, parse_resolution
+    from vilt_bench.worker.backends import check_name
 
     files.check_current_folder()
     vilt = ViltConfig(
@@ -214,6 +215,8 @@ def cases(asked: argparse.Namespace) -> list[Case]:
         for name in ("fit", "preprocessing", "device", "dtype", "threads", "linear", "checkpoint", "seed")
         if hasattr(asked, name)
     }
+    if "linear" in given:
+        check_name(given["linear"])
     texts = _embedders(asked)
     cases = []
     for text in texts:

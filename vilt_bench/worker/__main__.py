@@ -1,6 +1,6 @@
 """The measuring process: answers requests until asked to finish.
 
-It answers on a wire of its own, see `process`: what embedders and libraries print is output, and never an answer.
+It answers on a wire of its own, see `wire`: what embedders and libraries print is output, and never an answer.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import BinaryIO
 
-import vilt_bench
-from vilt_bench import protocol, wire
+from vilt_bench import __version__, protocol, wire
 from vilt_bench.errors import ViltBenchError
 
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+"""The package's folder, whose files these are; versions are told apart by it."""
 RETRIES = 3
 """Of a block in which heat or the power supply slowed the GPU down."""
 
@@ -59,7 +60,7 @@ def serve(requests: Iterable[bytes], replies: BinaryIO, *, notes: bool = False) 
 def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply | protocol.Doing]:
     request = next(requests, None)
     if isinstance(request, protocol.Hello):
-        yield protocol.Welcome(protocol.VERSION, vilt_bench.__version__, os.path.dirname(vilt_bench.__file__))
+        yield protocol.Welcome(protocol.VERSION, __version__, PACKAGE)
         request = next(requests, None)
     if not isinstance(request, protocol.Prepare):
         return

@@ -1,4 +1,4 @@
-"""A case in, its model and inputs out."""
+"""A case in; its model and inputs out, and what the record says of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from vilt_bench.errors import EmbedderError
 from vilt_bench.machine.environment import available_memory_bytes
 from vilt_bench.model import VisionLanguageModel, build_shared, shared_sizes
 from vilt_bench.model.reduction import reduced
+from vilt_bench.record.run import Model
 from vilt_bench.worker.inputs import Inputs, least_bytes, make_inputs
 from vilt_bench.worker.meters.meta import building, needs_values
-
-ASKED_FOR = ("threads", "default_dtype", "default_device")
-"""Of torch's state, what a case asks for; its record would be false."""
 
 
 def check_memory(
@@ -138,3 +136,42 @@ def build_model(case: Case) -> VisionLanguageModel:
     torch.manual_seed(case.seed)
     shared = build_shared(case.interaction, case.vilt)
     return VisionLanguageModel(shared, _build_embedder(case, shared.visual_size)).eval().requires_grad_(False)
+
+
+def describe_model(
+    case: Case,
+    model: VisionLanguageModel,
+    inputs: Inputs,
+    *,
+    visual_tokens: int,
+    shared_weights: str = "random",
+    linear: str = "torch",
+) -> Model:
+    """Returns what was built, for the record.
+
+    Args:
+        case: what was asked for.
+        model: built of it.
+        inputs: likewise.
+        visual_tokens: as a pass showed them.
+        shared_weights: where they come from.
+        linear: who computes the shared model's linear layers.
+    """
+    embedder, sizes = model.visual_embedder, model.shared.sizes
+    return Model(
+        kind=embedder.kind,
+        hidden_size=sizes.hidden_size,
+        layers=sizes.layers,
+        heads=sizes.heads,
+        resolution=inputs.resolution,
+        visual_tokens=visual_tokens,
+        text_tokens=case.text_length,
+        visual_weights=embedder.weights,
+        shared_weights=shared_weights,
+        linear=linear,
+        images=inputs.names,
+        text=inputs.text,
+        interaction=case.interaction,
+        vocabulary=sizes.vocabulary,
+        fit=inputs.fit,
+    )

@@ -1,35 +1,99 @@
-"""Counts what is not timed: parameters, FLOPs, memory, least times."""
+"""Counts what is not timed: parameters, FLOPs, bytes moved, memory; and the least times that follow from them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from vilt_bench import files
 from vilt_bench.ask.case import Case, command_line, label
-from vilt_bench.embedding import Mark
+from vilt_bench.embedding import Mark, tensors
 from vilt_bench.errors import CheckpointError, EmbedderError, FileError, InputError, ViltBenchError
 from vilt_bench.machine.device import prepare_threads, resolve_device
 from vilt_bench.model import VisionLanguageModel
 from vilt_bench.record.run import LEAST_CPU_SHARE, Bounds, Component, Model, Stage, StageMemory
 from vilt_bench.words import counted
 from vilt_bench.worker.backends.onednn import pack_linear
-from vilt_bench.worker.build import build_inputs, build_model, check_memory, embedder_on_meta, without_weights
-from vilt_bench.worker.failures import StageError, cause_of
+from vilt_bench.worker.build import (
+    build_inputs,
+    build_model,
+    check_memory,
+    describe_model,
+    embedder_on_meta,
+    without_weights,
+)
+from vilt_bench.worker.failures import StageError, cause_of, part_of
 from vilt_bench.worker.inputs import Inputs
 from vilt_bench.worker.meters.flops import FlopCount, count_flops
+from vilt_bench.worker.meters.memory import MemoryReading, measure_memory
 from vilt_bench.worker.meters.meta import building, needs_values, without_compiler
 from vilt_bench.worker.meters.parameters import count_parameters
 from vilt_bench.worker.meters.peak import Peak, measure_peak
 from vilt_bench.worker.meters.traffic import count_traffic
-from vilt_bench.worker.observe import PREPROCESSING, Observer
+from vilt_bench.worker.observe import Observer
 
 
-def count_on_meta(case: Case, inputs: Inputs) -> tuple[FlopCount, VisionLanguageModel, Observer]:
-    """Returns the FLOPs by stage, from a copy of the model on the meta device; the copy; and what it showed.
+class Counts(NamedTuple):
+    """What is not timed."""
+
+    stages: tuple[Stage, ...]
+    memory_method: str | None
+    """How memory was obtained; `None`: it was not."""
+    warnings: tuple[str, ...]
+    """What a reader must know, a sentence each."""
+
+
+@dataclass(frozen=True)
+class OnMeta:
+    """What a pass on the meta device showed; as it is, nothing."""
+
+    flops: FlopCount = field(default_factory=lambda: FlopCount({}, {}))
+    moved_bytes: Mapping[str, int] = field(default_factory=dict)
+    """By stage, at least."""
+
+
+def count(
+    case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Observer, *, packed_bytes: int = 0
+) -> Counts:
+    """Returns the stages with all that is counted; what can't be counted is left out, with a warning.
+
+    Args:
+        case: what was asked for.
+        model: built of it; memory is measured in a pass of it.
+        inputs: of that pass.
+        observer: has seen a pass of the model.
+        packed_bytes: of copies of weights that no tensor shows.
+    """
+    warnings = list(inputs.notes)
+    try:
+        _, _, on_meta = count_on_meta(case, inputs)
+    except (StageError, ViltBenchError) as error:
+        on_meta = OnMeta()
+        stage = error.stage if isinstance(error, StageError) else None
+        warnings.append(
+            f"FLOPs were not counted: {part_of(case, stage)} can't run on the meta device "
+            f"({cause_of(error.__cause__ or error)})"
+        )
+    warnings.extend(f"FLOPs of {name} are not known: {why}" for name, why in _unknown_flops(on_meta.flops).items())
+    memory = _measure_memory(model, inputs, packed_bytes=packed_bytes)
+    return Counts(list_stages(observer, on_meta, memory.stages), memory.method, tuple(warnings))
+
+
+def _measure_memory(model: VisionLanguageModel, inputs: Inputs, *, packed_bytes: int) -> MemoryReading:
+    images, text = inputs.batches[0]
+    # Of the inputs the pass's own: the others wait for their turn only because this is a benchmark.
+    resident = [*model.parameters(), *model.buffers(), *tensors(inputs.batches[0])]
+    # Preprocessing is not among it: what it allocates is Pillow's, and seen by nobody.
+    return measure_memory(
+        lambda mark: model(images, text, mark), resident, images.pixels.device, packed_bytes=packed_bytes
+    )
+
+
+def count_on_meta(case: Case, inputs: Inputs) -> tuple[VisionLanguageModel, Observer, OnMeta]:
+    """Returns a copy of the model on the meta device, what has seen a pass of it, and what that pass counted.
 
     Raises:
         ViltBenchError: the embedder breaks the contract, or a stage refuses its input.
@@ -42,32 +106,37 @@ def count_on_meta(case: Case, inputs: Inputs) -> tuple[FlopCount, VisionLanguage
         raise
     except Exception as error:
         raise StageError(None) from error
-    observer = Observer(case, model)
     images, text = inputs.batches[0]
     mask = None if images.mask is None else images.mask.to("meta")
     images = images._replace(pixels=images.pixels.to("meta", torch.float32), mask=mask)
     text = text._replace(token_ids=text.token_ids.to("meta"))
-
     scalar_bytes = getattr(torch, case.dtype).itemsize
+    observer, moved_bytes = Observer(case, model), dict[str, int]()
 
     def forward(mark: Mark | None) -> None:
-        observer.seen.clear()  # of a pass that wanted more of the compiler
-
-        def observe(name: str, output: Any) -> None:
-            observer(name, output)
-            count_moved(name, output)
-            if mark is not None:
-                mark(name, output)
-
-        with count_traffic(model, images.pixels, scalar_bytes=scalar_bytes) as (count_moved, observer.moved):
-            model(images, text, observe)
+        nonlocal observer, moved_bytes
+        observer = Observer(case, model)  # a pass that wanted more of the compiler is done again
+        with count_traffic(model, images.pixels, scalar_bytes=scalar_bytes) as (count_moved, moved_bytes):
+            model(images, text, _each(observer, count_moved, mark))
 
     try:
-        return without_compiler(lambda: count_flops(forward)), model, observer
+        flops = without_compiler(lambda: count_flops(forward))
     except ViltBenchError:
         raise
     except Exception as error:
         raise StageError(observer.unreached()) from error
+    return model, observer, OnMeta(flops, moved_bytes)
+
+
+def _each(*marks: Mark | None) -> Mark:
+    """Returns a mark that calls all of them in turn."""
+
+    def mark(name: str, output: Any) -> None:
+        for each in marks:
+            if each is not None:
+                each(name, output)
+
+    return mark
 
 
 def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
@@ -90,7 +159,7 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
         embedder = embedder_on_meta(case)
         check_memory(case, embedder, torch.device("cpu"), weights=False)
         inputs = build_inputs(case, embedder, torch.device("cpu"))
-        flops, model, observer = count_on_meta(case, inputs)
+        model, observer, on_meta = count_on_meta(case, inputs)
     except MemoryError as error:
         raise InputError(f"{label(case)}: {error}; give a smaller --resolution or --batch-size") from None
     except EmbedderError as error:
@@ -102,15 +171,15 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
         if needs_values(cause):
             raise EmbedderError(_only_run(case, error.stage, cause)) from cause
         raise EmbedderError(f"{part_of(case, error.stage)} fails: {cause_of(cause)}") from cause
-    told = facts(case, model, inputs, observer)
+    described = describe_model(case, model, inputs, visual_tokens=observer.visual_tokens)
     if weights:
-        told = replace(told, visual_weights=f"{weights}, not loaded")
-    unknown = unknown_flops(flops)
-    return told, tuple(
+        described = replace(described, visual_weights=f"{weights}, not loaded")
+    unknown = _unknown_flops(on_meta.flops)
+    return described, tuple(
         replace(stage, note="; ".join(filter(None, [stage.note, f"FLOPs are not known: {unknown[stage.name]}"])))
         if stage.name in unknown
         else stage
-        for stage in list_stages(observer, flops.stages, {})
+        for stage in list_stages(observer, on_meta, {})
     )
 
 
@@ -121,17 +190,29 @@ def _only_run(case: Case, stage: str | None, error: BaseException) -> str:
     )
 
 
-def part_of(case: Case, stage: str | None) -> str:
-    """Returns a stage with whose it is: the embedder's, or that of what joins the modalities."""
-    if stage is None:
-        return label(case)
-    own = stage.startswith(("visual_embedder", PREPROCESSING))
-    return f"{stage} of {label(case) if own else case.interaction}"
-
-
-def unknown_flops(flops: FlopCount) -> dict[str, str]:
+def _unknown_flops(flops: FlopCount) -> dict[str, str]:
     """Returns why FLOPs are not known, by stage."""
     return {name: f"there is no formula for {', '.join(operators)}" for name, operators in flops.unknown.items()}
+
+
+def list_stages(observer: Observer, on_meta: OnMeta, memory: Mapping[str, StageMemory]) -> tuple[Stage, ...]:
+    """Returns the stages in order, with all that is counted of them: a meter's result has its line here."""
+    sizes = count_parameters(observer.modules.items())
+    return tuple(
+        Stage(
+            name=name,
+            component=cast("Component", name.partition(".")[0]),
+            output=observer.seen[name].output,
+            parameters=sizes[name].parameters,
+            buffers=sizes[name].buffers,
+            flops=on_meta.flops.stages.get(name),
+            moved_bytes=on_meta.moved_bytes.get(name),
+            memory=memory.get(name),
+            counts=observer.seen[name].counts,
+            note=observer.notes.get(name, ""),
+        )
+        for name in observer.modules
+    )
 
 
 def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
@@ -161,47 +242,3 @@ def _busy(peak: Peak) -> str:
     if peak.cpu_share is None or peak.cpu_share >= LEAST_CPU_SHARE:
         return ""
     return f"; others kept the cores busy (ours {100 * peak.cpu_share:.0f}% of the time), so the true peak is higher"
-
-
-def facts(case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Observer) -> Model:
-    """Returns what was built, as a pass showed it; the shared weights random, their linear layers torch's."""
-    embedder = model.visual_embedder
-    return Model(
-        kind=embedder.kind,
-        hidden_size=model.shared.sizes.hidden_size,
-        layers=model.shared.sizes.layers,
-        heads=model.shared.sizes.heads,
-        resolution=inputs.resolution,
-        visual_tokens=observer.visual_tokens,
-        text_tokens=case.text_length,
-        visual_weights=embedder.weights,
-        shared_weights="random",
-        linear="torch",
-        images=inputs.names,
-        text=inputs.text,
-        interaction=case.interaction,
-        vocabulary=model.shared.sizes.vocabulary,
-        fit=inputs.fit,
-    )
-
-
-def list_stages(
-    observer: Observer, flops: Mapping[str, int | None], memory: Mapping[str, StageMemory]
-) -> tuple[Stage, ...]:
-    """Returns the stages in order, with all that is counted of them."""
-    sizes = count_parameters(observer.modules.items())
-    return tuple(
-        Stage(
-            name=name,
-            component=cast("Component", name.partition(".")[0]),
-            output=observer.seen[name].output,
-            parameters=sizes[name].parameters,
-            buffers=sizes[name].buffers,
-            flops=flops.get(name),
-            moved_bytes=observer.moved.get(name),
-            memory=memory.get(name),
-            counts=observer.seen[name].counts,
-            note=observer.notes.get(name, ""),
-        )
-        for name in observer.modules
-    )

@@ -1,4 +1,4 @@
-"""What an exception means for the record."""
+"""What an exception of a pass means for the record, and how it is told in one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import traceback
 
 import torch
 
+from vilt_bench.ask.case import Case, label
 from vilt_bench.record.run import Failure
+from vilt_bench.worker.preprocessing import PREPROCESSING
 
 
 class StageError(Exception):
@@ -19,9 +21,17 @@ class StageError(Exception):
         self.stage = stage
 
 
+def part_of(case: Case, stage: str | None) -> str:
+    """Returns a stage with whose it is: the embedder's, or that of what joins the modalities."""
+    if stage is None:
+        return label(case)
+    own = stage.startswith(("visual_embedder", PREPROCESSING))
+    return f"{stage} of {label(case) if own else case.interaction}"
+
+
 def cause_of(error: BaseException) -> str:
     """Returns an error in one line, with the place that is its author's: not torch's, and not this toolkit's."""
-    said = f"{type(error).__name__}: {first_line(error)}"
+    what = f"{type(error).__name__}: {first_line(error)}"
     ours = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))
     frames = [
         frame
@@ -30,9 +40,9 @@ def cause_of(error: BaseException) -> str:
         and not frame.filename.startswith(tuple(f"{folder}{os.sep}" for folder in ours))
     ]
     if not frames:
-        return said
+        return what
     path = os.path.relpath(frames[-1].filename)
-    return f"{said}, in {frames[-1].filename if path.startswith(os.pardir) else path}, line {frames[-1].lineno}"
+    return f"{what}, in {frames[-1].filename if path.startswith(os.pardir) else path}, line {frames[-1].lineno}"
 
 
 def failure_of(error: BaseException, stage: str | None = None) -> Failure:
@@ -48,9 +58,9 @@ def failure_of(error: BaseException, stage: str | None = None) -> Failure:
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether an exception says that memory ran out, of the host or the device."""
     # The allocators of the CPU and of MPS, and CUDA's libraries, raise a plain RuntimeError.
-    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in said)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in words)
     )
 
 

@@ -1,9 +1,9 @@
-"""Looks at the outputs of a first pass: shapes, counts, whether the contract is kept."""
+"""Looks at the outputs of a pass that is not timed: shapes, counts, whether the contract is kept, strange values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
@@ -13,11 +13,7 @@ from vilt_bench.embedding import VisualTokens, stage_counts, tensors
 from vilt_bench.embedding.breaches import breaches
 from vilt_bench.errors import EmbedderError
 from vilt_bench.model import VisionLanguageModel, stages
-from vilt_bench.record.run import Component
-from vilt_bench.worker.build import ASKED_FOR
-from vilt_bench.worker.preprocessing import Preprocessing
-
-PREPROCESSING: Component = "preprocessing"
+from vilt_bench.worker.preprocessing import PREPROCESSING, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -47,10 +43,7 @@ class Observer:
         self.last_visual_stage = f"visual_embedder.{list(model.visual_embedder.stages)[-1]}"
         self.seen: dict[str, Observed] = {}
         self.visual_tokens = 0
-        self.tokens: VisualTokens | None = None
-        """Of the pass, for whoever wants to look at their values."""
-        self.moved: dict[str, int] = {}
-        """Bytes by stage, where they were counted."""
+        self._tokens: VisualTokens | None = None
 
     def __call__(self, name: str, output: Any) -> None:
         """Look at one output.
@@ -61,7 +54,7 @@ class Observer:
         if isinstance(output, VisualTokens):
             check_tokens(output, name=self._name, batch_size=self._batch_size, hidden_size=self._hidden_size)
             self.visual_tokens = output.embeddings.shape[1]
-            self.tokens = output
+            self._tokens = output
         elif name == self.last_visual_stage:
             raise EmbedderError(
                 f"embedder {self._name!r} returned a {type(output).__name__}; expected VisualTokens of its last stage"
@@ -74,6 +67,24 @@ class Observer:
         """Returns the stage that no output has come from yet."""
         return next((name for name in self.modules if name not in self.seen), None)
 
+    def take_tokens(self) -> VisualTokens | None:
+        """Returns the visual tokens of the pass, for a look at their values, and lets go of them."""
+        tokens, self._tokens = self._tokens, None
+        return tokens
+
+
+def strange_values(tokens: VisualTokens, *, dtype: str) -> tuple[str, ...]:
+    """Returns what a reader must know of the values of visual tokens, a sentence each."""
+    found = []
+    if not bool(tokens.embeddings.isfinite().all()):
+        found.append(
+            f"Visual tokens hold NaN or infinite values in {dtype}: their times are of a pass whose answer is of no "
+            "use."
+        )
+    if tokens.mask is not None and not bool(tokens.mask.any(dim=1).all()):
+        found.append("The mask of the visual tokens leaves an image without a token.")
+    return tuple(found)
+
 
 def check_tokens(tokens: VisualTokens, *, name: str, batch_size: int, hidden_size: int) -> None:
     """Refuse visual tokens that the transformer can't take.
@@ -85,27 +96,6 @@ def check_tokens(tokens: VisualTokens, *, name: str, batch_size: int, hidden_siz
         raise EmbedderError(f"embedder {name!r} returned no tokens that can be used: its {breach}")
 
 
-def changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Yields name, value before and value now of each of torch's settings that has changed."""
-    for name, value in now.items():
-        if (was := before.get(name, value)) != value:
-            yield name, was, value
-
-
-def check_torch(before: Mapping[str, str], now: Mapping[str, str], *, name: str) -> None:
-    """Refuse an embedder that has changed for all of the process what the case asks for.
-
-    Raises:
-        EmbedderError: threads, default dtype or default device are others than before its code was imported.
-    """
-    changed = [f"{each} from {was} to {value}" for each, was, value in changes(before, now) if each in ASKED_FOR]
-    if changed:
-        raise EmbedderError(
-            f"embedder {name!r} has set torch's {', '.join(changed)}, against what was asked for and is recorded; "
-            "remove that from its code, and give --threads, --dtype or --device"
-        )
-
-
 def describe(output: Any) -> str:
     """Returns the shapes of a stage's output, such as `embeddings [1, 240, 768]`."""
     if isinstance(output, Tensor):
@@ -113,6 +103,8 @@ def describe(output: Any) -> str:
     if (names := getattr(output, "_fields", None)) is not None:
         named = [(name, describe(getattr(output, name))) for name in names]
         return ", ".join(f"{name} {shapes}" for name, shapes in named if shapes)
-    if isinstance(output, dict):
+    if is_dataclass(output) and not isinstance(output, type):
+        return describe([getattr(output, field.name) for field in fields(output)])
+    if isinstance(output, Mapping):
         return describe(list(output.values()))
     return ", ".join(filter(None, map(describe, output))) if isinstance(output, tuple | list) else ""

@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from vilt_bench.ask.case import Fit
 from vilt_bench.ask.images import decode, describe_file, resize
 from vilt_bench.embedding import Chain, ImageBatch, Mark
+from vilt_bench.record.run import Component
+
+PREPROCESSING: Component = "preprocessing"
+"""What the names of its stages begin with."""
 
 
 class Encoded(NamedTuple):

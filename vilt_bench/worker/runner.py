@@ -1,34 +1,32 @@
-"""Measures one case in this process: builds it, times its passes in blocks, and counts what is not timed.
+"""Measures one case in this process: times its passes in blocks, whenever it is asked to.
 
-When to stop is decided elsewhere (`sweep`): a `Runner` makes one block whenever it is asked to.
+When to stop is decided elsewhere, by the director; what is built, observed and counted has modules of its own.
 """
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from vilt_bench.ask.case import Case, label
-from vilt_bench.embedding import Mark, VisualTokens, tensors
+from vilt_bench.embedding import Mark
 from vilt_bench.errors import ViltBenchError
 from vilt_bench.machine.environment import torch_state
 from vilt_bench.model import VisionLanguageModel, load_checkpoint
-from vilt_bench.record.run import Model, Series, Stage, Times
-from vilt_bench.worker.backends.onednn import packed_bytes, use_onednn
-from vilt_bench.worker.build import build_inputs, build_model, check_memory, input_of
-from vilt_bench.worker.count import count_on_meta, facts, list_stages, part_of, unknown_flops
-from vilt_bench.worker.failures import StageError, cause_of
+from vilt_bench.record.run import Model, Series
+from vilt_bench.worker import backends
+from vilt_bench.worker.build import build_inputs, build_model, check_memory, describe_model, input_of
+from vilt_bench.worker.count import Counts, count
+from vilt_bench.worker.failures import StageError
 from vilt_bench.worker.inputs import Inputs
-from vilt_bench.worker.meters.flops import FlopCount
-from vilt_bench.worker.meters.latency import Forward, Interval, StagedPass, Timer
-from vilt_bench.worker.meters.memory import measure_memory
-from vilt_bench.worker.observe import PREPROCESSING, Observer, changes, check_torch
+from vilt_bench.worker.meters.latency import Forward, Interval, StagedPass, Timer, quiet, times
+from vilt_bench.worker.observe import Observer, strange_values
+from vilt_bench.worker.preprocessing import PREPROCESSING
+from vilt_bench.worker.torch_state import changes, refuse_changes
 
 OVERSHOOT = 0.5
 """A block ends when the next pair of passes would overshoot its time by more than this share of the pair."""
@@ -43,13 +41,18 @@ class Runner:
     inputs: Inputs
     timer: Timer
     linear: str
+    """Who computes the shared model's linear layers."""
     shared_weights: str
+    """Where they come from."""
+    packed_bytes: int = 0
+    """Of weights that are kept beside the parameters, in another layout."""
     torch_before: Mapping[str, str] = field(default_factory=torch_state)
     """torch's state before the embedder's code was imported."""
     passes: int = 0
     token_counts: set[int] = field(default_factory=set)
     """Visual tokens that passes had."""
-    _strange: list[str] = field(default_factory=list)
+    _strange: tuple[str, ...] = ()
+    """What a reader must know of the first pass's values."""
 
     def __post_init__(self) -> None:
         """Prepare to observe the first call."""
@@ -68,41 +71,29 @@ class Runner:
             except ViltBenchError:
                 raise
             except Exception as error:
-                check_torch(self.torch_before, torch_state(), name=label(self.case))  # which may be why
+                refuse_changes(self.torch_before, torch_state(), name=label(self.case))  # which may be why
                 raise StageError(self.observer.unreached()) from error
-        check_torch(self.torch_before, torch_state(), name=label(self.case))
-        self._look(self.observer.tokens)
-        self.observer.tokens = None  # not to be held, as memory is measured
+        refuse_changes(self.torch_before, torch_state(), name=label(self.case))
+        if (tokens := self.observer.take_tokens()) is not None:  # not to be held, as memory is measured
+            self._strange = strange_values(tokens, dtype=self.case.dtype)
         # A call is over when its result is there: the host's clock, the device synchronised.
         assert call.wall_time_s is not None
         return call.wall_time_s
 
     def remarks(self) -> tuple[str, ...]:
         """Returns what a reader must know of the passes so far, a sentence each."""
-        found = list(self._strange)
+        remarks = list(self._strange)
         if len(self.token_counts) > 1:
             fewest, most = min(self.token_counts), max(self.token_counts)
-            found.append(
+            remarks.append(
                 f"The number of visual tokens changed from pass to pass, {fewest} to {most}: so did the work, and "
                 f"{self.observer.visual_tokens} is of the first pass."
             )
-        found.extend(
+        remarks.extend(
             f"Code of the embedder has set torch's {name} from {before} to {now}."
             for name, before, now in changes(self.torch_before, torch_state())
         )
-        return tuple(found)
-
-    def _look(self, tokens: VisualTokens | None) -> None:
-        """Note what is strange in the values of visual tokens."""
-        if tokens is None:
-            return
-        if not bool(tokens.embeddings.isfinite().all()):
-            self._strange.append(
-                f"Visual tokens hold NaN or infinite values in {self.case.dtype}: their times are of a pass whose "
-                "answer is of no use."
-            )
-        if tokens.mask is not None and not bool(tokens.mask.any(dim=1).all()):
-            self._strange.append("The mask of the visual tokens leaves an image without a token.")
+        return tuple(remarks)
 
     def block(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Series:
         """Returns the samples of one block: instrumented and uninstrumented passes, alternating.
@@ -126,31 +117,9 @@ class Runner:
         stages = {name: times([interval]) for name, interval in staged.stages.items()}
         return Series(stages=stages, instrumented=times([staged.whole]), blocks=(1,))
 
-    def count(self) -> tuple[tuple[Stage, ...], str | None, tuple[str, ...]]:
+    def count(self) -> Counts:
         """Returns the stages with all that is counted, how memory was obtained, and warnings."""
-        warnings = list(self.inputs.notes)
-        try:
-            flops, _, counted = count_on_meta(self.case, self.inputs)
-            self.observer.moved = counted.moved
-            warnings.extend(f"FLOPs of {name} are not known: {why}" for name, why in unknown_flops(flops).items())
-        except (StageError, ViltBenchError) as error:
-            flops = FlopCount({}, {})
-            stage = error.stage if isinstance(error, StageError) else None
-            warnings.append(
-                f"FLOPs were not counted: {part_of(self.case, stage)} can't run on the meta device "
-                f"({cause_of(error.__cause__ or error)})"
-            )
-        # Of the inputs the pass's own: the others wait for their turn only because this is a benchmark.
-        resident = [*self.model.parameters(), *self.model.buffers(), *tensors(self.inputs.batches[0])]
-        images, text = self.inputs.batches[0]
-        memory = measure_memory(
-            # Preprocessing is not among it: what it allocates is Pillow's, and seen by nobody.
-            lambda mark: self.model(images, text, mark),
-            resident,
-            self.inputs.batches[0][0].pixels.device,
-            packed_bytes=packed_bytes(self.model),
-        )
-        return list_stages(self.observer, flops.stages, memory.stages), memory.method, tuple(warnings)
+        return count(self.case, self.model, self.inputs, self.observer, packed_bytes=self.packed_bytes)
 
     def run_pass(self) -> None:
         """Run one uninstrumented pass."""
@@ -160,10 +129,13 @@ class Runner:
 
     def facts(self) -> Model:
         """Returns what was built, as the first call showed it."""
-        return replace(
-            facts(self.case, self.model, self.inputs, self.observer),
-            linear=self.linear,
+        return describe_model(
+            self.case,
+            self.model,
+            self.inputs,
+            visual_tokens=self.observer.visual_tokens,
             shared_weights=self.shared_weights,
+            linear=self.linear,
         )
 
     def _forward(self, index: int) -> Forward:
@@ -197,11 +169,13 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
     """Returns the case built on the device, weights drawn from the case's seed.
 
     Raises:
+        ConfigError: no backend has the name that is asked for, or it can't be used.
         EmbedderError: the embedder is unknown, broken, or refuses its options.
         InputError: an image can't be used.
         CheckpointError: weights can't be used.
         MemoryError: weights and inputs need more than there is.
     """
+    backend = backends.load(case.linear)
     before = torch_state()
     # The input first: whether it fits is told by an embedder that takes no memory and hardly any time.
     embedder = input_of(case)
@@ -210,9 +184,10 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
     model = build_model(case)
     shared_weights = "random" if case.checkpoint is None else load_checkpoint(model, case.checkpoint)
     model = model.to(device, getattr(torch, case.dtype))
-    linear = use_onednn(model.shared) if case.linear == "onednn" else "torch"
-    check_torch(before, torch_state(), name=label(case))
-    return Runner(case, model, inputs, timer, linear, shared_weights, before)
+    linear = backend.prepare(model.shared)
+    refuse_changes(before, torch_state(), name=label(case))
+    packed_bytes = backend.packed_bytes(model.shared)
+    return Runner(case, model, inputs, timer, linear, shared_weights, packed_bytes, before)
 
 
 def time_block(
@@ -257,27 +232,3 @@ def time_block(
         instrumented=times([each.whole for each in staged]),
         blocks=(len(wholes),),
     )
-
-
-def times(intervals: Sequence[Interval]) -> Times:
-    """Returns the intervals, clock by clock; a clock that did not apply is absent."""
-    columns: dict[str, tuple[float, ...]] = {}
-    for clock in fields(Interval):
-        values = [getattr(interval, clock.name) for interval in intervals]
-        if values and None not in values:
-            columns[clock.name] = tuple(values)
-    return Times(**columns)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Returns a context for timing: no gradients, no garbage collector; what was set before comes back."""
-    collecting = gc.isenabled()
-    gc.collect(0)
-    gc.disable()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        if collecting:
-            gc.enable()

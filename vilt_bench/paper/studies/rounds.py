@@ -76,7 +76,7 @@ def time_in_rounds(
         seconds: the budget's clock.
         progress: told after each round.
     """
-    from vilt_bench.worker.runner import quiet, times
+    from vilt_bench.worker.meters.latency import quiet, times
 
     start = seconds()
     blocks: list[list[Sequence[Interval]]] = [[] for _ in passes]

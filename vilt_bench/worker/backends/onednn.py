@@ -11,21 +11,21 @@ from torch import Tensor, nn
 PACKED = "oneDNN, prepacked weights"
 
 
-def use_onednn(module: nn.Module) -> str:
-    """Replaces the module's linear layers, in place, by oneDNN's with packed weights; inference only.
+def prepare(model: nn.Module) -> str:
+    """Replaces the model's linear layers, in place, by oneDNN's with packed weights; inference only.
 
     A GELU that follows in an `nn.Sequential` is computed in the same kernel. The parameters stay where they are, so
     that counts and state dicts do not change, and the packed weights come on top; pack after loading. Where
-    it can't be done, the module is unchanged and the description says why.
+    it can't be done, the model is unchanged and the description says why.
 
     Returns:
         Who computes the linear layers, for the record.
     """
-    linears = [layer for layer in module.modules() if type(layer) is nn.Linear]
+    linears = [layer for layer in model.modules() if type(layer) is nn.Linear]
     reason = _obstacle(linears)
     if reason is not None:
         return f"torch (oneDNN asked for, but {reason})"
-    for parent in list(module.modules()):
+    for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
                 gelu = _fuse_gelu(parent, name)
@@ -34,15 +34,15 @@ def use_onednn(module: nn.Module) -> str:
 
 
 def pack_linear(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """Returns the product with a weight [out, in] that is packed now; `None` where `use_onednn` would do nothing."""
+    """Returns the product with a weight [out, in] that is packed now; `None` where `prepare` would do nothing."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     return None if _obstacle([linear]) else PackedLinear(linear)
 
 
-def packed_bytes(module: nn.Module) -> int:
-    """Returns the bytes of the module's packed weights, which come on top of its parameters; padding left out."""
-    return sum(layer.packed_bytes for layer in module.modules() if isinstance(layer, PackedLinear))
+def packed_bytes(model: nn.Module) -> int:
+    """Returns the bytes of the model's packed weights, which come on top of its parameters; padding left out."""
+    return sum(layer.packed_bytes for layer in model.modules() if isinstance(layer, PackedLinear))
 
 
 class PackedLinear(nn.Module):

@@ -1,19 +1,23 @@
 """Time: one forward pass by stage, or as a whole; by device events where the device has them, else by the host's clock.
 
-A timer knows no model: it is given `forward(mark)`, runs it once, and returns what its clocks said.
+A timer knows no model: it is given `forward(mark)`, runs it once, and returns what its clocks said. Whoever times
+several passes does so in `quiet`.
 """
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from vilt_bench.embedding import Mark
+from vilt_bench.record.run import Times
 
 Forward = Callable[[Mark | None], object]
 """Runs one forward pass; with a mark, calls it after each stage."""
@@ -194,7 +198,7 @@ class SynchronizingTimer:
         """Returns `None`: a synchronisation between stages would add gaps that use does not have."""
 
 
-class Backend(Protocol):
+class DeviceEvents(Protocol):
     """What a timer asks of a device that is not the CPU."""
 
     def initialise(self) -> None:
@@ -208,7 +212,7 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
-class TorchBackend:
+class TorchEvents:
     """The device by torch: CUDA's own events, else torch's generic ones."""
 
     device: torch.device
@@ -229,23 +233,47 @@ class TorchBackend:
         torch.accelerator.synchronize(self.device)
 
 
-def timer_for(device: torch.device, backend: Backend | None = None) -> Timer:
+def timer_for(device: torch.device, events: DeviceEvents | None = None) -> Timer:
     """Returns the timer that fits the device, which is initialised for it.
 
     Args:
         device: where passes run.
-        backend: how the device is asked; `None`: by torch.
+        events: how the device is asked; `None`: by torch.
     """
     if device.type == "cpu":
         return HostTimer()
-    backend = TorchBackend(device) if backend is None else backend
-    backend.initialise()
+    events = TorchEvents(device) if events is None else events
+    events.initialise()
     try:
-        first, last = backend.new_event(), backend.new_event()
+        first, last = events.new_event(), events.new_event()
         first.record()
         last.record()
-        backend.synchronize()
+        events.synchronize()
         first.elapsed_time(last)
-    except (RuntimeError, NotImplementedError):  # the backend has no timed events
-        return SynchronizingTimer(backend.synchronize)
-    return DeviceTimer(backend.new_event, backend.synchronize)
+    except (RuntimeError, NotImplementedError):  # the device has no timed events
+        return SynchronizingTimer(events.synchronize)
+    return DeviceTimer(events.new_event, events.synchronize)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Returns a context for timing: no gradients, no garbage collector; what was set before comes back."""
+    collecting = gc.isenabled()
+    gc.collect(0)
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def times(intervals: Sequence[Interval]) -> Times:
+    """Returns the intervals, clock by clock; a clock that did not apply is absent."""
+    columns: dict[str, tuple[float, ...]] = {}
+    for clock in fields(Interval):
+        values = [getattr(interval, clock.name) for interval in intervals]
+        if values and None not in values:
+            columns[clock.name] = tuple(values)
+    return Times(**columns)
