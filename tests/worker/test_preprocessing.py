@@ -13,9 +13,9 @@ from vilt_bench.ask.images import read_image
 from vilt_bench.errors import ConfigError
 from vilt_bench.judge import summary
 from vilt_bench.record.run import Run
+from vilt_bench.report import render
 from vilt_bench.report.pictures import style
 from vilt_bench.report.pictures.latency import figure1
-from vilt_bench.report.runs import markdown, table, tidy_csv
 from vilt_bench.worker.inputs import Inputs, make_inputs
 from vilt_bench.worker.meters.latency import HostTimer
 from vilt_bench.worker.preprocessing import Decoded, Encoded, Preprocessing
@@ -161,16 +161,16 @@ def test_reports_show_it_only_where_it_was_measured(make_run: MakeRun) -> None:
     with_it = make_run(
         "grid-r50", latencies_s={"preprocessing.decode": 0.01, "preprocessing.resize": 0.02, **LATENCIES_S}
     )
-    for render in (table.render, markdown.render, tidy_csv.render):
-        assert "decode" not in render([without, without])
-        assert "reproc" not in render([without, without]).lower()
-        assert "decode" in render([without, with_it])
-        assert "reproc" in render([without, with_it]).lower()
+    for form in ("table", "markdown", "csv"):
+        assert "decode" not in render([without, without], form)
+        assert "reproc" not in render([without, without], form).lower()
+        assert "decode" in render([without, with_it], form)
+        assert "reproc" in render([without, with_it], form).lower()
 
 
 def test_the_figure_draws_it_before_the_textual_embedder(make_run: MakeRun) -> None:
     run = make_run(latencies_s={"preprocessing.decode": 0.01, "preprocessing.resize": 0.02, **LATENCIES_S})
     with style.styled():
-        svg = style.write(figure1([run]), "svg", title="figure").decode()
+        svg = style.write(figure1(summary.summaries([run])), "svg", title="figure").decode()
     assert svg.index('id="preprocessing"') < svg.index('id="textual_embedder"')
     assert "preprocessing" in svg
