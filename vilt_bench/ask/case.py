@@ -279,6 +279,11 @@ def parse_option(value: str) -> Option:
     return value
 
 
+def written_options(case: Case) -> str:
+    """Returns the options by name, `key=value,…`; equal for equal options only."""
+    return ",".join(f"{key}={_unmistakable(value)}" for key, value in sorted(case.options.items()))
+
+
 def label(case: Case) -> str:
     """Returns how a case's embedder is written on the command line: its name, options and reduction."""
     reduction = [] if case.reduce is None else [f"reduce={case.reduce}"]

@@ -12,9 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from statistics import fmean, median, stdev
 
-import msgspec
-
-from vilt_bench.ask.case import ALL, case_name, label
+from vilt_bench.ask.case import ALL, case_name
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.judge.comparison import Comparison, CountChange, Gate, Side, SideName, StageVerdict, missing
 from vilt_bench.judge.estimate import student_t
@@ -28,7 +26,7 @@ from vilt_bench.judge.significance import (
     trimmed_mean,
     unpaired,
 )
-from vilt_bench.record.alike import MAY_BE_UNTOLD
+from vilt_bench.record.alike import OWN, alike, check_names, differences, key
 from vilt_bench.record.run import WHOLE, Environment, Run, Stage, parse_time
 from vilt_bench.words import counted
 
@@ -45,10 +43,6 @@ ENOUGH_PROCESSES = 10
 """A side should have so many."""
 LOWEST = 3
 """Of a process's CPU times: their mean moves least with the load of others."""
-OWN = "vilt-bench"
-"""What may differ in any case: it is what is compared."""
-ELSEWHERE = ("driver", "cuda", "cudnn", "hip", "governor", "turbo")
-"""What may be allowed to differ though this machine does not tell it."""
 
 
 def compare(
@@ -88,7 +82,9 @@ def compare(
     allow_different = [*allow_different, *different]
     together = _together(baseline, candidate)
     known_runs = _once([*history, *baseline])  # folders may overlap
-    sessions = [run for run in known_runs if _same_session_kind(run, candidate[0], allow_different)]
+    sessions = [
+        run for run in known_runs if run.failure is None and alike(run, candidate[0], "drift", but=allow_different)
+    ]
     chance = share_of_error(ERROR / 2, gated) / cases
     stages = dict.fromkeys(name for run in (*baseline, *candidate) for name in _stage_names(run))
     # Drift has the other half of the error; where stages decide, it is shared among all that may be called slower.
@@ -258,11 +254,11 @@ def _time(run: Run) -> datetime:
     return found
 
 
-def _by_case(runs: Iterable[Run]) -> dict[bytes, list[Run]]:
-    """Returns the runs of each case; options in another order make no other case."""
-    cases: dict[bytes, list[Run]] = {}
+def _by_case(runs: Iterable[Run]) -> dict[object, list[Run]]:
+    """Returns the runs of each case."""
+    cases: dict[object, list[Run]] = {}
     for run in runs:
-        cases.setdefault(msgspec.json.encode(run.case, order="sorted"), []).append(run)
+        cases.setdefault(key(run, "case"), []).append(run)
     return cases
 
 
@@ -298,57 +294,18 @@ def _check_comparable(
     baseline: Sequence[Run], candidate: Sequence[Run], allow_different: Sequence[str]
 ) -> dict[str, str]:
     """Returns what differs and may, by name."""
-    facts = [_facts(run) for run in (*baseline, *candidate)]
-    names = list(dict.fromkeys(name for each in facts for name in each))
-    if unknown := [name for name in allow_different if name not in (*names, *ELSEWHERE, *MAY_BE_UNTOLD, ALL)]:
-        raise ConfigError(f"--allow-different {unknown[0]!r} is nothing that is checked; known: {', '.join(names)}")
-    differing = {}
-    for name in names:
-        values = list(dict.fromkeys(each.get(name, "–") for each in facts))
-        if len(values) > 1:
-            differing[name] = " / ".join(values)
-        if name in MAY_BE_UNTOLD and len([value for value in values if value != "–"]) < 2:
-            allow_different = [*allow_different, name]  # one side does not tell, which is no contradiction
-    if ALL in allow_different:
-        return differing
-    if refused := [name for name in differing if name not in (*allow_different, OWN)]:
+    runs = (*baseline, *candidate)
+    check_names(allow_different, runs, "compare")
+    found = differences(runs, "compare")
+    differing = {each.name: " / ".join(dict.fromkeys(each.values)) for each in found}
+    refused = [each.name for each in found if each.matters and not {each.name, ALL}.intersection(allow_different)]
+    if refused:
         told = "; ".join(f"{name} {differing[name]}" for name in refused)
         raise ConfigError(
             f"baseline and candidate differ in {told}; measure both alike, "
             f"or give --allow-different {','.join(refused)}"
         )
     return differing
-
-
-def _facts(run: Run) -> dict[str, str]:
-    """Returns what must agree, by the name under which it may be allowed to differ."""
-    case = {field.name.replace("_", "-"): str(getattr(run.case, field.name)) for field in dataclasses.fields(run.case)}
-    ordered = dataclasses.replace(run.case, options=dict(sorted(run.case.options.items())))
-    case["options"] = label(ordered).partition(",")[2] or "none"
-    sampling = f"precision {run.sampling.precision:g}, {run.sampling.max_time_s:g} s"
-    where = run.environment
-    if where is None:
-        return {**case, "sampling": sampling}
-    machine = {
-        "machine": f"{where.machine} {where.fingerprint}",
-        "device": where.device,
-        "threads": str(where.threads),
-        "omp-wait-policy": where.omp_wait_policy or "unset",
-    }
-    settings = {name: value for name, value in where.settings.items() if name != "OMP_WAIT_POLICY"}  # told once
-    return {**case, **where.versions, **settings, **machine, "sampling": sampling}
-
-
-def _same_session_kind(run: Run, other: Run, allow_different: Sequence[str]) -> bool:
-    """Returns whether a run tells how far measurements like the other drift: the same case, machine and software."""
-    mine, theirs = _facts(run), _facts(other)
-    untold = {name for name in MAY_BE_UNTOLD if name not in mine or name not in theirs}
-    left_out = {*allow_different, *untold, OWN, "sampling"}
-
-    def facts(of: Mapping[str, str]) -> dict[str, str]:
-        return {name: value for name, value in of.items() if name not in left_out}
-
-    return run.side == other.side and run.failure is None and facts(mine) == facts(theirs)
 
 
 def _once(runs: Sequence[Run]) -> list[Run]:

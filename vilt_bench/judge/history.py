@@ -12,14 +12,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import msgspec
-
 from vilt_bench import files
 from vilt_bench.ask.case import Case, case_name, label
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
 from vilt_bench.judge.change_points import ERROR, LEAST_RUNS, find_shifts
 from vilt_bench.judge.estimate import Estimate, estimate
-from vilt_bench.record.alike import MAY_BE_UNTOLD
+from vilt_bench.record.alike import MAY_BE_UNTOLD, key
 from vilt_bench.record.codec import decode
 from vilt_bench.record.load import EmptyFolderError, read_folder
 from vilt_bench.record.run import WHOLE, Model, Run, Source, parse_time
@@ -293,10 +291,10 @@ def history(
 
 def _gather(
     folders: Sequence[str | os.PathLike[str]], *, strict: bool
-) -> tuple[dict[bytes, _Gathered], list[str], int]:
+) -> tuple[dict[object, _Gathered], list[str], int]:
     """Returns the histories that have times, by what sets them apart; what could not be read; how many were read."""
     named = {str(Path(folder)) for folder in folders if files.is_file(folder)}
-    gathered: dict[bytes, _Gathered] = {}
+    gathered: dict[object, _Gathered] = {}
     unreadable: list[str] = []
     seen: set[str] = set()
     collecting = gc.isenabled()
@@ -318,7 +316,7 @@ def _gather(
             seen.add(run.run_id)
             if run.side == "baseline":  # of a commit that its candidates tell of
                 continue
-            each = gathered.setdefault(_key(run), _Gathered(run))
+            each = gathered.setdefault(key(run, "history"), _Gathered(run))
             if point.medians_s.get(WHOLE):
                 each.points.append(point)
             else:
@@ -326,7 +324,7 @@ def _gather(
     finally:
         if collecting:
             gc.enable()
-    return {key: each for key, each in gathered.items() if each.points}, unreadable, len(seen) + len(unreadable)
+    return {apart: each for apart, each in gathered.items() if each.points}, unreadable, len(seen) + len(unreadable)
 
 
 def _files(folders: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, bytes | RecordError]]:
@@ -339,13 +337,6 @@ def _files(folders: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, byt
             empty.append(error)
     if empty and len(empty) == len(folders):
         raise empty[0]
-
-
-def _key(run: Run) -> bytes:
-    """Returns what sets a history apart: the case, the machine, and what of it was used."""
-    where = run.environment
-    used = None if where is None else (where.fingerprint, where.device, where.threads, where.omp_wait_policy)
-    return msgspec.json.encode((replace(run.case, device="auto", threads=None), used, run.side), order="sorted")
 
 
 def _point(run: Run, name: str) -> Point:

@@ -17,7 +17,7 @@ from vilt_bench.director.process import Overhear
 from vilt_bench.errors import ConfigError
 from vilt_bench.judge.latency import latency
 from vilt_bench.record import load, store
-from vilt_bench.record.alike import same_setup
+from vilt_bench.record.alike import Setup, alike
 from vilt_bench.record.join import join_trials
 from vilt_bench.record.run import Environment, Run
 from vilt_bench.wire import Patience
@@ -167,7 +167,8 @@ def _kept(case: Case, sampling: Sampling, runs: Sequence[Run], here: Environment
     wanted = here or (mine[-1].environment if mine else None)
     if wanted is None:
         return []
-    same = [run for run in mine if run.environment is not None and same_setup(run.environment, wanted)]
+    setup = Setup(case, sampling, wanted)
+    same = [run for run in mine if alike(run, setup, "resume")]
     # The first one that counted stages goes first, so that joining finds it.
     return sorted(same, key=lambda run: not run.stages)
 

@@ -1,22 +1,203 @@
-"""What makes runs alike: one definition, for each purpose."""
+"""What makes runs alike: one table of facts that says, for each purpose, which of them must agree."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any, Literal, Protocol, get_args
+
+from vilt_bench.ask.case import ALL, Case, Sampling, written_options
+from vilt_bench.errors import ConfigError
 from vilt_bench.record.run import Environment
 
-MAY_BE_UNTOLD = frozenset({"governor", "turbo", "smt", "transparent_huge_pages", "clock_source"})
+Purpose = Literal["case", "join", "resume", "compare", "drift", "draw", "history"]
+"""`case`: are of one case, wherever and however measured; `join`: become one run; `resume`: a measurement goes on where
+the other stopped; `compare`: are baseline and candidate; `drift`: tell how far measurements like the other drift;
+`draw`: stand side by side in a picture; `history`: are points of one line."""
+
+
+class Rule(Enum):
+    """What two runs are that tell a fact otherwise."""
+
+    AGREE = "not alike, and neither where only one of them tells it"
+    AGREE_IF_TOLD = "not alike, unless one of them does not tell it: other systems and older records tell fewer"
+    TOLD = "alike, and a report says what differs"
+    IGNORED = "alike"
+
+
+_A, _T, _S, _N = Rule.AGREE, Rule.AGREE_IF_TOLD, Rule.TOLD, Rule.IGNORED
+
+OWN = "vilt-bench"
+"""The version of this package."""
+ANY_VERSION, ANY_SETTING = "any other version", "any other setting"
+
+RULES: Mapping[str, Mapping[Purpose, Rule]] = {
+    fact: dict(zip(get_args(Purpose), rules, strict=True))
+    for fact, rules in {
+        #                         case join resume compare drift draw history
+        "machine":                (_N, _A, _A, _A, _A, _A, _A),
+        "device":                 (_N, _A, _A, _A, _A, _A, _A),
+        "threads":                (_N, _A, _A, _A, _A, _A, _A),
+        "omp-wait-policy":        (_N, _A, _A, _A, _A, _A, _A),
+        "embedder":               (_A, _A, _A, _A, _A, _N, _A),
+        "options":                (_A, _A, _A, _A, _A, _N, _A),
+        "resolution":             (_A, _A, _A, _A, _A, _N, _A),
+        "fit":                    (_A, _A, _A, _A, _A, _N, _A),
+        "reduce":                 (_A, _A, _A, _A, _A, _N, _A),
+        "images":                 (_A, _A, _A, _A, _A, _N, _A),
+        "preprocessing":          (_A, _A, _A, _A, _A, _N, _A),
+        "text-length":            (_A, _A, _A, _A, _A, _N, _A),
+        "dtype":                  (_A, _A, _A, _A, _A, _A, _A),
+        "batch-size":             (_A, _A, _A, _A, _A, _A, _A),
+        "linear":                 (_A, _A, _A, _A, _A, _A, _A),
+        "checkpoint":             (_A, _A, _A, _A, _A, _N, _A),
+        "interaction":            (_A, _A, _A, _A, _A, _N, _A),
+        "vilt":                   (_A, _A, _A, _A, _A, _N, _A),
+        "seed":                   (_A, _A, _A, _A, _A, _N, _A),
+        "device asked":           (_A, _A, _A, _N, _N, _N, _N),  # what it came to is above
+        "threads asked":          (_A, _A, _A, _N, _N, _N, _N),
+        OWN:                      (_N, _A, _A, _S, _N, _A, _N),  # to a comparison, it is what is compared
+        ANY_VERSION:              (_N, _A, _A, _A, _A, _A, _N),  # a history goes on, and tells what changed
+        "governor":               (_N, _A, _T, _T, _T, _T, _N),  # one that tells none would join two that differ
+        "turbo":                  (_N, _A, _T, _T, _T, _T, _N),
+        "smt":                    (_N, _A, _T, _T, _T, _T, _N),
+        "transparent_huge_pages": (_N, _A, _T, _T, _T, _T, _N),
+        "clock_source":           (_N, _A, _T, _T, _T, _T, _N),
+        ANY_SETTING:              (_N, _A, _T, _A, _A, _A, _N),
+        "sampling":               (_N, _A, _A, _A, _N, _N, _N),
+        "trials":                 (_N, _A, _A, _N, _N, _N, _N),
+        "commit":                 (_N, _A, _N, _N, _N, _N, _N),
+        "side":                   (_N, _A, _N, _N, _A, _N, _A),
+    }.items()
+}  # fmt: skip
+"""By fact and purpose. Facts are in the order in which they are told."""
+
+MAY_BE_UNTOLD = frozenset(fact for fact, rules in RULES.items() if rules["compare"] is Rule.AGREE_IF_TOLD)
 """Settings that systems and older versions of this package may not tell: a record without one contradicts none."""
+ELSEWHERE = (*MAY_BE_UNTOLD, "driver", "cuda", "cudnn", "hip")
+"""What may be allowed to differ though this machine does not tell it."""
+UNTOLD = "–"
 
 
-def same_setup(one: Environment, other: Environment) -> bool:
-    """Returns whether trials of the two may be joined: one machine, software and settings.
+class Measured(Protocol):
+    """A run, or what tells of one as much as the purpose asks for."""
 
-    A setting that only one of them tells, as older records tell fewer, sets none apart.
+    @property
+    def case(self) -> Case:
+        """What was asked."""
+
+    @property
+    def environment(self) -> Environment | None:
+        """Where it was measured."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """As much of a run as there is before it: enough for `resume`."""
+
+    case: Case
+    sampling: Sampling
+    environment: Environment | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A fact that runs tell otherwise."""
+
+    name: str
+    values: tuple[str, ...]
+    """Of each run, in order; `UNTOLD` where it tells none."""
+    matters: bool
+    """Whether it makes them not alike."""
+
+
+def facts(run: Measured, purpose: Purpose) -> dict[str, str]:
+    """Returns what a run tells of all that the purpose does not ignore, by name."""
+    return {name: value() for name, asked, value in _told(run, purpose) if asked is not Rule.IGNORED}
+
+
+def key(run: Measured, purpose: Purpose) -> tuple[tuple[str, str], ...]:
+    """Returns what is equal for runs that are alike, for a purpose whose facts all must agree."""
+    return tuple(sorted(facts(run, purpose).items()))
+
+
+def alike(one: Measured, other: Measured, purpose: Purpose, *, but: Collection[str] = ()) -> bool:
+    """Returns whether two runs are alike in all but the facts of those names; `all`: in any case."""
+    return ALL in but or not any(each.matters and each.name not in but for each in differences([one, other], purpose))
+
+
+def differences(runs: Sequence[Measured], purpose: Purpose) -> list[Difference]:
+    """Returns the facts that the runs tell otherwise."""
+    rules = {name: asked for run in runs for name, asked, _ in _told(run, purpose)}
+    told = [facts(run, purpose) for run in runs]
+    found = []
+    for name in dict.fromkeys(name for each in told for name in each):
+        values = tuple(each.get(name, UNTOLD) for each in told)
+        if len(set(values)) > 1:
+            contradicted = len({*values} - {UNTOLD}) > 1
+            matters = rules[name] is Rule.AGREE or (rules[name] is Rule.AGREE_IF_TOLD and contradicted)
+            found.append(Difference(name, values, matters))
+    return found
+
+
+def check_names(names: Collection[str], runs: Sequence[Measured], purpose: Purpose) -> None:
+    """Refuse to let differ what is no fact.
+
+    Raises:
+        ConfigError: there is no such fact.
     """
-    both = one.settings.keys() & other.settings.keys()
-    return used_by(one) == used_by(other) and all(one.settings[name] == other.settings[name] for name in both)
+    known = dict.fromkeys(name for run in runs for name in facts(run, purpose))
+    if unknown := [name for name in names if name not in (*known, *ELSEWHERE, ALL)]:
+        raise ConfigError(f"--allow-different {unknown[0]!r} is nothing that is checked; known: {', '.join(known)}")
 
 
-def used_by(where: Environment) -> tuple[object, ...]:
-    """Returns what a measurement used: machine, device, threads and software."""
-    return where.fingerprint, where.device, where.threads, where.omp_wait_policy, dict(where.versions)
+def _told(run: Any, purpose: Purpose) -> Iterator[tuple[str, Rule, Callable[[], str]]]:
+    """Yields each fact that a run tells: its name, what is asked of it, and its value, made when it is wanted."""
+    where = run.environment
+    for name, of in _FACTS.items():
+        if where is not None or name not in _OF_ENVIRONMENT:
+            yield name, RULES[name][purpose], partial(of, run)
+    if where is None:
+        return
+    for told, any_other in ((where.versions, ANY_VERSION), (where.settings, ANY_SETTING)):
+        for name, value in told.items():
+            if name != "OMP_WAIT_POLICY":  # told once
+                yield name, RULES[name if name in RULES else any_other][purpose], partial(str, value)
+
+
+def _commit(run: Any) -> str:
+    return "none" if run.source is None else f"{run.source.commit}{'*' * run.source.dirty}"
+
+
+_OF_ENVIRONMENT: Mapping[str, Callable[[Any], str]] = {
+    "machine": lambda run: f"{run.environment.machine} {run.environment.fingerprint}",
+    "device": lambda run: str(run.environment.device),
+    "threads": lambda run: str(run.environment.threads),
+    "omp-wait-policy": lambda run: run.environment.omp_wait_policy or "unset",
+}
+_FACTS: Mapping[str, Callable[[Any], str]] = {
+    **_OF_ENVIRONMENT,
+    "embedder": lambda run: run.case.embedder,
+    "options": lambda run: written_options(run.case) or "none",
+    "resolution": lambda run: str(run.case.resolution),
+    "fit": lambda run: str(run.case.fit),
+    "reduce": lambda run: str(run.case.reduce),
+    "images": lambda run: str(run.case.images),
+    "preprocessing": lambda run: str(run.case.preprocessing),
+    "text-length": lambda run: str(run.case.text_length),
+    "dtype": lambda run: str(run.case.dtype),
+    "batch-size": lambda run: str(run.case.batch_size),
+    "linear": lambda run: str(run.case.linear),
+    "checkpoint": lambda run: str(run.case.checkpoint),
+    "interaction": lambda run: str(run.case.interaction),
+    "vilt": lambda run: str(run.case.vilt),
+    "seed": lambda run: str(run.case.seed),
+    "device asked": lambda run: run.case.device,
+    "threads asked": lambda run: str(run.case.threads),
+    "sampling": lambda run: f"precision {run.sampling.precision:g}, {run.sampling.max_time_s:g} s",
+    "trials": lambda run: f"{run.sampling.trials}, {run.sampling.least_samples} samples at least",
+    "commit": _commit,
+    "side": lambda run: run.side or "none",
+}

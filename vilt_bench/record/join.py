@@ -9,11 +9,9 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
-import msgspec
-
 from vilt_bench.ask.case import label
 from vilt_bench.errors import RecordError
-from vilt_bench.record.alike import used_by
+from vilt_bench.record.alike import key
 from vilt_bench.record.run import Run, Series, Times, parse_time
 
 
@@ -58,14 +56,14 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
     Records that do not say it are then by embedder and size.
     """
 
-    def key(run: Run) -> tuple[Any, ...]:
+    def place(run: Run) -> tuple[Any, ...]:
         height, width = run.case.resolution or (0, 0)
         asked = (run.case.embedder, height * width, run.case.batch_size, run.case.text_length, label(run.case))
         side = ("baseline", "candidate", None).index(run.side)
         start = parse_time(run.started_at) or datetime.min.replace(tzinfo=UTC)
         return start, run.group, run.position is None, run.position or 0, asked, side, run.run_id
 
-    return sorted(runs, key=key)
+    return sorted(runs, key=place)
 
 
 def join_trials(runs: Sequence[Run]) -> Run:
@@ -104,14 +102,8 @@ def join_cases(runs: Sequence[Run]) -> list[Run]:
 
     Runs that failed are joined with nothing.
     """
-    groups: dict[Any, list[Run]] = {}
+    groups: dict[object, list[Run]] = {}
     for run in runs:
-        where = run.environment
-        commit = None if run.source is None else (run.source.commit, run.source.dirty)
-        if where is None or run.failure is not None:
-            key: object = run.run_id
-        else:
-            same = (run.case, used_by(where), where.settings, commit, run.side, run.sampling)
-            key = msgspec.json.encode(same, order="sorted")
-        groups.setdefault(key, []).append(run)
+        alone = run.environment is None or run.failure is not None
+        groups.setdefault(run.run_id if alone else key(run, "join"), []).append(run)
     return [join_trials(group) if len(group) > 1 else group[0] for group in groups.values()]
