@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from vilt_bench import Case, Contender, Sampling, ViltConfig, compare, gate
+from vilt_bench import Case, Installation, Sampling, ViltConfig, compare, gate
 from vilt_bench.judge.compare import LEAST_SESSIONS
 from vilt_bench.judge.estimate import LEAST_UNITS
 from vilt_bench.judge.pairs import LOOKS, Pair, decide, evidence, pairs_of
@@ -80,8 +80,8 @@ def collect(case: Case, options: argparse.Namespace) -> None:
         with loaded(load / DUTY * len(os.sched_getaffinity(0))):
             found = gate(
                 case,
-                contender(folder, "baseline", 0),
-                contender(folder, f"slower-{slowdown:g}", round(rows * slowdown)),
+                installation(folder, "baseline", 0),
+                installation(folder, f"slower-{slowdown:g}", round(rows * slowdown)),
                 max_time_s=min(options.max_time, left_s),
             )
         where = options.output / f"load-{load}" / f"slower-{slowdown:g}"
@@ -107,19 +107,19 @@ def collect(case: Case, options: argparse.Namespace) -> None:
             return
 
 
-def contender(folder: Path, name: str, rows: int) -> Contender:
+def installation(folder: Path, name: str, rows: int) -> Installation:
     """Returns an installation in whose folder the embedder does so much extra work."""
     home = folder / name
     home.mkdir(exist_ok=True)
     (home / "guarded.py").write_text(SOURCE.read_text().replace("ROWS = 0", f"ROWS = {rows}"))
-    return Contender(name, folder=str(home))
+    return Installation(name, folder=str(home))
 
 
 def calibrate(case: Case, folder: Path) -> float:
     """Returns the rows of extra work that take as much CPU time as a pass."""
     sides = []
     for name, rows in (("baseline", 0), ("calibration", CALIBRATION_ROWS)):
-        worker = contender(folder, name, rows).start()
+        worker = installation(folder, name, rows).start()
         worker.ask(Prepare(case), Prepared)
         sides.append(worker)
     times: list[list[float]] = [[], []]

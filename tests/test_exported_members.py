@@ -17,7 +17,7 @@ OFFERED = (
     "CheckpointError",
     "Comparison",
     "ConfigError",
-    "Contender",
+    "Installation",
     "DeviceError",
     "EmbedderError",
     "Estimate",
@@ -102,7 +102,7 @@ def test_the_example_of_help_calls_what_is_there_with_arguments_that_are_taken()
     named = {ast.unparse(call.func).removeprefix("vilt_bench."): call for call in calls}
     offered = {name: call for name, call in named.items() if name in OFFERED}
 
-    assert offered.keys() >= {"measure", "save", "render", "gate", "history", "latency", "Contender"}
+    assert offered.keys() >= {"measure", "save", "render", "gate", "history", "latency", "Installation"}
     for name, call in offered.items():
         keywords = {keyword.arg or "": None for keyword in call.keywords}
         inspect.signature(getattr(vilt_bench, name)).bind(*call.args, **keywords)

@@ -29,7 +29,7 @@ for line in owner.requests:
 def child(program, *, before="", environment=None):
     """A process that runs the program for each line that it is sent."""
     indented = "".join(f"    {line}\n" for line in program.strip("\n").splitlines())
-    started = Child([sys.executable, "-c", before + SERVE + indented], environment=environment)
+    started = Child.start([sys.executable, "-c", before + SERVE + indented], environment=environment)
     try:
         yield started
     finally:
@@ -65,7 +65,7 @@ def test_what_is_printed_is_output_and_never_an_answer():
 
 def test_a_version_that_answers_on_standard_output_is_understood():
     program = 'import sys\nfor line in sys.stdin: print(\'chatter\\n{"type":"Welcome"}\', flush=True)'
-    process = Child([sys.executable, "-c", program], older=True)
+    process = Child.start([sys.executable, "-c", program], older=True)
     assert ask(process) == ask(process) == b'{"type":"Welcome"}'
     process.close()
     assert "chatter" in process.output
@@ -158,7 +158,7 @@ def test_it_ends_when_its_owner_is_killed_whatever_it_is_at(platform):
     owner = f"""
 import sys, time
 from vilt_bench.wire import Child
-child = Child([sys.executable, "-c", {busy!r}])
+child = Child.start([sys.executable, "-c", {busy!r}])
 child.send(b"go")
 child.receive(60)
 print(child._process.pid, flush=True)
@@ -182,7 +182,7 @@ def test_threads_sleep_at_barriers_unless_the_environment_says_otherwise():
 def test_one_that_can_not_be_started_leaves_no_descriptor_open():
     before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
     with pytest.raises(FileNotFoundError):
-        Child(["/no/such/interpreter"])
+        Child.start(["/no/such/interpreter"])
     if sys.platform == "linux":
         assert len(os.listdir("/proc/self/fd")) == before
 
@@ -213,7 +213,7 @@ def test_a_patience_that_is_no_time_is_refused(seconds):
 
 @pytest.mark.parametrize("older", [False, True])
 def test_a_greeting_and_what_is_printed_before_it_are_not_said_unasked(older):
-    started = Child([sys.executable, "-c", f"print('hello', flush=True)\n{SERVE}    answer(b'1')"], older=older)
+    started = Child.start([sys.executable, "-c", f"print('hello', flush=True)\n{SERVE}    answer(b'1')"], older=older)
     deadline_s = time.monotonic() + 60
     while not started._wire.buffer and time.monotonic() < deadline_s:
         assert not started.is_ahead()

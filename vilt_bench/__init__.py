@@ -3,7 +3,7 @@
 Measures any visual embedder before one shared ViLT transformer, stage by stage, in fresh processes:
 
     import vilt_bench
-    from vilt_bench import Case, Contender, Sampling
+    from vilt_bench import Case, Installation, Sampling
 
     run = vilt_bench.measure(Case("patch32", resolution=(384, 640)), Sampling(trials=3, max_time_s=60))
     vilt_bench.save(run, "results")
@@ -11,7 +11,7 @@ Measures any visual embedder before one shared ViLT transformer, stage by stage,
     run.to_frame()  # tidy pandas: one row a sample
     vilt_bench.latency(run, "visual_embedder.projection")  # an Estimate: a median and its interval, in seconds
 
-    baseline = Contender("main", python="../main/.venv/bin/python")
+    baseline = Installation("main", python="../main/.venv/bin/python")
     vilt_bench.gate(run.case, baseline).comparison.total  # is this installation slower than that one?
     vilt_bench.history("results").cases[0].changes  # where latency changed, over commits
 
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "vilt_bench.ask.case": ("Case", "Sampling", "ViltConfig"),
     "vilt_bench.director.measure": ("measure", "measure_together"),
-    "vilt_bench.director.lockstep": ("Contender",),
+    "vilt_bench.director.installation": ("Installation",),
     "vilt_bench.director.gate": ("Outcome", "gate", "gate_all"),
     "vilt_bench.record.run": ("Run",),
     "vilt_bench.record.store": ("save",),
@@ -61,7 +61,7 @@ if TYPE_CHECKING:  # the same, for type checkers, which see no table
     from vilt_bench.director.gate import Outcome as Outcome
     from vilt_bench.director.gate import gate as gate
     from vilt_bench.director.gate import gate_all as gate_all
-    from vilt_bench.director.lockstep import Contender as Contender
+    from vilt_bench.director.installation import Installation as Installation
     from vilt_bench.director.measure import measure as measure
     from vilt_bench.director.measure import measure_together as measure_together
     from vilt_bench.embedding.contract import ImageBatch as ImageBatch

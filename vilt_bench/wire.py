@@ -93,13 +93,41 @@ class Child:
 
     def __init__(
         self,
+        process: subprocess.Popen[bytes],
+        selector: selectors.BaseSelector,
+        *,
+        wire: IO[bytes] | None,
+        mark: str,
+        older: bool,
+    ) -> None:
+        """Listen to a process that `start` has started; its arguments are told there."""
+        self._process = process
+        self._selector = selector
+        self._mark = mark
+        self._output = bytearray()
+        self._is_over = False
+        self._wire, self._standard = _Lines(), _Lines()
+        self._spoke = _POSIX and not older
+        """Whether answers come on the wire only: standard output is then output."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._pipes: list[IO[bytes]] = [process.stdout, process.stderr, *([wire] if wire else [])]
+        for pipe, into in zip(self._pipes, ("standard", "error", "wire"), strict=False):
+            selector.register(_selectable(pipe), selectors.EVENT_READ, into)
+        if _POSIX:
+            os.set_blocking(process.stdin.fileno(), False)
+
+    @classmethod
+    def start(
+        cls,
         command: Sequence[str],
         *,
         folder: str | None = None,
         environment: Mapping[str, str] | None = None,
         older: bool = False,
-    ) -> None:
-        """Start it, in a session of its own, so that Ctrl-C does not reach it.
+    ) -> Child:
+        """Returns a process, started in a session of its own, so that Ctrl-C does not reach it.
 
         Args:
             command: interpreter and arguments.
@@ -110,16 +138,11 @@ class Child:
         Raises:
             OSError: it can't be started.
         """
-        self._mark = f"{MARK}{uuid.uuid4().hex}"
-        variables = {**CALM, **(os.environ if environment is None else environment), self._mark: "1"}
-        self._selector = _selector()
-        self._output = bytearray()
-        self._is_over = False
-        self._wire, self._standard = _Lines(), _Lines()
-        self._spoke = _POSIX and not older
-        """Whether answers come on the wire only: standard output is then output."""
+        mark = f"{MARK}{uuid.uuid4().hex}"
+        variables = {**CALM, **(os.environ if environment is None else environment), mark: "1"}
         with ExitStack() as undo:
-            undo.callback(self._selector.close)
+            selector = _selector()
+            undo.callback(selector.close)
             inherited: tuple[int, ...] = ()
             wire: IO[bytes] | None = None
             if _POSIX:
@@ -128,7 +151,7 @@ class Child:
                 wire = undo.enter_context(os.fdopen(reader, "rb", buffering=0))
                 variables[WIRE] = f"{writer}:{os.fstat(writer).st_ino}"
                 inherited = (writer,)
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 bufsize=0,
                 cwd=folder,
@@ -142,14 +165,7 @@ class Child:
             if inherited:
                 os.close(inherited[0])
             undo.pop_all()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        self._pipes: list[IO[bytes]] = [self._process.stdout, self._process.stderr, *([wire] if wire else [])]
-        for pipe, into in zip(self._pipes, ("standard", "error", "wire"), strict=False):
-            self._selector.register(_selectable(pipe), selectors.EVENT_READ, into)
-        if _POSIX:
-            os.set_blocking(self._process.stdin.fileno(), False)
+        return cls(process, selector, wire=wire, mark=mark, older=older)
 
     @property
     def output(self) -> str:

@@ -136,7 +136,7 @@ def test_a_process_is_directed_though_standard_streams_are_closed():
     program = """
 import sys
 from vilt_bench.wire import Child
-child = Child([sys.executable, "-c", '''
+child = Child.start([sys.executable, "-c", '''
 from vilt_bench import wire
 owner = wire.attach()
 for line in owner.requests:

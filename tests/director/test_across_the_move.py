@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vilt_bench.director.checkout import contender_at
+from vilt_bench.director.checkout import installation_at
 from vilt_bench.record.load import load_folder
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def before(tmp_path, monkeypatch):
     if not found.stdout.strip():
         pytest.skip("this is no clone that has the commit before the package got its folders")
     commit = found.stdout.split()[0]
-    python = contender_at(commit).python
+    python = installation_at(commit).python
     subprocess.run([python, "-P", "-c", "import vilt_bench.sweep"], check=True)
     return commit, python
 

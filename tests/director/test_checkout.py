@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vilt_bench.director import layers
-from vilt_bench.director.checkout import contender_at, records_at, resolve
+from vilt_bench.director.checkout import installation_at, records_at, resolve
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.record import store
 
@@ -75,28 +75,28 @@ def test_outside_of_a_repository_there_is_no_reference(tmp_path, monkeypatch):
         resolve("main")
 
 
-def answer(contender, code):
-    command = [contender.python, *contender.flags, "-c", code]
-    variables = {**os.environ, **contender.variables}
-    done = subprocess.run(command, cwd=contender.folder, env=variables, check=True, capture_output=True, text=True)
+def answer(installation, code):
+    command = [installation.python, *installation.flags, "-c", code]
+    variables = {**os.environ, **installation.variables}
+    done = subprocess.run(command, cwd=installation.folder, env=variables, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
 def test_the_other_side_has_the_modules_of_its_commit_and_the_packages_of_this_environment(repository):
     commit(repository, my_embedder="ROWS = 0")
     commit(repository, my_embedder="ROWS = 7")
-    contender = contender_at("main~1")
-    assert answer(contender, "import my_embedder; print(my_embedder.ROWS)") == "0"
-    assert answer(contender, "import torch, vilt_bench; print(torch.__version__ is not None)") == "True"
-    assert contender.versions[0].startswith("commit ")
+    installation = installation_at("main~1")
+    assert answer(installation, "import my_embedder; print(my_embedder.ROWS)") == "0"
+    assert answer(installation, "import torch, vilt_bench; print(torch.__version__ is not None)") == "True"
+    assert installation.versions[0].startswith("commit ")
 
 
 def test_building_leaves_no_trace_in_the_repository_and_is_done_once(repository):
     commit(repository, my_embedder="ROWS = 0")
     told = []
-    first = contender_at("main", report=told.append)
+    first = installation_at("main", report=told.append)
     assert told[0].startswith("building main")
-    assert contender_at("main", report=told.append) == first
+    assert installation_at("main", report=told.append) == first
     assert len(told) == 2
     assert len(repository("worktree", "list").splitlines()) == 1
     assert repository("status", "--short") == ""
@@ -106,13 +106,13 @@ def test_what_can_not_be_installed_is_refused_in_one_line_and_not_kept(repositor
     Path("pyproject.toml").write_text("[build-system]\nrequires = []\nbuild-backend = 'nothing'\n")
     commit(repository)
     with pytest.raises(ConfigError, match="can't install"):
-        contender_at("main")
+        installation_at("main")
     assert not list((tmp_path / "cache").rglob("environment"))
 
 
 def test_the_interpreter_is_of_the_same_version(repository):
     commit(repository)
-    assert answer(contender_at("main"), "import sys; print(sys.version)") == sys.version
+    assert answer(installation_at("main"), "import sys; print(sys.version)") == sys.version
 
 
 def test_a_path_of_pythons_into_the_repository_leads_to_what_the_reference_has(repository, monkeypatch):
@@ -121,9 +121,9 @@ def test_a_path_of_pythons_into_the_repository_leads_to_what_the_reference_has(r
     commit(repository)
     Path("src/my_embedder.py").write_text("ROWS = 7")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path("src").resolve()), "/nowhere"]))
-    contender = contender_at("main")
-    assert answer(contender, "import my_embedder; print(my_embedder.ROWS)") == "0"
-    assert answer(contender, "import sys; print('/nowhere' in sys.path)") == "True"
+    installation = installation_at("main")
+    assert answer(installation, "import my_embedder; print(my_embedder.ROWS)") == "0"
+    assert answer(installation, "import sys; print('/nowhere' in sys.path)") == "True"
 
 
 def test_a_folder_that_the_reference_lacks_is_told(repository, monkeypatch):
@@ -131,14 +131,14 @@ def test_a_folder_that_the_reference_lacks_is_told(repository, monkeypatch):
     Path("new").mkdir()
     monkeypatch.chdir("new")
     with pytest.raises(ConfigError, match="main has no folder new"):
-        contender_at("main")
+        installation_at("main")
 
 
 def test_worktrees_whose_folder_is_away_are_left_alone(repository, tmp_path):
     commit(repository, my_embedder="ROWS = 0")
     repository("worktree", "add", "--detach", "--quiet", str(tmp_path / "mine"))
     (tmp_path / "mine").rename(tmp_path / "away")
-    contender_at("main")
+    installation_at("main")
     assert str(tmp_path / "mine") in repository("worktree", "list")
 
 
@@ -148,7 +148,7 @@ def test_hooks_do_not_run_while_the_other_side_is_built(repository, tmp_path):
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
     hook.chmod(0o755)
-    contender_at("main")
+    installation_at("main")
     assert not (tmp_path / "ran").exists()
 
 
@@ -157,7 +157,7 @@ def test_a_repository_of_somebody_else_is_refused_with_the_cause_and_the_remedy(
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     with pytest.raises(ConfigError, match=r"dubious ownership in repository.* git config --global --add safe.dir"):
-        contender_at("main")
+        installation_at("main")
 
 
 def test_a_branch_that_only_a_remote_has_is_named(repository, tmp_path):
@@ -240,8 +240,8 @@ def test_the_package_that_the_current_folder_belongs_to_is_installed(repository,
         Path("pyproject.toml").write_text("[tool.ruff]\nline-length = 99\n")  # settings make no package
         commit(repository)
     monkeypatch.chdir(here)
-    assert answer(contender_at("main~1"), "import acme; print(acme.ROWS)") == "0"
-    assert answer(contender_at("main"), "import acme; print(acme.ROWS)") == "7"
+    assert answer(installation_at("main~1"), "import acme; print(acme.ROWS)") == "0"
+    assert answer(installation_at("main"), "import acme; print(acme.ROWS)") == "7"
 
 
 def test_what_this_environment_has_installed_from_the_repository_is_the_references_wherever_the_gate_runs(
@@ -253,9 +253,9 @@ def test_what_this_environment_has_installed_from_the_repository_is_the_referenc
     site = tmp_path / "site-packages"
     install_copy(site, Path("packages/vision"), 7)
     monkeypatch.syspath_prepend(site)
-    contender = contender_at("main~1")
-    assert answer(contender, "import acme; print(acme.ROWS)") == "0"
-    assert contender.apart_from == (str(Path.cwd()), str(site / "acme" / "__init__.py"))
+    installation = installation_at("main~1")
+    assert answer(installation, "import acme; print(acme.ROWS)") == "0"
+    assert installation.apart_from == (str(Path.cwd()), str(site / "acme" / "__init__.py"))
 
 
 def test_a_package_that_is_installed_from_another_working_tree_is_the_references(repository, tmp_path, monkeypatch):
@@ -267,9 +267,9 @@ def test_a_package_that_is_installed_from_another_working_tree_is_the_references
     monkeypatch.syspath_prepend(tmp_path / "site-packages")
     repository("worktree", "add", "--quiet", "linked")  # within the other
     monkeypatch.chdir("linked")
-    contender = contender_at("main~1")
-    assert answer(contender, "import acme; print(acme.ROWS)") == "0"
-    assert contender.apart_from == (str(main / "linked"), str(main))
+    installation = installation_at("main~1")
+    assert answer(installation, "import acme; print(acme.ROWS)") == "0"
+    assert installation.apart_from == (str(main / "linked"), str(main))
 
 
 def test_what_finds_an_editable_package_is_not_the_other_side(repository, tmp_path, monkeypatch):
@@ -277,7 +277,7 @@ def test_what_finds_an_editable_package_is_not_the_other_side(repository, tmp_pa
     commit(repository)
     install_copy(tmp_path / "site-packages", Path(), 7, editable=True)
     monkeypatch.syspath_prepend(tmp_path / "site-packages")
-    assert contender_at("main").apart_from == (str(Path.cwd()),)
+    assert installation_at("main").apart_from == (str(Path.cwd()),)
 
 
 def test_packages_of_one_commit_have_environments_of_their_own(repository, monkeypatch):
@@ -287,7 +287,7 @@ def test_packages_of_one_commit_have_environments_of_their_own(repository, monke
     root = Path.cwd()
     for name, rows in (("one", "1"), ("two", "2")):
         monkeypatch.chdir(root / name)
-        assert answer(contender_at("main"), "import acme; print(acme.ROWS)") == rows
+        assert answer(installation_at("main"), "import acme; print(acme.ROWS)") == rows
 
 
 def test_a_path_that_pip_could_read_as_more_is_a_path(repository, tmp_path, monkeypatch):
@@ -295,7 +295,7 @@ def test_a_path_that_pip_could_read_as_more_is_a_path(repository, tmp_path, monk
     write_package(Path(), 3)
     Path("pip.py").write_text("raise SystemExit('taken from the checkout')\n")
     commit(repository)
-    assert answer(contender_at("main"), "import acme; print(acme.ROWS)") == "3"
+    assert answer(installation_at("main"), "import acme; print(acme.ROWS)") == "3"
 
 
 def test_settings_of_pips_that_lead_elsewhere_are_told(repository, tmp_path, monkeypatch):
@@ -303,7 +303,7 @@ def test_settings_of_pips_that_lead_elsewhere_are_told(repository, tmp_path, mon
     write_package(Path(), 3)
     commit(repository)
     with pytest.raises(ConfigError, match="pip did not install it into the baseline's environment"):
-        contender_at("main")
+        installation_at("main")
 
 
 def test_submodules_are_those_of_the_reference_and_their_repositories_are_left_alone(repository, tmp_path):
@@ -323,13 +323,13 @@ def test_submodules_are_those_of_the_reference_and_their_repositories_are_left_a
     commit(repository, my_embedder="from parts.inner.rows import ROWS")
     repository("-C", "parts/inner", "checkout", "--quiet", "main")
     commit(repository)
-    contender = contender_at("main~1")
-    assert answer(contender, "import my_embedder; print(my_embedder.ROWS)") == "0"
+    installation = installation_at("main~1")
+    assert answer(installation, "import my_embedder; print(my_embedder.ROWS)") == "0"
     for folder in (".", "parts/inner"):
         assert repository("-C", folder, "status", "--porcelain") == ""
         assert len(repository("-C", folder, "worktree", "list").splitlines()) == 1
     inner.rename(tmp_path / "away")  # nothing is fetched
-    assert answer(contender_at("main"), "import my_embedder; print(my_embedder.ROWS)") == "7"
+    assert answer(installation_at("main"), "import my_embedder; print(my_embedder.ROWS)") == "7"
 
 
 def test_a_submodule_that_comes_later_is_not_missed_for_what_is_kept(repository, tmp_path):
@@ -342,19 +342,19 @@ def test_a_submodule_that_comes_later_is_not_missed_for_what_is_kept(repository,
     commit(repository)
     repository("submodule", "--quiet", "deinit", "--force", "inner")
     told = []
-    contender = contender_at("main", report=told.append)
+    installation = installation_at("main", report=told.append)
     assert "submodule inner is left empty, as it is here" in told
-    assert answer(contender, "import os; print(os.listdir('inner'))") == "[]"
+    assert answer(installation, "import os; print(os.listdir('inner'))") == "[]"
     repository("-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init")
-    assert answer(contender_at("main"), "from inner.rows import ROWS; print(ROWS)") == "7"
+    assert answer(installation_at("main"), "from inner.rows import ROWS; print(ROWS)") == "7"
 
 
 def test_a_filter_that_comes_later_is_not_missed_for_what_is_kept(repository):
     Path(".gitattributes").write_text("rows.py filter=turned\n")
     commit(repository, rows="ROWS = 7")
-    assert answer(contender_at("main"), "import rows; print(rows.ROWS)") == "7"
+    assert answer(installation_at("main"), "import rows; print(rows.ROWS)") == "7"
     repository("config", "filter.turned.smudge", "tr 7 0")
-    assert answer(contender_at("main"), "import rows; print(rows.ROWS)") == "0"
+    assert answer(installation_at("main"), "import rows; print(rows.ROWS)") == "0"
 
 
 def test_the_checkout_passes_the_filters_that_git_is_set_to(repository):
@@ -363,7 +363,7 @@ def test_the_checkout_passes_the_filters_that_git_is_set_to(repository):
     repository("config", "filter.turned.smudge", "tr 07 70")
     commit(repository, rows="ROWS = 7")
     assert repository("show", "main:rows.py") == "ROWS = 0"
-    assert answer(contender_at("main"), "import rows; print(rows.ROWS)") == "7"
+    assert answer(installation_at("main"), "import rows; print(rows.ROWS)") == "7"
 
 
 def test_what_does_not_build_is_told_by_its_own_last_line_and_where_the_log_is(repository, tmp_path):
@@ -371,7 +371,7 @@ def test_what_does_not_build_is_told_by_its_own_last_line_and_where_the_log_is(r
     write_package(Path(), 0, backend=backend)
     commit(repository)
     with pytest.raises(ConfigError) as refused:
-        contender_at("main")
+        installation_at("main")
     message = str(refused.value)
     assert message.startswith("--baseline-ref main: can't install it: RuntimeError: needs a compiler of 2031 ")
     (log,) = (tmp_path / "cache").rglob("*.log")
@@ -461,14 +461,14 @@ def _lose_half(home):
 )
 def test_what_is_kept_and_damaged_is_built_anew(repository, damage):
     commit(repository, my_embedder="ROWS = 5")
-    home = Path(contender_at("main").built)
+    home = Path(installation_at("main").built)
     damage(home)
     told = []
-    contender = contender_at("main", report=told.append)
+    installation = installation_at("main", report=told.append)
     assert told[0].startswith("building main")
-    assert answer(contender, "import my_embedder, msgspec; print(my_embedder.ROWS)") == "5"
+    assert answer(installation, "import my_embedder, msgspec; print(my_embedder.ROWS)") == "5"
     assert len(repository("worktree", "list").splitlines()) == 1
-    contender_at("main", report=told.append)  # using it is no damage
+    installation_at("main", report=told.append)  # using it is no damage
     assert len(told) == 2
 
 
@@ -476,7 +476,7 @@ def test_of_two_that_need_the_same_one_builds_and_the_other_waits(repository):
     commit(repository, my_embedder="ROWS = 5")
     told = []
     with ThreadPoolExecutor() as pool:
-        both = list(pool.map(lambda _: contender_at("main", report=told.append), range(2)))
+        both = list(pool.map(lambda _: installation_at("main", report=told.append), range(2)))
     assert both[0] == both[1]
     assert sum(line.startswith("building") for line in told) == 1
     assert answer(both[0], "import my_embedder; print(my_embedder.ROWS)") == "5"
@@ -484,12 +484,12 @@ def test_of_two_that_need_the_same_one_builds_and_the_other_waits(repository):
 
 def test_what_is_kept_and_whole_is_used_where_nothing_can_be_written(repository):
     commit(repository)
-    contender = contender_at("main")
-    home = Path(contender.built)
+    installation = installation_at("main")
+    home = Path(installation.built)
     lock = home.with_name(f".{home.name}.lock")
     lock.unlink(missing_ok=True)
     lock.mkdir()
-    assert contender_at("main") == contender
+    assert installation_at("main") == installation
 
 
 def test_a_cache_that_can_not_be_written_to_is_told(repository, tmp_path, monkeypatch):
@@ -497,11 +497,11 @@ def test_a_cache_that_can_not_be_written_to_is_told(repository, tmp_path, monkey
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match=r"nothing can be built in .*file.*XDG_CACHE_HOME"):
-        contender_at("main")
+        installation_at("main")
 
 
 def test_without_a_home_there_is_no_traceback(repository, monkeypatch):
     commit(repository)
     monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-of-that-name/cache")
     with pytest.raises(ConfigError, match="no home folder"):
-        contender_at("main")
+        installation_at("main")

@@ -13,7 +13,7 @@ import pytest
 from vilt_bench import protocol
 from vilt_bench.ask.case import Case, ViltConfig
 from vilt_bench.director.gate import gate, gate_all
-from vilt_bench.director.lockstep import SAMPLE_TURNS, Contender
+from vilt_bench.director.lockstep import SAMPLE_TURNS, Installation
 from vilt_bench.director.process import WorkerFailedError, WorkerHungError, WorkerNotStartedError
 from vilt_bench.errors import ConfigError, EmbedderError, MeasurementError, UnknownEmbedderError
 from vilt_bench.judge.pairs import LOOKS, Pair, decide, judge_pairs, pairs_of
@@ -54,11 +54,11 @@ class Script:
     rng: random.Random = field(default_factory=lambda: random.Random(3))
 
     def play(self, **options):
-        asked = {"case": Case("patch32"), "baseline": Contender("main"), "max_time_s": 600, **options}
+        asked = {"case": Case("patch32"), "baseline": Installation("main"), "max_time_s": 600, **options}
         return gate(**asked, start=self._starts(), clock=lambda: self.now_s)
 
     def play_all(self, *cases, **options):
-        asked = {"baseline": Contender("main"), "max_time_s": 600, **options}
+        asked = {"baseline": Installation("main"), "max_time_s": 600, **options}
         return gate_all(cases, **asked, start=self._starts(), clock=lambda: self.now_s)
 
     def _starts(self):
@@ -66,11 +66,11 @@ class Script:
 
     def _start(self, side):
         self.started[side] += 1
-        return ScriptedPlayer(self, side)
+        return ScriptedProcess(self, side)
 
 
 @dataclass
-class ScriptedPlayer:
+class ScriptedProcess:
     script: Script
     side: str
     asked: dict[str, int] = field(default_factory=dict)
@@ -326,9 +326,9 @@ def test_a_process_that_the_system_kills_is_told_from_one_that_fails(tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nkill -9 $$\n")
     python.chmod(0o755)
-    script, candidate = Script(), Contender("new", str(python))
+    script, candidate = Script(), Installation("new", str(python))
     start = {"baseline": lambda: script._start("baseline"), "candidate": candidate.start}
-    total = gate(Case("patch32"), Contender("main"), candidate, start=start, max_time_s=60).comparison.total
+    total = gate(Case("patch32"), Installation("main"), candidate, start=start, max_time_s=60).comparison.total
     assert total.verdict == "missing"
     assert "signal 9" in total.reason
     assert "a regression" in total.reason
@@ -378,7 +378,7 @@ def test_a_process_that_can_not_be_started_is_nothing_that_the_candidate_lost():
             return script._start(side)
 
         sides = {side: lambda side=side: start(side) for side in script.pass_s}
-        return gate(Case("patch32"), Contender("main"), max_time_s=600, start=sides, clock=lambda: script.now_s)
+        return gate(Case("patch32"), Installation("main"), max_time_s=600, start=sides, clock=lambda: script.now_s)
 
     outcome = play(at=2)
     assert exit_code([outcome.comparison], "fail") == 3
@@ -437,7 +437,7 @@ def test_gated_stages_share_the_error_with_the_whole():
 
 def test_a_side_that_imports_what_the_other_side_is_is_refused(tmp_path):
     script = Script(origin=str(tmp_path / "src" / "my_embedder.py"))
-    own = Contender("main", apart_from=(str(tmp_path),))
+    own = Installation("main", apart_from=(str(tmp_path),))
     with pytest.raises(ConfigError, match=r"baseline \(main\) imported .*my_embedder.py, which is not what"):
         script.play(baseline=own)
     installed = Script(origin=str(tmp_path / ".venv" / "site-packages" / "my_embedder.py"))
@@ -446,7 +446,7 @@ def test_a_side_that_imports_what_the_other_side_is_is_refused(tmp_path):
 
 def test_a_baseline_that_is_not_what_was_built_is_no_verdict(tmp_path):
     shared = str(tmp_path / "site-packages" / "acme" / "__init__.py")
-    built = Contender("main", built=str(tmp_path / "built"))
+    built = Installation("main", built=str(tmp_path / "built"))
     script = Script({"baseline": 0.1, "candidate": 0.1}, origin=shared)
     with pytest.raises(ConfigError) as refused:
         script.play(baseline=built)
@@ -459,22 +459,22 @@ def test_a_baseline_that_is_not_what_was_built_is_no_verdict(tmp_path):
 def test_a_baseline_whose_embedder_or_whose_vilt_bench_was_built_is_one(tmp_path):
     built = str(tmp_path / "built")
     own = Script(origin=f"{built}/environment/lib/python3.11/site-packages/acme.py")
-    assert own.play(baseline=Contender("main", built=built)).comparison.verdict == "unchanged"
+    assert own.play(baseline=Installation("main", built=built)).comparison.verdict == "unchanged"
     shared = Script(origin="/elsewhere/acme.py")  # what is compared is vilt-bench itself
-    assert shared.play(baseline=Contender("main", built="/baseline")).comparison.verdict == "unchanged"
+    assert shared.play(baseline=Installation("main", built="/baseline")).comparison.verdict == "unchanged"
 
 
 def test_a_baseline_with_a_part_of_the_working_tree_in_it_is_refused(tmp_path):
     built = str(tmp_path / ".cache" / "built")  # in the repository, as some CI keeps it
     part, installed = str(tmp_path / "parts.py"), str(tmp_path / "env" / "site-packages" / "parts.py")
-    contender = Contender("main", built=built, apart_from=(str(tmp_path), installed))
+    installation = Installation("main", built=built, apart_from=(str(tmp_path), installed))
     for stray in (part, installed):
         script = Script(origin=f"{built}/source/acme.py", modules={"baseline": (f"{built}/source/acme.py", stray)})
         with pytest.raises(ConfigError, match=rf"baseline \(main\) imported {stray}, which is not what the reference"):
-            script.play(baseline=contender)
+            script.play(baseline=installation)
     other = str(tmp_path / "env" / "site-packages" / "numpy" / "__init__.py")
     script = Script(origin=f"{built}/source/acme.py", modules={"baseline": (other,), "candidate": (part,)})
-    assert script.play(baseline=contender).comparison.verdict == "unchanged"
+    assert script.play(baseline=installation).comparison.verdict == "unchanged"
 
 
 def test_a_link_out_of_what_was_built_leads_to_the_other_side(tmp_path):
@@ -482,9 +482,9 @@ def test_a_link_out_of_what_was_built_leads_to_the_other_side(tmp_path):
     (tmp_path / "root" / "acme.py").touch()
     (tmp_path / "built").mkdir()
     (tmp_path / "built" / "acme.py").symlink_to(tmp_path / "root" / "acme.py")
-    contender = Contender("main", built=str(tmp_path / "built"), apart_from=(str(tmp_path / "root"),))
+    installation = Installation("main", built=str(tmp_path / "built"), apart_from=(str(tmp_path / "root"),))
     with pytest.raises(ConfigError, match="which is not what the reference has"):
-        Script(origin=str(tmp_path / "built" / "acme.py")).play(baseline=contender)
+        Script(origin=str(tmp_path / "built" / "acme.py")).play(baseline=installation)
 
 
 def test_an_embedder_that_both_sides_share_is_told():
@@ -494,14 +494,14 @@ def test_an_embedder_that_both_sides_share_is_told():
 
 def test_two_interpreters_of_one_code_are_the_same_installation(tmp_path):
     script = Script(origin="/here/my_embedder.py", location="/here/vilt_bench")
-    notes = script.play(baseline=Contender("old", "/old/bin/python")).comparison.notes
+    notes = script.play(baseline=Installation("old", "/old/bin/python")).comparison.notes
     assert "Both sides are the same installation: what differs is noise." in notes
 
 
 def test_a_candidate_that_is_an_installed_copy_is_told():
     origin = "/env/site-packages/acme/__init__.py"
     script = Script(origin=origin, origins={"baseline": "/baseline/source/acme.py"})
-    baseline = Contender("main", built="/baseline", apart_from=("/repository", origin))
+    baseline = Installation("main", built="/baseline", apart_from=("/repository", origin))
     notes = script.play(baseline=baseline).comparison.notes
     assert any(f"The candidate's embedder is the copy that is installed, {origin}" in note for note in notes)
 
@@ -511,7 +511,9 @@ def test_an_option_is_no_path_though_there_be_a_file_of_that_name(tmp_path, monk
     (tmp_path / "large").touch()
     (tmp_path / "w.pth").touch()
     script = Script()
-    script.play(case=Case("a:b", options={"size": "large", "weights": "w.pth"}), baseline=Contender("main", folder="/"))
+    script.play(
+        case=Case("a:b", options={"size": "large", "weights": "w.pth"}), baseline=Installation("main", folder="/")
+    )
     assert script.options == {"size": "large", "weights": str(tmp_path / "w.pth")}
 
 
@@ -664,7 +666,7 @@ def test_a_slowdown_of_5_percent_is_found(machine, least):
 @pytest.mark.slow
 def test_two_real_processes_take_turns():
     case = Case("patch32", vilt=TINY, resolution=(64, 64), text_length=8, device="cpu", threads=1)
-    outcome = gate(case, Contender("same"), max_time_s=120)
+    outcome = gate(case, Installation("same"), max_time_s=120)
     comparison = outcome.comparison
     assert comparison.total.ratio is not None or comparison.verdict == "inconclusive"
     assert comparison.counts == ()

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from vilt_bench.director import git
-from vilt_bench.director.lockstep import Contender
+from vilt_bench.director.installation import Installation
 from vilt_bench.director.process import Worker
 
 BASE, CHANGE = "ROWS = 0\n", "ROWS = 7\n"
@@ -180,7 +180,7 @@ def test_the_processes_that_measure_get_none_of_them(run, repository, tmp_path, 
     python.chmod(0o755)
     monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
     monkeypatch.setenv("GIT_INDEX_FILE", "index.lock")
-    for start in (Contender("old", str(python)).start, lambda: Worker(str(python))):
+    for start in (Installation("old", str(python)).start, lambda: Worker.start(str(python))):
         start().close()
         seen = (tmp_path / "seen").read_text().splitlines()
         assert not any(line.startswith(("GIT_DIR=", "GIT_INDEX_FILE=")) for line in seen)

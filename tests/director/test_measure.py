@@ -277,7 +277,7 @@ def test_a_real_measurement_is_complete():
 
 
 def test_a_worker_that_dies_is_a_failure_with_its_last_words():
-    worker = Worker()
+    worker = Worker.start()
     worker._child._process.send_signal(signal.SIGABRT)
     with pytest.raises(WorkerFailedError, match="signal 6") as caught:
         worker.ask(protocol.Prepare(tiny_case()), protocol.Prepared)
@@ -286,7 +286,7 @@ def test_a_worker_that_dies_is_a_failure_with_its_last_words():
 
 
 def test_a_worker_that_is_killed_says_so_and_what_it_may_mean():
-    worker = Worker()
+    worker = Worker.start()
     worker.kill()
     with pytest.raises(WorkerFailedError) as caught:
         worker.ask(protocol.Prepare(tiny_case()), protocol.Prepared)
@@ -300,7 +300,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_reply_is_a_failure(tmp_path):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\nread request\nprintf \'{"type": "Prep\'\nkill -9 $$\n')
     python.chmod(0o755)
-    worker = Worker(str(python), older=True)
+    worker = Worker.start(str(python), older=True)
     with pytest.raises(WorkerFailedError, match="signal 9"):
         worker.ask(protocol.Prepare(tiny_case()), protocol.Prepared)
     worker.close()
@@ -314,7 +314,7 @@ def impostor(tmp_path):
         python = tmp_path / "python"
         python.write_text(f"#!/usr/bin/env bash\neval exec 3'>&'${{VILT_BENCH_WIRE%%:*}}-\nread -r request\n{script}\n")
         python.chmod(0o755)
-        return Worker(str(python), **{"patience": Patience(30), **options})
+        return Worker.start(str(python), **{"patience": Patience(30), **options})
 
     return make
 
@@ -422,7 +422,7 @@ def test_too_few_descriptors_are_a_worker_that_can_not_be_started():
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 2, limits[1]))
     try:
         with pytest.raises(WorkerNotStartedError, match="too many files are open"):
-            Worker()
+            Worker.start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         os.close(lowest)

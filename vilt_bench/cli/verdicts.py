@@ -14,7 +14,8 @@ from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
-    from vilt_bench.director.lockstep import Contender, GateProgress
+    from vilt_bench.director.installation import Installation
+    from vilt_bench.director.lockstep import GateProgress
     from vilt_bench.record.run import Run
 
 PASSED, NO_BASELINE = 0, 4
@@ -90,7 +91,7 @@ def gate(asked: argparse.Namespace) -> int:
 
     cases = options.cases(asked)
     screen.keep_on_termination()  # what is half built is cleared away as well
-    baseline, candidate = _contenders(asked)
+    baseline, candidate = _installations(asked)
     store.check_writable(asked.output)
     outcomes = gate_all(
         cases,
@@ -181,18 +182,18 @@ def _load(paths: list[str], left_out: list[str], *, like: Sequence[Run] = ()) ->
     return chosen, earlier
 
 
-def _contenders(asked: argparse.Namespace) -> tuple[Contender, Contender | None]:
-    from vilt_bench.director.checkout import contender_at
-    from vilt_bench.director.lockstep import Contender
+def _installations(asked: argparse.Namespace) -> tuple[Installation, Installation | None]:
+    from vilt_bench.director.checkout import installation_at
+    from vilt_bench.director.installation import Installation
 
     if asked.baseline_python is not None and asked.baseline_ref is not None:
         raise ConfigError("--baseline-python and --baseline-ref both name the baseline; give one of them")
     if asked.baseline_python is None and asked.baseline_ref is None:
         raise ConfigError("give the baseline: --baseline-ref NAME of git, or --baseline-python PATH/bin/python")
 
-    def installed(python: str) -> Contender:
+    def installed(python: str) -> Installation:
         # Safe path: the folder that this runs in must not stand in for what is installed there.
-        return Contender(python, python, ("-P",))
+        return Installation(python, python, ("-P",))
 
     candidate = None if asked.candidate_python is None else installed(asked.candidate_python)
     if asked.baseline_python is not None:
@@ -204,7 +205,7 @@ def _contenders(asked: argparse.Namespace) -> tuple[Contender, Contender | None]
         if not asked.quiet:
             screen.say(f"{clean.printed(text)}\n")
 
-    return contender_at(asked.baseline_ref, report=tell), candidate
+    return installation_at(asked.baseline_ref, report=tell), candidate
 
 
 def _narrator(*, quiet: bool) -> Callable[[GateProgress], None]:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vilt_bench.director import git, layers
-from vilt_bench.director.lockstep import Contender
+from vilt_bench.director.installation import Installation
 from vilt_bench.errors import ConfigError
 from vilt_bench.record import load, store
 from vilt_bench.record.codec import decode
@@ -69,7 +69,7 @@ def resolve(reference: str) -> str:
     return found
 
 
-def contender_at(reference: str, *, report: Callable[[str], None] = lambda _: None) -> Contender:
+def installation_at(reference: str, *, report: Callable[[str], None] = lambda _: None) -> Installation:
     """Returns this folder's repository, as the reference has it, installed in an environment of its own.
 
     The environment is a layer over this one: all other packages are this one's, so that nothing but the repository
@@ -106,7 +106,7 @@ def contender_at(reference: str, *, report: Callable[[str], None] = lambda _: No
 
     layers.keep(home, build, report=report)
     source = home / SOURCE
-    return Contender(
+    return Installation(
         reference,
         str(layers.python_of(home / layers.ENVIRONMENT)),
         folder=str(source / here),

@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar
 
 import msgspec
 import psutil
 
-from vilt_bench import files
+from vilt_bench.director.process import Process, WorkerFailedError, start_child
 from vilt_bench.errors import MeasurementError
 from vilt_bench.machine.disturbances import FitnessProbe
 from vilt_bench.machine.gpu import look_at_gpus
@@ -33,6 +33,9 @@ LEAST_TURNS = 5
 
 _NOTABLE_SHARE = 0.05
 """Of one processor: what another process takes before it is named."""
+
+
+AnswerT = TypeVar("AnswerT")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,10 @@ def examine(
         if pairs and spent_s * (1 + 1 / len(pairs)) > effort.max_time_s:
             break
         report(f"timing a fixed kernel in fresh processes, pair {len(pairs) + 1} of {effort.pairs}")
-        pair, told = _pair(environment, budget_s=effort.max_time_s / LEAST_PAIRS, limit_s=limit_s)
+        try:
+            pair, told = _pair(environment, budget_s=effort.max_time_s / LEAST_PAIRS, limit_s=limit_s)
+        except WorkerFailedError as error:
+            raise MeasurementError(f"the doctor's kernel could not be run: {error.failure.message}") from None
         environment = environment or told
         pairs.append(pair)
     probe.end()
@@ -111,45 +117,44 @@ def examine(
     )
 
 
-class _Kernel:
+class Kernel(Process):
     """A process that times the kernel when it is asked to."""
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, child: Child, limit_s: float) -> None:
+        """Direct a process that has been started, and may be silent for that time."""
+        super().__init__(child)
         self._limit_s = limit_s
-        try:
-            self._child = Child([sys.executable, "-m", "vilt_bench.worker.kernel"])
-        except OSError as error:
-            raise _failed(f"its process could not be started: {files.why(error)}") from None
 
-    def ask(self, request: str) -> Any:
+    @classmethod
+    def start(cls, limit_s: float) -> Kernel:
+        """Returns a fresh process, which says when it is ready.
+
+        Raises:
+            WorkerNotStartedError: it can't be started.
+        """
+        return cls(start_child([sys.executable, "-m", "vilt_bench.worker.kernel"]), limit_s)
+
+    def ask(self, request: Literal["environment", "time"], expected: type[AnswerT]) -> AnswerT:
+        """Returns the answer; raises as `answer`."""
         self._child.send(msgspec.json.encode(request))
-        return self.answer()
+        return self.answer(expected)
 
-    def answer(self) -> Any:
+    def answer(self, expected: type[AnswerT]) -> AnswerT:
+        """Returns what it says next.
+
+        Raises:
+            WorkerFailedError: it has died, is silent for too long, or says what is no answer.
+        """
+        line = self._line(self._limit_s, "a pass")
         try:
-            return msgspec.json.decode(self._child.receive(self._limit_s))
-        except TimeoutError:
-            raise _failed(f"no answer for {self._limit_s:g} s; --patience allows more") from None
-        except EOFError:
-            self._child.wait()
-            raise _failed(self._child.output.strip().rpartition("\n")[2] or "its process died") from None
-        except (ValueError, msgspec.DecodeError) as error:
-            raise _failed(f"its answer can't be read ({error})") from None
-
-    def close(self) -> None:
-        self._child.close()
-
-    def kill(self) -> None:
-        self._child.kill()
-
-
-def _failed(why: str) -> MeasurementError:
-    return MeasurementError(f"the doctor's kernel could not be run: {why}")
+            return msgspec.json.decode(line, type=expected)
+        except ValueError as error:  # of msgspec, or of text that is none
+            raise self._astray(f"replied what can't be read ({error})") from None
 
 
 @contextmanager
-def _kernel(limit_s: float) -> Iterator[_Kernel]:
-    kernel = _Kernel(limit_s)
+def _kernel(limit_s: float) -> Iterator[Kernel]:
+    kernel = Kernel.start(limit_s)
     try:
         yield kernel
     except BaseException:
@@ -164,18 +169,18 @@ def _pair(environment: Environment | None, *, budget_s: float, limit_s: float) -
     begin = time.perf_counter()
     with ExitStack() as stack:
         first, second = (stack.enter_context(_kernel(limit_s)) for _ in range(2))
-        first.answer(), second.answer()
+        first.answer(str), second.answer(str)
         start_s = time.perf_counter() - begin
-        environment = environment or msgspec.convert(first.ask("environment"), Environment)
+        environment = environment or first.ask("environment", Environment)
         for _ in range(WARMUP_TURNS):
             for kernel in (first, second, second, first):
-                kernel.ask("time")
-        samples: dict[_Kernel, list[tuple[float, float]]] = {first: [], second: []}
+                kernel.ask("time", tuple[float, float])
+        samples: dict[Kernel, list[tuple[float, float]]] = {first: [], second: []}
         for turn in range(TURNS):
             if turn >= LEAST_TURNS and time.perf_counter() - begin > 0.8 * budget_s:
                 break
             for kernel in (first, second, second, first):
-                samples[kernel].append(tuple(kernel.ask("time")))
+                samples[kernel].append(kernel.ask("time", tuple[float, float]))
     walls = [[wall for wall, _ in samples[kernel]] for kernel in (first, second)]
     cpu_s = sum(cpu for each in samples.values() for _, cpu in each)
     return (

@@ -19,19 +19,18 @@ from vilt_bench.ask.case import Case, Option, Sampling
 from vilt_bench.ask.images import check_images
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import Draft
+from vilt_bench.director.installation import HERE, Installation
 from vilt_bench.director.lockstep import (
-    HERE,
     SAMPLE_TURNS,
     WARMUP_TURNS,
-    Book,
-    Contender,
     GateProgress,
-    Match,
+    Lockstep,
     NoBaselineError,
-    OverError,
+    TimeOverError,
 )
 from vilt_bench.director.measure import Clock
-from vilt_bench.director.process import Overhear, Player, WorkerFailedError, WorkerNotStartedError
+from vilt_bench.director.process import Overhear, TurnTakingProcess, WorkerFailedError, WorkerNotStartedError
+from vilt_bench.director.side import SideState
 from vilt_bench.errors import ConfigError, MeasurementError
 from vilt_bench.judge.compare import TOLERANCE, check_tolerance, count_changes, share_of_error, software_differences
 from vilt_bench.judge.comparison import Comparison, Gate, Side, SideName, StageVerdict, missing
@@ -61,8 +60,8 @@ class Outcome:
 
 def gate(
     case: Case,
-    baseline: Contender,
-    candidate: Contender | None = None,
+    baseline: Installation,
+    candidate: Installation | None = None,
     *,
     max_time_s: float = 300.0,
     tolerance: float = TOLERANCE,
@@ -71,7 +70,7 @@ def gate(
     report: Callable[[GateProgress], None] = lambda _: None,
     patience_s: float | None = None,
     overhear: Overhear = lambda _: None,
-    start: Mapping[SideName, Callable[[], Player]] | None = None,
+    start: Mapping[SideName, Callable[[], TurnTakingProcess]] | None = None,
     clock: Clock = time.monotonic,
 ) -> Outcome:
     """Returns how the candidate compares with the baseline, both measured now, in turns.
@@ -99,46 +98,48 @@ def gate(
     """
     _check_limits(tolerance, max_time_s)
     check_images(case.images)
-    contenders = {BASELINE: baseline, CANDIDATE: candidate or HERE}
+    installations = {BASELINE: baseline, CANDIDATE: candidate or HERE}
     patience = Patience(patience_s, max_time_s)
-    match = Match(
+    lockstep = Lockstep(
         case=case if baseline.folder is None else _anchored(case),
-        books={side: Book(contender, Draft(case)) for side, contender in contenders.items()},
-        start=start or {side: partial(contender.start, patience, overhear) for side, contender in contenders.items()},
+        sides={side: SideState(installation, Draft(case)) for side, installation in installations.items()},
+        start=start
+        or {side: partial(installation.start, patience, overhear) for side, installation in installations.items()},
         budget_s=max_time_s,
         clock=clock,
         report=report,
         roles=random.Random(case.seed),
+        begin_s=clock(),
     )
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     try:
-        total, stages = decide(match.play(), tolerance=tolerance, gated=gated, error=error)[0]
+        total, stages = decide(lockstep.play(), tolerance=tolerance, gated=gated, error=error)[0]
     except NoBaselineError as lacking:
         total, stages = _missing(str(lacking), BASELINE), ()
     except WorkerFailedError as problem:
-        failed = next(side for side, book in match.books.items() if book.draft.failure is not None)
+        failed = next(side for side, state in lockstep.sides.items() if state.draft.failure is not None)
         not_started = isinstance(problem, WorkerNotStartedError)
-        if (failed == BASELINE or not_started) and not match.books[failed].draft.trials:
-            name = match.books[failed].contender.name
+        if (failed == BASELINE or not_started) and not lockstep.sides[failed].draft.trials:
+            name = lockstep.sides[failed].installation.name
             raise MeasurementError(f"{failed} ({name}) failed: {problem.failure.message}") from None
         where = f" in {problem.failure.stage}" if problem.failure.stage else ""
         reason = f"the {failed} failed{where}: {problem.failure.message}"
         # A candidate that fails has lost something; without a baseline there is nothing that it could have lost.
         if failed == CANDIDATE and not not_started:
-            total = _candidate_lost(match, problem.failure, reason)
+            total = _candidate_lost(lockstep, problem.failure, reason)
         else:
             total = _undecided(reason)
-        stages = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)[0][1]
+        stages = decide(lockstep.pairs, tolerance=tolerance, gated=gated, error=error)[0][1]
     except KeyboardInterrupt:  # while judging
-        match.interrupted = True
-        total, stages = decide(match.pairs, tolerance=tolerance, gated=gated, error=error)[0]
-    return _outcome(match, case, (total, stages), tolerance, gated, error, started_at=started_at)
+        lockstep.interrupted = True
+        total, stages = decide(lockstep.pairs, tolerance=tolerance, gated=gated, error=error)[0]
+    return _outcome(lockstep, case, (total, stages), tolerance, gated, error, started_at=started_at)
 
 
 def gate_all(
     cases: Sequence[Case],
-    baseline: Contender,
-    candidate: Contender | None = None,
+    baseline: Installation,
+    candidate: Installation | None = None,
     *,
     max_time_s: float = 300.0,
     tolerance: float = TOLERANCE,
@@ -147,7 +148,7 @@ def gate_all(
     report: Callable[[GateProgress], None] = lambda _: None,
     patience_s: float | None = None,
     overhear: Overhear = lambda _: None,
-    start: Mapping[SideName, Callable[[], Player]] | None = None,
+    start: Mapping[SideName, Callable[[], TurnTakingProcess]] | None = None,
     clock: Clock = time.monotonic,
 ) -> Iterator[Outcome]:
     """Yields how each case compares, as `gate` finds it, one after the other, when it is known.
@@ -210,8 +211,8 @@ def _check_limits(tolerance: float, max_time_s: float) -> None:
 
 def _unmeasured(
     case: Case,
-    baseline: Contender,
-    candidate: Contender,
+    baseline: Installation,
+    candidate: Installation,
     problem: errors.ViltBenchError,
     tolerance: float,
     gated: Gate,
@@ -230,7 +231,7 @@ def _unmeasured(
     return Outcome(comparison, (), interrupted=False, problem=problem)
 
 
-def _candidate_lost(match: Match, failure: Failure, reason: str) -> StageVerdict:
+def _candidate_lost(lockstep: Lockstep, failure: Failure, reason: str) -> StageVerdict:
     """Returns the verdict of a candidate that failed.
 
     Where memory ran out, the other side or others on the machine may have taken it: that says nothing of the candidate,
@@ -239,12 +240,12 @@ def _candidate_lost(match: Match, failure: Failure, reason: str) -> StageVerdict
     if not _ran_out(failure):
         return _missing(reason, CANDIDATE)
     try:
-        if (baseline := match.alone(BASELINE)) is not None:
+        if (baseline := lockstep.alone(BASELINE)) is not None:
             return _undecided(f"{reason}; the baseline alone does not run through either: {baseline.message}")
-        candidate = match.alone(CANDIDATE)
+        candidate = lockstep.alone(CANDIDATE)
     except KeyboardInterrupt:
-        match.interrupted = True
-    except OverError:
+        lockstep.interrupted = True
+    except TimeOverError:
         pass
     except errors.ViltBenchError as error:
         return _undecided(f"{reason}; then: {error}")
@@ -273,91 +274,94 @@ def _undecided(reason: str) -> StageVerdict:
 
 
 def _outcome(
-    match: Match, case: Case, verdicts: Verdicts, tolerance: float, gated: Gate, error: float, *, started_at: str
+    lockstep: Lockstep, case: Case, verdicts: Verdicts, tolerance: float, gated: Gate, error: float, *, started_at: str
 ) -> Outcome:
-    pairs = match.pairs
+    pairs = lockstep.pairs
     total, stages = verdicts
     group = uuid.uuid4().hex
-    sampling = Sampling(max_time_s=match.budget_s, trials=max(1, len(match.books[BASELINE].draft.trials)))
+    sampling = Sampling(max_time_s=lockstep.budget_s, trials=max(1, len(lockstep.sides[BASELINE].draft.trials)))
     problems: list[str] = []
-    is_own = match.books[CANDIDATE].contender.python == sys.executable
+    is_own = lockstep.sides[CANDIDATE].installation.python == sys.executable
     own = read_source(report=problems.append) if is_own else None
     runs = {
         side: _marked(
-            book.draft.finished(
+            state.draft.finished(
                 sampling,
                 group=group,
                 started_at=started_at,
-                interrupted=match.interrupted,
+                interrupted=lockstep.interrupted,
                 source=own if side == CANDIDATE else None,
             ),
             side,
-            book.contender,
+            state.installation,
             problems if side == CANDIDATE else (),
         )
-        for side, book in match.books.items()
-        if book.draft.trials or book.draft.failure is not None
+        for side, state in lockstep.sides.items()
+        if state.draft.trials or state.draft.failure is not None
     }
     # A gate that ended early would have gone on with a slowdown: what it finds is what fits into its time.
-    fit = math.floor(match.budget_s * len(pairs) / match.spent_s) if match.spent_s else 0
+    fit = math.floor(lockstep.budget_s * len(pairs) / lockstep.spent_s) if lockstep.spent_s else 0
     found = [each.of_pairs(max(len(pairs), min(fit, max(LOOKS)))) for each in evidence(pairs)]
     chance = share_of_error(error, gated)
     detectable, detectable_channel = best_detectable(found, tolerance=tolerance, error=chance)
     comparison = Comparison(
         case=case,
         method="lockstep",
-        baseline=_side(match.books[BASELINE], runs.get(BASELINE), len(pairs)),
-        candidate=_side(match.books[CANDIDATE], runs.get(CANDIDATE), len(pairs)),
-        environment=match.books[CANDIDATE].draft.environment,
+        baseline=_side(lockstep.sides[BASELINE], runs.get(BASELINE), len(pairs)),
+        candidate=_side(lockstep.sides[CANDIDATE], runs.get(CANDIDATE), len(pairs)),
+        environment=lockstep.sides[CANDIDATE].draft.environment,
         total=total,
         stages=stages,
-        counts=count_changes(match.books[BASELINE].draft.stages, match.books[CANDIDATE].draft.stages),
+        counts=count_changes(lockstep.sides[BASELINE].draft.stages, lockstep.sides[CANDIDATE].draft.stages),
         tolerance=tolerance,
         error=error,
         gate=gated,
         detectable=detectable,
         detectable_channel=detectable_channel,
-        spent_s=match.spent_s,
-        different=_different(match),
-        notes=(*_notes(match, total), *problems),
+        spent_s=lockstep.spent_s,
+        different=_different(lockstep),
+        notes=(*_notes(lockstep, total), *problems),
     )
-    return Outcome(comparison, tuple(runs.values()), match.interrupted)
+    return Outcome(comparison, tuple(runs.values()), lockstep.interrupted)
 
 
-def _marked(run: Run, side: SideName, contender: Contender, problems: Sequence[str]) -> Run:
+def _marked(run: Run, side: SideName, installation: Installation, problems: Sequence[str]) -> Run:
     """Returns the run, saying which side of a gate it was, and what is not known of it."""
-    which = " ".join([contender.name, *contender.versions])
+    which = " ".join([installation.name, *installation.versions])
     said = f"Measured in turns with another run of its group, as {side}: {which}."
     return replace(run, side=side, warnings=(said, *run.warnings, *problems))
 
 
-def _side(book: Book, run: Run | None, processes: int) -> Side:
+def _side(state: SideState, run: Run | None, processes: int) -> Side:
     return Side(
-        name=book.contender.name,
+        name=state.installation.name,
         runs=() if run is None else (run.run_id,),
         processes=processes,
-        versions=(*book.contender.versions, *([f"vilt-bench {book.package}"] if book.package else [])),
-        pixels=None if book.draft.model is None else book.draft.model.resolution,
-        visual_tokens=None if book.draft.model is None else book.draft.model.visual_tokens,
+        versions=(
+            *state.installation.versions,
+            *([f"vilt-bench {state.package}"] if state.package else []),
+        ),
+        pixels=None if state.draft.model is None else state.draft.model.resolution,
+        visual_tokens=None if state.draft.model is None else state.draft.model.visual_tokens,
     )
 
 
-def _different(match: Match) -> tuple[str, ...]:
-    before, after = (match.books[side].draft.environment for side in (BASELINE, CANDIDATE))
+def _different(lockstep: Lockstep) -> tuple[str, ...]:
+    before, after = (lockstep.sides[side].draft.environment for side in (BASELINE, CANDIDATE))
     return () if before is None or after is None else software_differences(before, after)
 
 
-def _notes(match: Match, total: StageVerdict) -> Iterator[str]:
-    before, after = match.books[BASELINE], match.books[CANDIDATE]
-    if match.cut:
-        yield f"The time was over before a pair of processes was measured: {match.cut}."
-    if match.interrupted:
-        yield f"Interrupted: the verdict is that of the {len(match.pairs)} pairs of processes until then."
-    if before.location and before.location == after.location and _are_one(match):
+def _notes(lockstep: Lockstep, total: StageVerdict) -> Iterator[str]:
+    before, after = lockstep.sides[BASELINE], lockstep.sides[CANDIDATE]
+    if lockstep.cut:
+        yield f"The time was over before a pair of processes was measured: {lockstep.cut}."
+    if lockstep.interrupted:
+        yield f"Interrupted: the verdict is that of the {len(lockstep.pairs)} pairs of processes until then."
+    if before.location and before.location == after.location and _are_one(lockstep):
         yield "Both sides are the same installation: what differs is noise."
     elif before.origin and before.origin == after.origin:
         yield f"Both sides take the embedder from {before.origin}: what differs between them lies elsewhere."
-    if after.origin and after.origin in before.contender.apart_from:
+    if after.origin and after.origin in before.installation.apart_from:
         yield (
             f"The candidate's embedder is the copy that is installed, {after.origin}: what the working tree has "
             "of later is not in it."
@@ -365,22 +369,22 @@ def _notes(match: Match, total: StageVerdict) -> Iterator[str]:
     reasons = {reason for trial in (*before.draft.trials, *after.draft.trials) for reason in _slowed_down(trial)}
     if reasons:
         yield f"The GPU slowed down meanwhile ({', '.join(sorted(reasons))}): cool it, or look at its power supply."
-    failed = any(book.draft.failure is not None for book in (before, after))
-    if total.verdict == "inconclusive" and not match.interrupted and not failed:
-        needed_s = match.start_s + (WARMUP_TURNS + SAMPLE_TURNS) * match.turn_s
-        more = next((count for count in (PLANNED_PAIRS, max(LOOKS)) if count > len(match.pairs)), None)
+    failed = any(state.draft.failure is not None for state in (before, after))
+    if total.verdict == "inconclusive" and not lockstep.interrupted and not failed:
+        needed_s = lockstep.start_s + (WARMUP_TURNS + SAMPLE_TURNS) * lockstep.turn_s
+        more = next((count for count in (PLANNED_PAIRS, max(LOOKS)) if count > len(lockstep.pairs)), None)
         advice = f"{more} pairs take about {more * needed_s:.0f} s here, or use" if more else "use"
         yield (
-            f"{len(match.pairs)} pairs of processes in {match.spent_s:.0f} s were not enough for this noise; "
+            f"{len(lockstep.pairs)} pairs of processes in {lockstep.spent_s:.0f} s were not enough for this noise; "
             f"{advice} a quieter machine."
         )
 
 
-def _are_one(match: Match) -> bool:
+def _are_one(lockstep: Lockstep) -> bool:
     """Returns whether sides that share their vilt-bench share all else: interpreters may be two of one folder."""
-    before, after = match.books[BASELINE], match.books[CANDIDATE]
-    return before.contender.python == after.contender.python or (
-        before.origin is not None and before.origin == after.origin and not _different(match)
+    before, after = lockstep.sides[BASELINE], lockstep.sides[CANDIDATE]
+    return before.installation.python == after.installation.python or (
+        before.origin is not None and before.origin == after.origin and not _different(lockstep)
     )
 
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 
 from vilt_bench import errors, protocol
@@ -18,7 +19,7 @@ from vilt_bench.ask.case import Case, Sampling, label
 from vilt_bench.ask.images import check_images
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import WARMUP_SHARE, Draft
-from vilt_bench.director.process import Asked, Overhear, Worker, WorkerFailedError
+from vilt_bench.director.process import MeasuringProcess, Overhear, Worker, WorkerFailedError
 from vilt_bench.judge.growing import GrowingBlocks, GrowingWarmup
 from vilt_bench.record.join import join_blocks
 from vilt_bench.record.run import Failure, Run, Series, Trial
@@ -70,17 +71,17 @@ Clock = Callable[[], float]
 
 
 @dataclass
-class Lane:
+class OpenTrial:
     """One trial of one case, its worker alive: takes its turns until it is done."""
 
     draft: Draft
-    start: Callable[[], Asked]
+    start: Callable[[], MeasuringProcess]
     sampling: Sampling
     index: int
     budget_s: float
     report: Report
     clock: Clock = time.monotonic
-    process: Asked | None = None
+    process: MeasuringProcess | None = None
     trial: Trial | None = None
     warmup: list[Series] = field(default_factory=list)
     """By block, as the samples are: all are joined once, when the trial is kept."""
@@ -109,7 +110,7 @@ class Lane:
         self.sampling_now = ready.first_call_s > WARMUP_SHARE * self.budget_s
 
     @property
-    def worker(self) -> Asked:
+    def worker(self) -> MeasuringProcess:
         """The process, once it is started."""
         assert self.process is not None
         return self.process
@@ -124,7 +125,7 @@ class Lane:
             self.draft.model = replace(self.draft.model, memory_method=counted.memory_method)
 
     def turn(self) -> bool:
-        """Measure one block; returns whether the lane wants another turn.
+        """Measure one block; returns whether the open_trial wants another turn.
 
         Raises:
             ViltBenchError, WorkerFailedError: as `Worker.ask`.
@@ -236,7 +237,7 @@ def measure_together(
     count: bool = True,
     patience_s: float | None = None,
     overhear: Overhear = lambda _: None,
-    start_worker: Callable[[], Asked] | None = None,
+    start_worker: Callable[[], MeasuringProcess] | None = None,
     clock: Clock = time.monotonic,
 ) -> list[Run]:
     """Returns a run for each case, measured in turn, block by block, so that drift of the machine hits all alike.
@@ -263,7 +264,7 @@ def measure_together(
     sampling = sampling or Sampling()
     check_cases(cases)
     patience = Patience(patience_s, sampling.max_time_s)
-    start = start_worker or (lambda: Worker(patience=patience, overhear=overhear))
+    start = start_worker or partial(Worker.start, patience=patience, overhear=overhear)
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     problems: list[str] = []
     source = read_source(report=problems.append)
@@ -301,13 +302,13 @@ def _trial(
     sampling: Sampling,
     index: int,
     report: Report,
-    start_worker: Callable[[], Asked],
+    start_worker: Callable[[], MeasuringProcess],
     clock: Clock,
     *,
     count: bool,
 ) -> None:
     """Measure one trial of every case that has not failed and has time left for a pair of passes."""
-    lanes = []
+    open_trials = []
     try:
         for draft in drafts:
             left_s = sampling.max_time_s - draft.spent_s
@@ -315,37 +316,37 @@ def _trial(
                 # A trial after those asked for has as long as they had; the time left is for more of its kind.
                 share = 1 / (sampling.trials - index) if index < sampling.trials else 1.0
                 budget_s = min(max(0.0, left_s) * share, sampling.max_time_s / sampling.trials)
-                lanes.append(Lane(draft, start_worker, sampling, index, budget_s, report, clock))
+                open_trials.append(OpenTrial(draft, start_worker, sampling, index, budget_s, report, clock))
         # Made ready one after the other, before any is timed: building would disturb a neighbour's times.
-        active = [lane for lane in lanes if _went_well(lane, lane.prepare)]
+        active = [open_trial for open_trial in open_trials if _went_well(open_trial, open_trial.prepare)]
         if count:
-            active = [lane for lane in active if _went_well(lane, lane.count)]
+            active = [open_trial for open_trial in active if _went_well(open_trial, open_trial.count)]
         ready = list(active)
         while active:
-            active = [lane for lane in active if _went_well(lane, lane.turn)]
-        for lane in ready:
-            if lane.draft.failure is None:
-                _went_well(lane, lane.finish)
+            active = [open_trial for open_trial in active if _went_well(open_trial, open_trial.turn)]
+        for open_trial in ready:
+            if open_trial.draft.failure is None:
+                _went_well(open_trial, open_trial.finish)
     except BaseException:
-        for lane in lanes:
-            if lane.process is not None:
-                lane.process.kill()
+        for open_trial in open_trials:
+            if open_trial.process is not None:
+                open_trial.process.kill()
         raise
     finally:
-        for lane in lanes:
-            lane.keep()
-            if lane.process is not None:
-                lane.process.close()
+        for open_trial in open_trials:
+            open_trial.keep()
+            if open_trial.process is not None:
+                open_trial.process.close()
 
 
-def _went_well(lane: Lane, step: Callable[[], bool | None]) -> bool:
-    """Returns whether a lane goes on after a step; what went wrong with it is noted in its run."""
+def _went_well(open_trial: OpenTrial, step: Callable[[], bool | None]) -> bool:
+    """Returns whether a open_trial goes on after a step; what went wrong with it is noted in its run."""
     try:
         return step() is not False
     except WorkerFailedError as error:
-        lane.draft.failure = error.failure
+        open_trial.draft.failure = error.failure
     except errors.ViltBenchError as error:
-        if lane.index == 0 and not lane.samples and lane.trial is None:
+        if open_trial.index == 0 and not open_trial.samples and open_trial.trial is None:
             raise  # the user can mend it, and nothing is lost
-        lane.draft.failure = Failure("error", str(error))
+        open_trial.draft.failure = Failure("error", str(error))
     return False

@@ -55,7 +55,7 @@ class WorkerNotStartedError(WorkerFailedError):
         self.cause = cause
 
 
-class Asked(Protocol):
+class MeasuringProcess(Protocol):
     """What measures when it is asked to."""
 
     def ask(self, request: protocol.Request, expected: type[ReplyT]) -> ReplyT:
@@ -68,11 +68,102 @@ class Asked(Protocol):
         """End it now."""
 
 
-class Worker:
+class TurnTakingProcess(MeasuringProcess, Protocol):
+    """What measures in turns with another, and may be asked something while the other is."""
+
+    def send(self, request: protocol.Request) -> None:
+        """Hand a request over and go on."""
+
+    def receive(self, expected: type[ReplyT]) -> ReplyT:
+        """Returns the reply to what was sent."""
+
+    def close(self, within_s: float = BYE_S) -> None:
+        """Let it end by itself in that time."""
+
+
+class Process:
+    """A process of this package that answers each line with one, and what is told of it where it does not."""
+
+    def __init__(self, child: Child, *, overhear: Overhear = lambda _: None) -> None:
+        """Direct a process that has been started.
+
+        Args:
+            child: the process.
+            overhear: told what it has printed, when it has ended.
+        """
+        self._child = child
+        self._overhear = overhear
+        self._traceback = ""
+
+    def close(self, within_s: float = BYE_S) -> None:
+        """Let the process end by itself if it waits for a request; end it otherwise, or after that time."""
+        self._child.close(within_s)
+        if printed := f"{self._child.output}{self._traceback}".strip():
+            self._overhear(printed)
+
+    def kill(self) -> None:
+        """End the process now, and all that it has started."""
+        self._child.kill()
+
+    def _line(self, limit_s: float, phase: str) -> bytes:
+        """Returns what it says next, within that time.
+
+        Raises:
+            WorkerHungError: nothing came; it is ended.
+            WorkerFailedError: it has died, or says too much; it is ended.
+        """
+        try:
+            return self._child.receive(limit_s)
+        except TimeoutError:
+            where = self._child.where()
+            self.kill()
+            at = "" if where is None else f" (at {where})"
+            raise WorkerHungError(
+                Failure("error", f"hung in {phase}: no answer for {limit_s:g} s{at}; --patience allows more")
+            ) from None
+        except EOFError:
+            raise WorkerFailedError(self._death()) from None
+        except ValueError:
+            raise self._astray(f"replied a line of more than {LONGEST_LINE // 2**20} MiB") from None
+
+    def _astray(self, what: str) -> WorkerFailedError:
+        """Returns the failure of a process that can't be directed any more, and ends it."""
+        self.kill()
+        return WorkerFailedError(Failure("error", f"the measuring process {what}"))
+
+    def _death(self) -> Failure:
+        code = self._child.wait(LAST_WORD_S)
+        self.kill()
+        lines = self._child.output.strip().splitlines()
+        if code is None:
+            return Failure("crashed", "the process closed the pipe over which it is directed")
+        if code == -9:  # Linux ends a process so when the machine's memory is gone, but so may anybody
+            return Failure("crashed", "the process was killed (signal 9), as the system does when memory runs out")
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return Failure("crashed", f"the process ended with {how}: {lines[-1] if lines else 'it left no message'}")
+
+
+class Worker(Process):
     """A process of its own that measures one case."""
 
-    def __init__(
-        self,
+    def __init__(self, child: Child, *, patience: Patience | None = None, overhear: Overhear = lambda _: None) -> None:
+        """Direct a process that has been started, and waits for its first request.
+
+        Args:
+            child: the process.
+            patience: how long it may be silent.
+            overhear: told what it has printed, when it has ended.
+        """
+        super().__init__(child, overhear=overhear)
+        self._patience = patience or Patience()
+        self._longest_s = 0.0
+        self._request: protocol.Request = protocol.Hello()
+        self._spoke_unasked = False
+        self._sent_s = 0.0
+
+    @classmethod
+    def start(
+        cls,
         python: str = sys.executable,
         flags: Sequence[str] = (),
         folder: str | None = None,
@@ -81,8 +172,8 @@ class Worker:
         patience: Patience | None = None,
         overhear: Overhear = lambda _: None,
         older: bool = False,
-    ) -> None:
-        """Start the process; it waits for its first request.
+    ) -> Worker:
+        """Returns a fresh process, which waits for its first request.
 
         Args:
             python: the interpreter.
@@ -96,22 +187,9 @@ class Worker:
         Raises:
             WorkerNotStartedError: it can't be started.
         """
-        self._patience = patience or Patience()
-        self._overhear = overhear
-        self._traceback = ""
-        self._longest_s = 0.0
-        self._request: protocol.Request = protocol.Hello()
-        self._spoke_unasked = False
-        self._sent_s = 0.0
-        try:
-            self._child = Child(
-                [python, *flags, "-m", "vilt_bench.worker"],
-                folder=folder,
-                environment=git.surroundings(environment),
-                older=older,
-            )
-        except OSError as error:
-            raise WorkerNotStartedError(error) from None
+        command = [python, *flags, "-m", "vilt_bench.worker"]
+        child = start_child(command, folder=folder, environment=git.surroundings(environment), older=older)
+        return cls(child, patience=patience, overhear=overhear)
 
     def ask(self, request: protocol.Request, expected: type[ReplyT]) -> ReplyT:
         """Returns the reply; this process sleeps until it is there.
@@ -155,35 +233,17 @@ class Worker:
             self._longest_s = reply.first_call_s
         return reply
 
-    def close(self, within_s: float = BYE_S) -> None:
-        """Let the process end by itself if it waits for a request; end it otherwise, or after that time."""
-        self._child.close(within_s)
-        if printed := f"{self._child.output}{self._traceback}".strip():
-            self._overhear(printed)
-
-    def kill(self) -> None:
-        """End the process now, and all that it has started."""
-        self._child.kill()
-
     def _reply(self) -> protocol.Reply:
         """Returns what it says next, notes of what it is doing left out."""
         phase, limit_s = _phase(self._request), self._limit_s()
         for _ in range(MOST_NOTES):
+            line = self._line(limit_s, phase)
             try:
-                reply: protocol.Reply | protocol.Doing = protocol.decode_reply(self._child.receive(limit_s))
-            except TimeoutError:
-                where = self._child.where()
-                self.kill()
-                at = "" if where is None else f" (at {where})"
-                raise WorkerHungError(
-                    Failure("error", f"hung in {phase}: no answer for {limit_s:g} s{at}; --patience allows more")
-                ) from None
-            except EOFError:
-                raise WorkerFailedError(self._death()) from None
+                reply: protocol.Reply | protocol.Doing = protocol.decode_reply(line)
             except msgspec.DecodeError as error:
                 raise self._astray(f"replied what this version can't read ({error})") from None
-            except ValueError:
-                raise self._astray(f"replied a line of more than {LONGEST_LINE // 2**20} MiB") from None
+            except ValueError:  # halves of characters
+                raise self._astray("replied what is no text") from None
             if not isinstance(reply, protocol.Doing):
                 return reply
             phase = reply.phase
@@ -199,21 +259,23 @@ class Worker:
             case _:
                 return self._patience.for_once()
 
-    def _astray(self, what: str) -> WorkerFailedError:
-        """Returns the failure of a process that can't be directed any more, and ends it."""
-        self.kill()
-        return WorkerFailedError(Failure("error", f"the measuring process {what}"))
 
-    def _death(self) -> Failure:
-        code = self._child.wait(LAST_WORD_S)
-        self.kill()
-        lines = self._child.output.strip().splitlines()
-        if code is None:
-            return Failure("crashed", "the process closed the pipe over which it is directed")
-        if code == -9:  # Linux ends a process so when the machine's memory is gone, but so may anybody
-            return Failure("crashed", "the process was killed (signal 9), as the system does when memory runs out")
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return Failure("crashed", f"the process ended with {how}: {lines[-1] if lines else 'it left no message'}")
+def start_child(
+    command: Sequence[str],
+    *,
+    folder: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    older: bool = False,
+) -> Child:
+    """Returns a process of this package, started as `wire.Child.start` does it.
+
+    Raises:
+        WorkerNotStartedError: it can't be started.
+    """
+    try:
+        return Child.start(command, folder=folder, environment=environment, older=older)
+    except OSError as error:
+        raise WorkerNotStartedError(error) from None
 
 
 def _phase(request: protocol.Request) -> str:
@@ -237,22 +299,3 @@ def _refusal(reply: protocol.Refused) -> errors.ViltBenchError:
     if isinstance(kind, type) and issubclass(kind, errors.ViltBenchError):
         return kind(reply.message)
     return errors.MeasurementError(reply.message)
-
-
-class Player(Protocol):
-    """A worker that takes turns."""
-
-    def ask(self, request: protocol.Request, expected: type[ReplyT]) -> ReplyT:
-        """Returns the reply to a request."""
-
-    def send(self, request: protocol.Request) -> None:
-        """Hand a request over and go on."""
-
-    def receive(self, expected: type[ReplyT]) -> ReplyT:
-        """Returns the reply to what was sent."""
-
-    def close(self, within_s: float = BYE_S) -> None:
-        """Let it end by itself in that time."""
-
-    def kill(self) -> None:
-        """End it now."""
