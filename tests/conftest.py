@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vilt_bench.ask.case import Case, Sampling
+from vilt_bench.judge.comparison import Comparison, CountChange, Ratio, Side, StageVerdict, Verdict
 from vilt_bench.record.run import (
     Component,
     Conditions,
@@ -152,3 +153,167 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+# Comparisons as the gate makes them, for tests of what prints, files and hands them on.
+
+MakeComparison = Callable[..., Comparison]
+
+PATCH = {
+    "textual_embedder": 0.000241,
+    "visual_embedder.projection": 0.00911,
+    "modality_interaction.concatenation": 0.000852,
+    "modality_interaction.transformer": 0.3481,
+    "modality_interaction.pooler": 0.00038,
+}
+REGION = {
+    "textual_embedder": 0.00466,
+    "visual_embedder.backbone": 2.0437,
+    "visual_embedder.proposal_nms": 0.03328,
+    "visual_embedder.roi_head": 10.8322,
+    "visual_embedder.class_nms": 0.01534,
+    "modality_interaction": 0.1906,
+}
+EPYC = Environment(
+    machine="AMD EPYC 7B13",
+    fingerprint="f00d",
+    device="cpu",
+    device_name="AMD EPYC 7B13",
+    threads=2,
+    omp_wait_policy="PASSIVE",
+    versions={"torch": "2.14.1", "python": "3.12.3"},
+    settings={},
+    hardware={},
+)
+REASONS = {
+    "regressed": "slower by {change:.1%}, beyond the tolerance of 2.5%",
+    "improved": "faster by {change:.1%}",
+    "unchanged": "within the tolerance of 2.5%",
+    "inconclusive": "the interval holds the tolerance of 2.5% when the time was over",
+}
+
+
+def stage_verdict(
+    name: str, baseline_s: float, ratio: float, half_width: float, verdict: Verdict | None = None
+) -> StageVerdict:
+    low, high = ratio - half_width, ratio + half_width
+    found: Verdict = verdict or (
+        "regressed" if low > 1.025 else "improved" if high < 0.975 else "unchanged" if high < 1.025 else "inconclusive"
+    )
+    return StageVerdict(
+        name=name,
+        verdict=found,
+        baseline_s=baseline_s,
+        candidate_s=baseline_s * ratio,
+        ratio=Ratio(ratio, low, high, units=12),
+        channel="wall_time",
+        reason=REASONS[found].format(change=abs(ratio - 1)),
+    )
+
+
+@pytest.fixture
+def make_comparison() -> MakeComparison:
+    """Returns a factory of comparisons as the gate makes them; ratios by stage, the whole's follows from them."""
+
+    def make(
+        embedder: str = "patch32",
+        *,
+        latencies_s: Mapping[str, float] = PATCH,
+        ratios: Mapping[str, float] = {},
+        half_width: float = 0.009,
+        case: Case | None = None,
+        total: StageVerdict | None = None,
+        stages: Sequence[StageVerdict] | None = None,
+        **fields: object,
+    ) -> Comparison:
+        parts = [
+            stage_verdict(name, latency_s, ratios.get(name, 0.998), half_width)
+            for name, latency_s in latencies_s.items()
+        ]
+        before = sum(latencies_s.values())
+        after = sum(latency_s * ratios.get(name, 0.998) for name, latency_s in latencies_s.items())
+        given = {
+            "case": case or Case(embedder),
+            "method": "lockstep",
+            "baseline": Side("main", ("0123",), 12, ("commit 3f2c1ab",)),
+            "candidate": Side("this branch", ("4567",), 12, ("commit 9ab77de",)),
+            "environment": EPYC,
+            "total": total or stage_verdict("whole", before, after / before, half_width),
+            "stages": tuple(parts if stages is None else stages),
+            "counts": (),
+            "tolerance": 0.025,
+            "error": 0.01,
+            "gate": "total",
+            "detectable": 0.038,
+            "spent_s": 254.0,
+        }
+        return Comparison(**(given | fields))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def regressed(make_comparison: MakeComparison) -> Comparison:
+    return make_comparison(
+        ratios={"modality_interaction.transformer": 1.064},
+        counts=(
+            CountChange("modality_interaction.transformer", "parameters", 85_054_464, 85_645_056),
+            CountChange("modality_interaction.transformer", "flops", 46_090_000_000, 46_480_000_000),
+            CountChange("visual_embedder.projection", "peak_bytes", 467_000_000, None),
+        ),
+        notes=("Random weights: visual embedder, shared model.",),
+    )
+
+
+@pytest.fixture
+def improved(make_comparison: MakeComparison) -> Comparison:
+    return make_comparison(
+        "grid-r50",
+        latencies_s={"textual_embedder": 0.00029, "visual_embedder.backbone": 1.7287, "modality_interaction": 0.3328},
+        ratios={"visual_embedder.backbone": 0.91},
+        notes=("Random weights: visual embedder, shared model.",),
+    )
+
+
+@pytest.fixture
+def unchanged(make_comparison: MakeComparison) -> Comparison:
+    return make_comparison(
+        "patch32",
+        case=Case("patch32", resolution=(384, 640), batch_size=8),
+        notes=("Random weights: visual embedder, shared model.",),
+    )
+
+
+@pytest.fixture
+def inconclusive(make_comparison: MakeComparison) -> Comparison:
+    return make_comparison(
+        "region-r101-c4",
+        latencies_s=REGION,
+        ratios={"visual_embedder.roi_head": 1.02, "visual_embedder.class_nms": 1.31},
+        half_width=0.06,
+        detectable=0.14,
+        spent_s=300.0,
+        notes=(
+            "Random weights: visual embedder, shared model.",
+            "class_nms: planted logits (seed 0): 40 objects of 18 classes, 4 near-synonyms each.",
+        ),
+    )
+
+
+@pytest.fixture
+def without_baseline(make_comparison: MakeComparison) -> Comparison:
+    lacking = StageVerdict(
+        "whole", "missing", None, 0.0123, None, "wall_time", "no baseline: main has no such embedder", "baseline"
+    )
+    return make_comparison("patch64", total=lacking, stages=(), detectable=None)
+
+
+@pytest.fixture
+def all_kinds(
+    unchanged: Comparison,
+    regressed: Comparison,
+    improved: Comparison,
+    inconclusive: Comparison,
+    without_baseline: Comparison,
+) -> list[Comparison]:
+    return [unchanged, regressed, improved, inconclusive, without_baseline]

@@ -1,6 +1,3 @@
-import dataclasses
-import json
-import random
 import sys
 
 import pytest
@@ -9,125 +6,6 @@ from vilt_bench.cli import main
 from vilt_bench.director.doctor import Effort, examine
 from vilt_bench.errors import MeasurementError
 from vilt_bench.judge.fitness import diagnose
-from vilt_bench.record.examination import Clock, Examination, GpuFacts, Neighbour, Pair
-from vilt_bench.record.run import Environment, Fitness, GpuState
-from vilt_bench.report.doctor import to_json
-
-QUIET = Fitness(timer_resolution_s=40e-9, steal_share=0.0, others_share=0.01, quota_held_s=0.0, thermal_throttles=0)
-
-
-def pairs(noise: float, count: int = 12) -> tuple[Pair, ...]:
-    rng = random.Random(3)
-    found = []
-    for _ in range(count):
-        first, second = (0.005 * (1 + rng.gauss(0, noise)) for _ in range(2))
-        found.append(Pair((first,) * 30, (second,) * 30, cpu_share=0.99, start_s=3.0))
-    return tuple(found)
-
-
-def examination(**fields) -> Examination:
-    environment = Environment(
-        machine="EPYC",
-        fingerprint="f00d",
-        device="cpu",
-        device_name="EPYC",
-        threads=2,
-        omp_wait_policy=None,
-        versions={},
-        settings={"governor": "performance", "turbo": "off"} | fields.pop("settings", {}),
-        hardware={"usable_cores": "2", "logical_cores": "4"} | fields.pop("hardware", {}),
-    )
-    environment = dataclasses.replace(environment, **fields.pop("where", {}))
-    usual = Examination(
-        environment=environment,
-        fitness=dataclasses.replace(QUIET, **fields.pop("fitness", {})),
-        clocks=(Clock("perf_counter", 40e-9, 70e-9),),
-        pairs=pairs(0.002),
-        neighbours=(),
-        load_average=0.1,
-        frequency_hz=None,
-        highest_frequency_hz=None,
-        clock_source="tsc",
-        memory_bytes=2**34,
-        gpus=(),
-        took_s=40.0,
-    )
-    return dataclasses.replace(usual, **fields)
-
-
-def warned(found: Examination) -> dict[str, str]:
-    return {each.topic: f"{each.said} → {each.advice}" for each in diagnose(found).findings if each.mark == "warn"}
-
-
-def test_a_quiet_machine_is_fit_and_nothing_is_warned_of() -> None:
-    found = examination()
-    assert diagnose(found).fit is True
-    assert "Fit to measure on" in diagnose(found).verdict
-    assert not warned(found)
-
-
-def test_a_noisy_machine_is_not_fit_and_is_told_what_it_takes() -> None:
-    told = diagnose(examination(pairs=pairs(0.05)))
-    assert told.fit is False
-    assert told.detectable > 0.05
-    assert f"5% takes {told.pairs_for_fit} pairs" in told.verdict
-    assert "more than 60 pairs" in diagnose(examination(pairs=pairs(0.4))).verdict
-
-
-def test_noise_that_hides_every_slowdown_makes_the_smallest_unknown_and_the_machine_unfit() -> None:
-    wild = tuple(Pair((0.005,) * 30, (0.005 * 20**sign,) * 30, cpu_share=0.9, start_s=3.0) for sign in (1, -1) * 4)
-    told = diagnose(examination(pairs=wild))
-    assert (told.fit, told.detectable) == (False, None)
-    assert "in 95 of 100 cases is unknown" in told.verdict
-
-
-def test_two_pairs_are_too_few_to_tell() -> None:
-    told = diagnose(examination(pairs=pairs(0.002, count=2)))
-    assert told.fit is None
-    assert "Can't tell" in told.verdict
-
-
-@pytest.mark.parametrize(
-    ("fields", "topic", "said"),
-    [
-        ({"fitness": {"steal_share": 0.04}}, "steal", "4% of the processors"),
-        ({"fitness": {"others_share": 0.3}, "neighbours": (Neighbour("make", 0.9),)}, "other processes", "make (90%"),
-        ({"fitness": {"quota_held_s": 1.2}}, "quota", "1.2 s"),
-        ({"fitness": {"thermal_throttles": 7}}, "heat", "7 times"),
-        ({"fitness": {"swap_used_bytes": 2**20}}, "swap", "1 MiB"),
-        ({"fitness": {"memory_available_bytes": 2**28}}, "memory", "0.2 of 16.0 GiB"),
-        ({"fitness": {"others_share": 0.3}}, "OMP_WAIT_POLICY", "OMP_WAIT_POLICY=PASSIVE"),
-        ({"settings": {"governor": "powersave"}}, "frequency governor", "governor performance"),
-        ({"settings": {"turbo": "on"}}, "turbo", "no_turbo"),
-        ({"hardware": {"virtual_machine": "yes"}}, "virtual machine", "measured together"),
-        ({"where": {"threads": 8}}, "threads", "OMP_NUM_THREADS=2"),
-        ({"load_average": 3.0}, "load", "on 4 processors"),
-        ({"clock_source": "hpet"}, "clock source", "clocksource=tsc"),
-        ({"clocks": (Clock("perf_counter", 15e-3, 70e-9),)}, "clock", "can't be told apart"),
-        ({"gpus": (GpuFacts("H200", GpuState(), False, None, None, None),)}, "H200", "--persistence-mode=1"),
-        (
-            {"gpus": (GpuFacts("H200", GpuState(throttle_reasons=("hw_thermal_slowdown",)), True, None, 0, None),)},
-            "H200",
-            "hw_thermal_slowdown",
-        ),
-    ],
-)
-def test_what_disturbs_is_warned_of_with_what_to_do(fields, topic, said) -> None:
-    found = warned(examination(**fields))
-    assert said in found[topic]
-    assert set(found) - {topic} <= {"other processes", "OMP_WAIT_POLICY"}
-
-
-def test_what_is_not_told_is_no_warning() -> None:
-    untold = examination(fitness=dict.fromkeys(f.name for f in dataclasses.fields(Fitness)), load_average=None)
-    untold = dataclasses.replace(untold, environment=dataclasses.replace(untold.environment, settings={}, hardware={}))
-    assert not warned(untold)
-
-
-def test_json_holds_diagnosis_and_raw_samples() -> None:
-    told = json.loads(to_json(examination()))
-    assert told["fit"] is True
-    assert len(told["examination"]["pairs"][0]["first_s"]) == 30
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell's script")
@@ -164,9 +42,3 @@ def test_the_quick_command_prints_a_verdict(capsys) -> None:
     printed = capsys.readouterr().out
     assert "noise:" in printed
     assert any(text in printed for text in ("Fit to measure", "Not fit", "Can't tell"))
-
-
-def test_where_there_is_a_gpu_it_says_that_it_times_the_processor() -> None:
-    gpu = GpuFacts("H200", GpuState(), True, None, None, None)
-    assert "That is of the processor" in diagnose(examination(gpus=(gpu,))).verdict
-    assert "processor;" not in diagnose(examination()).verdict

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.ci.conftest import MakeComparison
 from vilt_bench.ask.case import Case
 from vilt_bench.cli import main, outcome
 from vilt_bench.director.gate import Outcome
@@ -16,6 +15,7 @@ from vilt_bench.judge.comparison import Comparison
 from vilt_bench.report import verdicts
 
 Finish = Callable[..., int]
+MakeComparison = Callable[..., Comparison]
 
 
 @pytest.fixture(autouse=True)
