@@ -13,7 +13,7 @@ from vilt_bench.ask import catalog
 from vilt_bench.cli import main
 from vilt_bench.errors import EmbedderError
 from vilt_bench.report.embedders import listing
-from vilt_bench.worker.catalog import compute, write
+from vilt_bench.worker.catalog import compute, names, write
 
 MakePlugin = Callable[..., None]
 
@@ -43,19 +43,19 @@ def line(text: str, start: str) -> str:
     return next(found for found in text.splitlines() if found.startswith(start))
 
 
-def listed(rows: list[catalog.ListRow] | catalog.Listing, *, query: str = "") -> str:
+def listed(found: catalog.Listing, *, query: str = "") -> str:
     file = io.StringIO()
-    listing.render_list(rows, Console(file=file, width=80), query=query)
+    listing.render_list(found, Console(file=file, width=80), query=query)
     return file.getvalue()
 
 
 def test_catalogue_of_an_outsider_is_written_and_read_without_importing_it(package: str) -> None:
     assert catalog.read(package) == {}
-    assert "vilt-bench show a-wide-one" in listed(catalog.list_rows("a-wide"))
+    assert "vilt-bench show a-wide-one" in listed(catalog.find("a-wide"))
     assert write(package).name == "catalog.json"
     for name in [name for name in sys.modules if name.startswith(package)]:
         del sys.modules[name]
-    (row,) = catalog.list_rows("a-wide")
+    (row,) = catalog.find("a-wide").rows
     # 20×35 pixels cut to 16×32: 2 · 4 cells; 3 · 8 · 8 inputs to each of 768 outputs; 2 FLOPs a multiply-add
     assert row.entry == catalog.Entry("linear", (16, 32), 8, 192 * 768, 2 * 8 * 192 * 768, ("project",))
     assert not any(name.startswith(package) for name in sys.modules)
@@ -68,18 +68,18 @@ def test_package_without_embedders_has_no_catalogue_to_write(capsys: pytest.Capt
 
 
 def test_list_finds_by_part_of_a_name() -> None:
-    assert {row.name for row in catalog.list_rows("Patch")} == {"patch", "patch16", "patch32"}
-    assert len(catalog.list_rows()) >= 11
+    assert {row.name for row in catalog.find("Patch").rows} == {"patch", "patch16", "patch32"}
+    assert len(catalog.find().rows) >= 11
 
 
 def test_query_without_a_hit_is_answered_with_the_nearest() -> None:
     with pytest.raises(EmbedderError, match="did you mean 'patch16'"):
-        catalog.list_rows("ptch16")
+        catalog.find("ptch16")
 
 
 def test_list_shows_millions_and_gflops() -> None:
     entry = catalog.Entry(kind="linear", resolution=(384, 640), visual_tokens=240, parameters=2_360_064, flops=10**9)
-    text = listed([catalog.ListRow("known", "a", entry), catalog.ListRow("foreign", "b", None)])
+    text = listed(catalog.Listing((catalog.ListRow("known", "a", entry), catalog.ListRow("foreign", "b", None)), {}))
     assert line(text, "known").split() == ["known", "linear", "384×640", "240", "2.36", "1.00"]
     assert line(text, "foreign").split() == ["foreign", *["–"] * 5]
     assert "vilt-bench show foreign" in text
@@ -88,7 +88,7 @@ def test_list_shows_millions_and_gflops() -> None:
 @pytest.mark.slow
 def test_catalogue_equals_what_the_code_builds() -> None:
     kept = catalog.read("embedders")
-    assert list(kept) == catalog.names("embedders")
+    assert list(kept) == names("embedders")
     assert {name: compute(name) for name in kept} == kept
 
 
@@ -104,10 +104,10 @@ def family(make_plugin: MakePlugin, tmp_path: Path) -> str:
 
 
 def test_a_family_lists_its_models_by_part_of_their_names(family: str) -> None:
-    (row,) = catalog.list_rows(f"{family}/small")
+    (row,) = catalog.find(f"{family}/small").rows
     assert row.name == "acme/zoo_small"
     assert row.entry == catalog.Entry("grid", (224, 224), 49, 1_000_000, 2_000_000_000)
-    assert [row.name for row in catalog.list_rows(f"{family}/")] == ["acme/zoo_small", "acme/zoo_large"]
+    assert [row.name for row in catalog.find(f"{family}/").rows] == ["acme/zoo_small", "acme/zoo_large"]
 
 
 def test_a_query_says_how_many_of_a_family_fit_too(family: str) -> None:
@@ -119,13 +119,13 @@ def test_a_query_says_how_many_of_a_family_fit_too(family: str) -> None:
 
 def test_a_misspelt_model_of_a_family_gets_the_nearest(family: str) -> None:
     with pytest.raises(EmbedderError, match="did you mean 'zoo_small'"):
-        catalog.list_rows(f"{family}/zo_smal")
+        catalog.find(f"{family}/zo_smal")
 
 
 def test_a_family_without_a_catalogue_says_so(make_plugin: MakePlugin) -> None:
     make_plugin("bare", **{"bare/*": "bare.module:family"})
     with pytest.raises(EmbedderError, match="there is no list of them"):
-        catalog.list_rows("bare/x")
+        catalog.find("bare/x")
 
 
 def test_an_entry_is_computed_with_resolution_and_reduction() -> None:

@@ -14,8 +14,7 @@ from torch import Tensor
 pytest.importorskip("transformers", minversion="5.24")
 
 from embedders.transformers_encoder import TABLE, flat_patches, pack_patches, transformers_encoder
-from vilt_bench.ask import registry
-from vilt_bench.ask.catalog import list_rows
+from vilt_bench.ask import catalog, registry
 from vilt_bench.embedding import ImageBatch
 from vilt_bench.embedding.configurations import read_table
 from vilt_bench.errors import CheckpointError, ConfigError, EmbedderError
@@ -244,7 +243,7 @@ def test_every_bundled_configuration_says_where_it_is_from() -> None:
 
 
 def test_the_list_shows_every_bundled_tower_by_the_name_that_builds_it() -> None:
-    assert [row.name for row in list_rows("transformers/")] == [f"transformers/{name}" for name in BUNDLED]
+    assert [row.name for row in catalog.find("transformers/").rows] == [f"transformers/{name}" for name in BUNDLED]
 
 
 def test_a_tower_of_fixed_positions_is_built_for_the_resolution_asked_for(folder: MakeFolder) -> None:

@@ -176,7 +176,7 @@ def test_notes_and_counts_of_nms_are_told(make_run: MakeRun) -> None:
 def test_reading_and_reporting_need_no_torch(make_run: MakeRun, tmp_path: Path, format: str) -> None:
     store.save(make_run(), tmp_path)
     code = (
-        "import sys; from vilt_bench import report; from vilt_bench.ask import catalog; catalog.list_rows();"
+        "import sys; from vilt_bench import report; from vilt_bench.ask import catalog; catalog.find();"
         f"from vilt_bench.record import load; report.render(load.load_all([{str(tmp_path)!r}]), {format!r});"
         "print([name for name in ('torch', 'numpy', 'pandas') if name in sys.modules])"
     )

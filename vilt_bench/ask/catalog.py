@@ -1,4 +1,4 @@
-"""What is known of embedders without building them: catalogues that packages ship."""
+"""What is known of embedders without building them: finds and reads the catalogues that packages ship."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from functools import cache
 from typing import Any
 
 from vilt_bench import files
-from vilt_bench.ask.presets import used_by_models
 from vilt_bench.ask.registry import FAMILY, FAMILY_FILE, guess, installed, package_folders
 from vilt_bench.errors import EmbedderError
 from vilt_bench.words import did_you_mean, nearest
 
 FILE = "catalog.json"
-
-
+"""In a package's top folder: an entry for each of its embedders, by name."""
 FAMILY_COLUMNS = ("name", "kind", "height", "width", "visual_tokens", "parameters", "flops")
-
-
+"""Of a family's catalogue, see `FAMILY_FILE`."""
 HIDDEN_SIZE = 768
 """D that the entries are for."""
 
@@ -56,11 +53,6 @@ class Listing:
     rows: tuple[ListRow, ...]
     families: Mapping[str, int]
     """By the family's name, such as `timm`: how many more of its catalogue fit, which are not among the rows."""
-
-
-def list_rows(query: str = "") -> list[ListRow]:
-    """Returns the installed embedders whose name or kind contains the query, as `find`."""
-    return list(find(query).rows)
 
 
 def find(query: str = "") -> Listing:
@@ -134,12 +126,6 @@ def read_family(package: str, family: str) -> dict[str, Entry]:
                 flops = int(row["flops"]) if row["flops"] else None
                 found[f"{family}/{row['name']}"] = Entry(row["kind"], size, tokens, parameters, flops)
     return found
-
-
-def names(package: str) -> list[str]:
-    """Returns what a package's catalogue holds: the embedders that it offers, and those that models use."""
-    own = [found.name for found in installed().values() if found.package == package and not found.family]
-    return list(dict.fromkeys([*own, *(used.embedder for used in used_by_models(package))])) if own else []
 
 
 @cache

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from vilt_bench import files
 from vilt_bench.ask.case import parse_embedder, parse_resolution
-from vilt_bench.ask.catalog import FILE, HIDDEN_SIZE, Entry, catalogue, names
+from vilt_bench.ask.catalog import FILE, HIDDEN_SIZE, Entry, catalogue
+from vilt_bench.ask.images import crop_size
+from vilt_bench.ask.presets import used_by_models
 from vilt_bench.ask.registry import build, installed, load_factory, package_folders
+from vilt_bench.embedding import ImageBatch, Mark, VisualEmbedder, VisualTokens
 from vilt_bench.errors import EmbedderError, ViltBenchError
-
-if TYPE_CHECKING:
-    from vilt_bench.embedding import VisualEmbedder
+from vilt_bench.model.reduction import reduced
+from vilt_bench.worker.meters.flops import count_flops
+from vilt_bench.worker.meters.meta import building, needs_values
 
 
 def compute(text: str) -> Entry:
@@ -26,9 +31,6 @@ def compute(text: str) -> Entry:
     Raises:
         EmbedderError: the embedder can't be built, or not be run on the meta device.
     """
-    from vilt_bench.model.reduction import reduced
-    from vilt_bench.worker.meters.meta import building
-
     name, options = parse_embedder(text)
     reduce = options.pop("reduce", None)
     asked = options.pop("resolution", None)
@@ -51,13 +53,6 @@ def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None
     Raises:
         EmbedderError: the embedder fails, or looks at values, which the meta device does not have.
     """
-    import torch
-
-    from vilt_bench.ask.images import crop_size
-    from vilt_bench.embedding import ImageBatch, Mark, VisualTokens
-    from vilt_bench.worker.meters.flops import count_flops
-    from vilt_bench.worker.meters.meta import needs_values
-
     height, width = crop_size(resolution or embedder.resolution, size_divisor=embedder.size_divisor)
     images = ImageBatch(torch.empty(1, 3, height, width, device="meta"))
     outputs: list[VisualTokens] = []
@@ -72,8 +67,8 @@ def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None
         raise
     except Exception as error:  # of an outsider's forward pass
         fails = "looks at values, which the meta device does not have" if needs_values(error) else "fails"
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise EmbedderError(f"embedder {name!r} {fails}: {told}") from error
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise EmbedderError(f"embedder {name!r} {fails}: {problem}") from error
     return Entry(
         kind=embedder.kind,
         resolution=(height, width),
@@ -84,8 +79,14 @@ def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None
     )
 
 
+def names(package: str) -> list[str]:
+    """Returns what a package's catalogue is to hold: the embedders that it offers, and those that models use."""
+    own = [found.name for found in installed().values() if found.package == package and not found.family]
+    return list(dict.fromkeys([*own, *(used.embedder for used in used_by_models(package))])) if own else []
+
+
 def write(package: str) -> Path:
-    """Compute the entries of all embedders that are offered from a package, write its catalogue, return the path.
+    """Computes the entries of a package's embedders, writes its catalogue, and returns the path.
 
     Raises:
         EmbedderError: the package offers none, or one fails.
@@ -101,8 +102,6 @@ def write(package: str) -> Path:
 
 
 def _about(name: str) -> str:
-    import inspect
-
     if name not in installed():
         return ""
     first = (inspect.getdoc(load_factory(name)) or "").partition("\n")[0].partition(";")[0]

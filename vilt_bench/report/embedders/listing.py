@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from vilt_bench.ask.catalog import HIDDEN_SIZE, Entry, Listing, ListRow, catalogue, read
+from vilt_bench.ask.catalog import HIDDEN_SIZE, Entry, Listing, catalogue, read
 from vilt_bench.ask.presets import Preset, Used
 from vilt_bench.ask.registry import installed
 
@@ -17,19 +17,18 @@ if TYPE_CHECKING:
 _ABSENT = "–"
 
 
-def render_list(listing: Listing | Sequence[ListRow], console: Console, *, query: str = "") -> None:
-    """Print the embedders as a table."""
+def render_list(listing: Listing, console: Console, *, query: str = "") -> None:
+    """Print the embedders that fit the query as a table, then the families that have more."""
     from rich.text import Text
 
-    rows, families = (listing.rows, listing.families) if isinstance(listing, Listing) else (listing, {})
-    if rows:
+    if listing.rows:
         table = _table("Embedder")
-        for row in rows:
+        for row in listing.rows:
             table.add_row(Text(row.name), *_cells(row.entry))
         console.print(table)
-    if unknown := [row.name for row in rows if row.entry is None]:
+    if unknown := [row.name for row in listing.rows if row.entry is None]:
         console.print(Text(f"{_ABSENT}: not in a catalogue; 'vilt-bench show {unknown[0]}' computes it"))
-    for family, count in families.items():
+    for family, count in listing.families.items():
         counted = f"{count:,} models" if count else "any model that it knows"
         part = "" if query.strip().lower() in f"{family}/" else query.strip()  # which is not in its models' names
         shown = f"; 'vilt-bench list {family}/{part}' shows them" if count else ""
