@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add, truediv
-from statistics import median
 from typing import TYPE_CHECKING
 
-from vilt_bench.judge.estimate import Estimate, estimate
+from vilt_bench.judge.estimate import Estimate, estimate, median
 from vilt_bench.record.run import WHOLE
 
 if TYPE_CHECKING:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
 from typing import Literal
 
 from vilt_bench.ask.case import LANGUAGE_MODEL
-from vilt_bench.judge.estimate import Estimate
+from vilt_bench.judge.estimate import Estimate, mean, median
 from vilt_bench.judge.latency import Latencies, blocked_latency, latencies, trial_medians
 from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS, Conditions, Energy, Run
 
@@ -418,7 +417,7 @@ def _drift(blocks: Sequence[Sequence[float]]) -> float:
     """Returns by what share the second half of a trial's blocks lies above the first."""
     medians = [median(block) for block in blocks]
     half = len(medians) // 2
-    return fmean(medians[-half:]) / fmean(medians[:half]) - 1 if half and fmean(medians[:half]) else 0.0
+    return mean(medians[-half:]) / mean(medians[:half]) - 1 if half and mean(medians[:half]) else 0.0
 
 
 def _disturbances(run: Run) -> Iterator[Disturbance]:
