@@ -15,7 +15,7 @@ from vilt_bench.report.runs import FORMATS as TEXTS
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
-    from vilt_bench.record.run import Run
+    from vilt_bench.judge.summary import Summary
 
 
 def register(add: Add) -> None:
@@ -53,6 +53,7 @@ def register(add: Add) -> None:
 
 def report(asked: argparse.Namespace) -> int:
     """Print records, or write them to a file, as a table, text of some format, a picture or a page."""
+    from vilt_bench.judge.summary import summarise
     from vilt_bench.record import load, store
 
     paths = [*asked.runs, *getattr(asked, "after", [])]
@@ -60,12 +61,12 @@ def report(asked: argparse.Namespace) -> int:
         raise ConfigError(f"give records or folders of them, such as {RESULTS}; 'vilt-bench run' saves them there")
     asked.format = formats.chosen(asked.format, asked.output, [*TEXTS, *PICTURES])
     unreadable: list[str] = []
-    runs = load.load_all(paths, left_out=unreadable.append)
-    left_out = screen.leave_out(unreadable)
+    # Judged while they are read: samples are let go.
     if asked.join:
-        from vilt_bench.record.join import join_cases
-
-        runs = join_cases(runs)
+        runs = load.load_joined(paths, summarise, left_out=unreadable.append)
+    else:
+        runs = load.load_each(paths, lambda run, _: summarise(run), left_out=unreadable.append)
+    left_out = screen.leave_out(unreadable)
     if asked.format in PICTURES:
         return _picture(runs, asked, left_out)
     if asked.with_paper or asked.allow_different or asked.columns != 1 or asked.figure != FIGURES[0]:
@@ -88,7 +89,7 @@ def report(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _picture(runs: Sequence[Run], asked: argparse.Namespace, left_out: Sequence[str]) -> int:
+def _picture(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Sequence[str]) -> int:
     from vilt_bench.record import store
     from vilt_bench.report import render_picture
 

@@ -192,7 +192,7 @@ def agree(before: float, after: float) -> bool:
 
 
 def _within(trials: Sequence[Distribution], medians: Sequence[float]) -> float | None:
-    """Returns half the interval for these very processes; their blocks, of which these are the medians, are the units."""
+    """Returns half the interval for these very processes; their blocks, with these medians, are the units."""
     count = len(medians)
     if count < LEAST_UNITS:
         return None

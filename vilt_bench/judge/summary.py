@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from vilt_bench.ask.case import Case
+from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.judge.estimate import Estimate
 from vilt_bench.judge.latency import Latencies, latencies
 from vilt_bench.judge.remarks import Remark, Verdict, remarks, verdict
-from vilt_bench.record.run import WHOLE, Component, Energy, Environment, Failure, Model, Run, Stage
+from vilt_bench.record.run import WHOLE, Component, Energy, Environment, Failure, Model, Run, Source, Stage
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 
@@ -69,9 +69,9 @@ class Summary:
     model: Model | None
     energy: Energy | None
     failure: Failure | None
+    sampling: Sampling
+    source: Source | None
     trials: int
-    precision: float
-    """That was asked for, as a share of the whole's latency."""
     verdict: Verdict
     rows: tuple[Row, ...]
     """Components, each followed by its stages, then the whole."""
@@ -129,7 +129,8 @@ def summarise(run: Run) -> Summary:
         energy=run.energy,
         failure=run.failure,
         trials=len(run.trials),
-        precision=run.sampling.precision,
+        sampling=run.sampling,
+        source=run.source,
         verdict=verdict(run, found),
         rows=tuple(rows),
         components=components,

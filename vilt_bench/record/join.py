@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from vilt_bench.ask.case import label
 from vilt_bench.errors import RecordError
 from vilt_bench.record.alike import key
 from vilt_bench.record.run import Run, Series, Times, parse_time
+
+Item = TypeVar("Item")
 
 
 def join_blocks(parts: Sequence[Series]) -> Series:
@@ -55,15 +57,16 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
 
     Records that do not say it are then by embedder and size.
     """
-
-    def place(run: Run) -> tuple[Any, ...]:
-        height, width = run.case.resolution or (0, 0)
-        asked = (run.case.embedder, height * width, run.case.batch_size, run.case.text_length, label(run.case))
-        side = ("baseline", "candidate", None).index(run.side)
-        start = parse_time(run.started_at) or datetime.min.replace(tzinfo=UTC)
-        return start, run.group, run.position is None, run.position or 0, asked, side, run.run_id
-
     return sorted(runs, key=place)
+
+
+def place(run: Run) -> tuple[Any, ...]:
+    """Returns what `in_order` orders by."""
+    height, width = run.case.resolution or (0, 0)
+    asked = (run.case.embedder, height * width, run.case.batch_size, run.case.text_length, label(run.case))
+    side = ("baseline", "candidate", None).index(run.side)
+    start = parse_time(run.started_at) or datetime.min.replace(tzinfo=UTC)
+    return start, run.group, run.position is None, run.position or 0, asked, side, run.run_id
 
 
 def join_trials(runs: Sequence[Run]) -> Run:
@@ -102,8 +105,24 @@ def join_cases(runs: Sequence[Run]) -> list[Run]:
 
     Runs that failed are joined with nothing.
     """
-    groups: dict[object, list[Run]] = {}
-    for run in runs:
+    return [join_trials(group) if len(group) > 1 else group[0] for group in joinable(runs, lambda run: run)]
+
+
+def joinable(items: Iterable[Item], run_of: Callable[[Item], Run]) -> list[list[Item]]:
+    """Returns the items by what `join_cases` joins, in the order given.
+
+    Args:
+        items: any.
+        run_of: gives an item's run, which may be without samples.
+    """
+    groups: dict[object, list[Item]] = {}
+    for item in items:
+        run = run_of(item)
         alone = run.environment is None or run.failure is not None
-        groups.setdefault(run.run_id if alone else key(run, "join"), []).append(run)
-    return [join_trials(group) if len(group) > 1 else group[0] for group in groups.values()]
+        groups.setdefault(run.run_id if alone else key(run, "join"), []).append(item)
+    return list(groups.values())
+
+
+def without_samples(run: Run) -> Run:
+    """Returns what of a run says what it is of: a hundredth of its size."""
+    return dataclasses.replace(run, trials=(), stages=(), energy=None, warnings=())

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vilt_bench import files
 from vilt_bench.errors import ConfigError, FileError, RecordError
 from vilt_bench.record.codec import decode
-from vilt_bench.record.join import in_order
+from vilt_bench.record.join import join_trials, joinable, place, without_samples
 from vilt_bench.record.run import Run
 from vilt_bench.record.store import readable
+
+Kept = TypeVar("Kept")
 
 _AT_ONCE = 128
 """Files that are fetched together: remote file systems fetch them side by side."""
@@ -138,10 +143,31 @@ def load_all(paths: Iterable[str | os.PathLike[str]], *, left_out: Callable[[str
     Raises:
         RecordError: a path is missing, a folder has no record that can be read, or a file is no record.
     """
+    return load_each(paths, lambda run, _: run, left_out=left_out)
+
+
+def load_each(
+    paths: Iterable[str | os.PathLike[str]],
+    keep: Callable[[Run, Path], Kept],
+    *,
+    left_out: Callable[[str], object] | None = None,
+) -> list[Kept]:
+    """Returns what is kept of each run, in the order of `load_all`.
+
+    One record is in memory at a time, so that there may be more of them than fit.
+
+    Args:
+        paths: of files and folders.
+        keep: makes of a run, and its file, what is kept.
+        left_out: as `load_all`.
+
+    Raises:
+        RecordError: as `load_all`.
+    """
     paths = list(paths)
     if not all(map(os.fspath, paths)):
         raise RecordError("'' names no record; give a file that 'vilt-bench run' saved, or a folder of them")
-    runs: list[Run] = []
+    found_all: list[Kept] = []
     seen: set[Path] = set()
     for path in map(Path, paths):
         found = _records(path) if files.is_folder(path) else [path]
@@ -149,25 +175,78 @@ def load_all(paths: Iterable[str | os.PathLike[str]], *, left_out: Callable[[str
             raise RecordError(f"no record in folder {path}; 'vilt-bench run --output {path}' saves one")
         new = {real: file for file in found if (real := files.real_path(file)) not in seen}
         seen.update(new)
-        runs += in_order(_load_each(new.values(), left_out if files.is_folder(path) else None))
-    return runs
+        found_all += _load_each(new.values(), keep, left_out if files.is_folder(path) else None)
+    return found_all
 
 
-def load_folder(folder: str | os.PathLike[str], *, left_out: Callable[[str], object] | None = None) -> list[Run]:
+def load_joined(
+    paths: Iterable[str | os.PathLike[str]],
+    keep: Callable[[Run], Kept],
+    *,
+    left_out: Callable[[str], object] | None = None,
+) -> list[Kept]:
+    """Returns what is kept of each case's runs, joined as `join_cases` does.
+
+    Records are read twice: what is joined with what is known before the first samples are kept.
+
+    Args:
+        paths: as `load_all`.
+        keep: makes of a joined run what is kept.
+        left_out: as `load_all`.
+
+    Raises:
+        RecordError: as `load_all`.
+    """
+    entries = load_each(paths, lambda run, path: (without_samples(run), path), left_out=left_out)
+    return [
+        keep(join_trials([load(path) for _, path in group]) if len(group) > 1 else load(group[0][1]))
+        for group in joinable(entries, lambda entry: entry[0])
+    ]
+
+
+def load_folder(
+    folder: str | os.PathLike[str],
+    *,
+    left_out: Callable[[str], object] | None = None,
+    keep: Callable[[Run], Run] | None = None,
+) -> list[Run]:
     """Returns the runs of a folder, subfolders included, as `in_order`; none where there is no folder or no record.
 
     Args:
         folder: need not be there.
         left_out: told in a sentence of each file that can't be read, while the others are; `None`: it is an error.
+        keep: makes of each run what is kept, such as one without samples.
 
     Raises:
         RecordError: a file is no record; with `left_out`, none of them is.
     """
-    return in_order(_load_each(_records(Path(folder)), left_out))
+    return _load_each(_records(Path(folder)), lambda run, _: run if keep is None else keep(run), left_out)
 
 
-def _load_each(paths: Iterable[Path], left_out: Callable[[str], object] | None) -> list[Run]:
-    return readable((partial(load, path) for path in paths), left_out)
+def _load_each(
+    paths: Iterable[Path], keep: Callable[[Run, Path], Kept], left_out: Callable[[str], object] | None
+) -> list[Kept]:
+    """Returns what is kept of each, as `in_order`."""
+
+    def read(path: Path) -> tuple[Any, Kept]:
+        run = load(path)
+        return place(run), keep(run, path)
+
+    with collecting_later():
+        found = readable((partial(read, path) for path in paths), left_out)
+    return [kept for _, kept in sorted(found, key=itemgetter(0))]
+
+
+@contextmanager
+def collecting_later() -> Iterator[None]:
+    """Let no cycles be looked for meanwhile: records make none, but objects by the thousand."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _records(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import html as markup
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 REPLACED = "\ufffd"
@@ -71,6 +72,8 @@ _LATEX = {
 }
 _LIGATURE = re.compile(r"(?<=-)(?=-)|(?<=')(?=')|(?<=,)(?=,)|(?<=:)(?=:)|(?<=[?!])(?=`)")
 """Between these, something must stand, or LaTeX draws one character for both, or a line is a runner's command."""
+_NUMBER = re.compile(r"[0-9,]*[0-9](?:\.[0-9]+)?%?(?: \[[0-9,.–]+(?:, [0-9,.–]+)?\])?", re.ASCII)
+"""With its interval, if any."""
 _FORMULA = re.compile(r"\s*(?:[=+\-@\uff1d\uff0b\uff0d\uff20]|::)")
 _JSON_UNSHOWN = re.compile(f"[\x7f-\x9f\u2028\u2029{_BIDI}]|(?<=##)\\[")
 
@@ -95,6 +98,8 @@ def within(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Returns the text in one line that GitHub shows as it is, wherever a paragraph, an item or a cell begins."""
+    if _NUMBER.fullmatch(text):
+        return text  # as most cells are
     text = " ".join(line(text).split())
     begins = re.match(r"\d{1,9}(?=[.)])|", text)
     start = begins.end() if begins is not None else 0
@@ -172,9 +177,19 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return file.getvalue()
 
 
+def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    """Returns rows as lines of CSV, cleaned as `csv_text` does."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(list(map(_cell, row)) for row in rows)
+    return file.getvalue()
+
+
 def _cell(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
+    return _text_cell(value) if isinstance(value, str) else value
+
+
+@lru_cache(maxsize=1024)  # what is of a run stands in each of its lines
+def _text_cell(value: str) -> str:
     text = line(value).replace("##[", f"##{_ALIKE['[']}")
     return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
 

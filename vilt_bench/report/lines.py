@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby
 
 from vilt_bench.ask.case import LANGUAGE_MODEL, case_name, unusual
 from vilt_bench.judge.remarks import UNACCOUNTED
@@ -25,7 +26,8 @@ def name(run: Summary, *, without: Collection[str] = ()) -> str:
 
 def names(runs: Sequence[Summary]) -> list[str]:
     """Returns the runs' names side by side: what all cases have alike is left out, see `alike`."""
-    return [name(run, without=_alike(runs)) for run in runs]
+    shared = _alike(runs)
+    return [name(run, without=shared) for run in runs]
 
 
 def alike(runs: Sequence[Summary]) -> str:
@@ -37,8 +39,13 @@ def alike(runs: Sequence[Summary]) -> str:
 def _alike(runs: Sequence[Summary]) -> dict[str, str]:
     if len(runs) < 2:
         return {}
-    first, *others = (unusual(run.case) for run in runs)
-    return {field: text for field, text in first.items() if all(other.get(field) == text for other in others)}
+    shared = unusual(runs[0].case)
+    for run in runs[1:]:
+        if not shared:
+            break
+        other = unusual(run.case)
+        shared = {field: text for field, text in shared.items() if other.get(field) == text}
+    return shared
 
 
 def pixels(model: Model | None) -> str:
@@ -97,9 +104,21 @@ def _different_ranks(runs: Sequence[tuple[str, Summary]]) -> Iterator[str]:
         for named, run in runs
         if run.total is not None and run.whole.latency is not None
     ]
-    if any(one[0] < other[0] and one[1] > (1 + UNACCOUNTED) * other[1] for one in found for other in found):
+    # Of those whose sum is less, the longest whole tells.
+    longest_s, otherwise = 0.0, False
+    for _, equal in groupby(sorted(found), key=lambda each: each[0]):
+        wholes_s = [whole_s for _, whole_s, _ in equal]
+        otherwise = otherwise or longest_s > (1 + UNACCOUNTED) * min(wholes_s)
+        longest_s = max(longest_s, *wholes_s)
+    if otherwise:
         order = [f"{named} {milliseconds_of(whole)} ms" for _, whole, named in sorted(found, key=lambda each: each[1])]
+        if len(order) > _MOST_RANKED:
+            order[_MOST_RANKED:] = [f"and {len(order) - _MOST_RANKED:,} more"]
         yield f"Bars are sums of stages; the wholes, timed apart, rank otherwise: {', '.join(order)}."
+
+
+_MOST_RANKED = 50
+"""Runs that a sentence names."""
 
 
 def _by_value(pairs: Iterable[tuple[str, str]], most: int = 4) -> str:

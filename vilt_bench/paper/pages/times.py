@@ -143,7 +143,7 @@ def _precision(runs: Mapping[str, Summary]) -> list[str]:
     known = [width for width in widths.values() if width is not None]
     if not known:
         return ["No row has an interval: three trials or more tell how far processes differ."]
-    asked = max(run.precision for run in runs.values())
+    asked = max(run.sampling.precision for run in runs.values())
     reached = sum(width <= asked for width in known)
     said = f"Asked ±{digits(100 * asked)}% of each row's whole: {reached} of {len(runs)} rows reached it"
     others = [width for width in known if width > asked]

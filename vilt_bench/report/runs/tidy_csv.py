@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from vilt_bench.judge.summary import Summary
+from vilt_bench.judge.summary import Row, Summary
 from vilt_bench.report import clean
 from vilt_bench.report.runs.fields import run_fields, stage_fields
 
 
 def render(runs: Sequence[Summary]) -> str:
     """Returns the rows, the columns of the run before those of the stage; what a stage found as `NAME=COUNT`."""
-    found = [
-        run_fields(run) | stage_fields(row) | {"counts": " ".join(f"{key}={n}" for key, n in row.counts.items())}
-        for run in runs
-        for row in run.rows
-    ]
-    return clean.csv_text(list(found[0]) if found else [], found)
+    head = [*run_fields(runs[0]), *stage_fields(runs[0].whole)] if runs else []
+    return "".join([clean.csv_lines([head]), *map(_lines, runs)])
+
+
+def _lines(run: Summary) -> str:
+    of_run = [*run_fields(run).values()]
+    return clean.csv_lines([*of_run, *_stage_cells(row)] for row in run.rows)
+
+
+def _stage_cells(row: Row) -> Iterator[object]:
+    for name, value in stage_fields(row).items():
+        yield " ".join(f"{key}={count}" for key, count in row.counts.items()) if name == "counts" else value
