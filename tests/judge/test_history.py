@@ -275,6 +275,19 @@ def test_the_check_tells_a_new_slowdown_an_old_one_and_too_few_runs_apart(save_h
     assert main(["history", "check", str(tmp_path / "missing")]) == 2
 
 
+def test_a_folder_called_check_is_reached_by_its_path_or_beside_the_option(
+    save_history, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_history(tmp_path / "results", 30)
+    save_history(tmp_path / "check", 30, since=24, slower=1.2)
+    assert main(["history", "./check", "--format", "csv"]) == 0
+    assert capsys.readouterr().out == run_render(history("check"), "csv")
+    assert main(["history", "check"]) == 0  # of results/
+    for arguments in (["check", "check"], ["check", "./check"], ["--check", "check"], ["check", "--check"]):
+        assert main(["history", *arguments]) == 1, arguments
+
+
 def test_the_check_goes_by_the_whole_unless_stages_are_asked_for(save_history, make_run, tmp_path) -> None:
     save_history(tmp_path, 30, since=24, slower=1.004)
     assert main(["history", "check", str(tmp_path)]) == 0

@@ -1,4 +1,4 @@
-"""`vilt-bench history`: latency over commits, with the changes of level; `history check`: does the newest begin one?"""
+"""`vilt-bench history`: latency over commits, with the changes of level; `--check`: does the newest begin one?"""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vilt_bench.cli import Add
     from vilt_bench.judge.history import History
 
+CHECK = "check"
+"""As the first of the folders, this word is the option `--check`."""
 SLOWER = 1
 TOO_FEW = UNDECIDED = 3
 
@@ -23,18 +25,17 @@ TOO_FEW = UNDECIDED = 3
 def register(add: Add) -> None:
     """Add the command."""
     parser = add("history", history, "show latency over commits, and where it changed")
-    parser.usage = "vilt-bench history [check] [FOLDER …] [options]"
+    parser.usage = "vilt-bench history [FOLDER …] [options]\n       vilt-bench history check [FOLDER …] [options]"
     parser.epilog = (
-        "'history check' says whether the newest runs begin a slowdown: exit code 1 if they do, 0 if not, 3 if no "
+        "'history check' is 'history --check': exit code 1 if the newest runs begin a slowdown, 0 if not, 3 if no "
         "history has runs enough to tell, or if the order of runs and that of commits disagree. A trend, not a gate: "
-        "'vilt-bench gate' measures both sides together."
+        "'vilt-bench gate' measures both sides together. A folder of the name check is ./check."
     )
     parser.add_argument(
         "folders",
         nargs="*",
         metavar="FOLDER",
-        help=f"of records: a path, or a URL such as s3://bucket/folder (default: {options.RESULTS}); "
-        "'check' first: say only whether the newest runs begin a slowdown",
+        help=f"of records: a path, or a URL such as s3://bucket/folder (default: {options.RESULTS})",
     )
     group = parser.add_argument_group("what to look at")
     group.add_argument("--embedder", action="append", default=[], metavar="NAME", help="this one only; may be repeated")
@@ -43,7 +44,7 @@ def register(add: Add) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="whole, a component or a stage; may be repeated (default: all; for 'check': the whole)",
+        help="whole, a component or a stage; may be repeated (default: all; for --check: the whole)",
     )
     group.add_argument("--since", metavar="DATE", help="leave out what is earlier: 2026-10-01, or 90d for 90 days")
     group.add_argument("--limit", type=int, metavar="N", help="the newest N runs of each history only")
@@ -53,10 +54,12 @@ def register(add: Add) -> None:
         default="commit",
         help="by time of the commit or the run (default: commit)",
     )
-    group.add_argument(
-        "--newest", type=int, metavar="N", help="for 'check': runs in whose midst a change is new (default: 10)"
-    )
     group.add_argument("--strict", action="store_true", help="refuse a folder with an unreadable record")
+    group = parser.add_argument_group("a nightly job's question")
+    group.add_argument("--check", action="store_true", help="say only whether the newest runs begin a slowdown")
+    group.add_argument(
+        "--newest", type=int, metavar="N", help="for --check: runs in whose midst a change is new (default: 10)"
+    )
     group = parser.add_argument_group("output")
     group.add_argument("--format", choices=[*TEXTS, *PICTURES], help="default: what --output's name says, else a table")
     group.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
@@ -66,7 +69,9 @@ def history(asked: argparse.Namespace) -> int:
     """Print latency over commits, or write it to a file; or say whether the newest runs begin a slowdown."""
     from vilt_bench.judge import history as trend
 
-    check = asked.folders[:1] == ["check"]
+    check, folders = asked.check, asked.folders
+    if not check and folders[:1] == [CHECK]:
+        check, folders = True, folders[1:]
     if asked.newest is not None and (not check or asked.newest < 1):
         raise ConfigError(f"--newest is for 'vilt-bench history check', and at least 1; got {asked.newest}")
     if check and (asked.format is not None or asked.output is not None):
@@ -74,7 +79,6 @@ def history(asked: argparse.Namespace) -> int:
     asked.format = formats.chosen(asked.format, asked.output, [*TEXTS, *PICTURES])
     if not check and asked.format in PICTURES and asked.output is None and sys.stdout.isatty():
         raise ConfigError(f"--format {asked.format} is not for a terminal; add --output FILE.{asked.format}")
-    folders = asked.folders[1:] if check else asked.folders
     found = trend.history(
         *(folders or [options.RESULTS]),
         embedders=asked.embedder,
