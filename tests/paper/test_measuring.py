@@ -17,10 +17,11 @@ from vilt_bench.paper.measuring import kept_rows, measure_rows
 from vilt_bench.paper.models import ROWS
 from vilt_bench.paper.pages import counted as render
 from vilt_bench.paper.pages import times
-from vilt_bench.paper.studies.rounds import markdown_table
 from vilt_bench.paper.tables import table6
 from vilt_bench.record import load
 from vilt_bench.record.join import join_trials
+from vilt_bench.report import tables
+from vilt_bench.report.tables import Column, Table, lines, text_column
 from vilt_bench.worker.count import inspect
 
 CASES = {"ViLT-B/32": Case("patch32"), "Pixel-BERT-R50": Case("grid-r50")}
@@ -234,7 +235,7 @@ def test_a_setting_that_older_trials_do_not_tell_sets_none_apart(make_run, tmp_p
 
 
 def test_tables_of_the_paper_are_tables_to_a_markdown_parser(runs):
-    study = markdown_table(["a", "b"], [["-", "~1"]], ["c"])
-    for page, tables in ((times.markdown(runs), 1), (render.markdown(paper_table(["ViLT-B/32"])), 2), (study, 1)):
+    study = tables.markdown(Table([text_column("a"), Column("b")], lines([["-", "~1"]]), notes=["c"]))
+    for page, least in ((times.markdown(runs), 1), (render.markdown(paper_table(["ViLT-B/32"])), 2), (study, 1)):
         tokens = [token.type for token in MarkdownIt("commonmark").enable("table").parse(page)]
-        assert tokens.count("table_open") >= tables
+        assert tokens.count("table_open") >= least

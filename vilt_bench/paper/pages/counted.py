@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vilt_bench.paper.tables import ABSENT, CountedRow, CountedTable
-from vilt_bench.report import clean
+from vilt_bench.report import tables
+from vilt_bench.report.tables import Column, Table, lines, text_column
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,59 +16,31 @@ RATIO = ("UNITER-Base", "ViLT-B/32")
 """The two rows whose ratio is the paper's headline."""
 
 _TABLE6 = (
-    "Model",
-    "Parameters (M): printed",
-    "as the paper counted",
-    "to print",
-    "every one",
-    "to print",
-    "GFLOPs: printed",
-    "as the paper counted",
-    "to print",
-    "2 per multiply-add",
-    "to print",
+    text_column("Model"),
+    Column("Parameters (M): printed", screen="Params\n(M)\nprinted"),
+    Column("as the paper counted", screen="paper's\ncount"),
+    Column("to print", screen="to\nprint"),
+    Column("every one", screen="every\none"),
+    Column("to print", screen="to\nprint"),
+    Column("GFLOPs: printed", screen="GFLOPs\n\nprinted"),
+    Column("as the paper counted", screen="paper's\ncount"),
+    Column("to print", screen="to\nprint"),
+    Column("2 per multiply-add", screen="2 per\nmult.-\nadd"),
+    Column("to print", screen="to\nprint"),
 )
-_TABLE6_NARROW = (
-    "Model",
-    "Params\n(M)\nprinted",
-    "paper's\ncount",
-    "to\nprint",
-    "every\none",
-    "to\nprint",
-    "GFLOPs\n\nprinted",
-    "paper's\ncount",
-    "to\nprint",
-    "2 per\nmult.-\nadd",
-    "to\nprint",
+_TABLE7 = (
+    *map(text_column, ("Model", "Backbone", "RoI head", "NMS", "Layers", "As built")),
+    text_column("Interaction", long="fold"),
+    text_column("Tokens"),
 )
-WRAPPED = "Interaction"
-"""The column of Table 7 that is long."""
-_TABLE7 = ("Model", "Backbone", "RoI head", "NMS", "Layers", "As built", WRAPPED, "Tokens")
 
 
 def show(table: CountedTable, console: Console) -> None:
-    """Print both tables, each with its notes."""
-    from rich import box
-    from rich.table import Table
+    """Print both tables, then their notes."""
     from rich.text import Text
 
-    for title, head, cells, numbers in (
-        ("Table 6: parameters and FLOPs, the textual embedder left out", _TABLE6_NARROW, _table6_cells(table), True),
-        (
-            "Table 7: components; as printed, then embedder, interaction, visual + text tokens as built",
-            _TABLE7,
-            _table7_cells(table),
-            False,
-        ),
-    ):
-        console.print(Text(title, style="bold"))
-        shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
-        for index, name in enumerate(head):
-            right = numbers and index > 0
-            shown.add_column(name, justify="right" if right else "left", no_wrap=name != WRAPPED)
-        for line in cells:
-            shown.add_row(*map(Text, line))
-        console.print(shown)
+    for each in (sizes(table), components(table)):
+        tables.show(each, console)
         console.print()
     for note in notes(table):
         console.print(Text(f"• {note}"))
@@ -75,23 +48,22 @@ def show(table: CountedTable, console: Console) -> None:
 
 def markdown(table: CountedTable) -> str:
     """Returns both tables and the notes, as GitHub shows them."""
-    listed = "\n".join(f"- {clean.markdown(note)}" for note in notes(table))
+    sums = lines([row.printed.model, row.recipe] for row in table.rows)
     return (
         "### Table 6: parameters and FLOPs\n\n"
-        f"{_markdown_table(_TABLE6, _table6_cells(table))}\n\n"
+        f"{tables.markdown(sizes(table))}\n\n"
         "### Table 7: components\n\n"
         "As printed; then embedder, interaction, visual + text tokens as built.\n\n"
-        f"{_markdown_table(_TABLE7, _table7_cells(table), left=True)}\n\n"
-        f"{listed}\n\n"
+        f"{tables.markdown(components(table))}\n\n"
+        f"{tables.markdown_list(notes(table))}\n\n"
         "The paper's FLOPs are the sum of, with e(layers, tokens, hidden size) for the transformer:\n\n"
-        f"{_markdown_table(('Model', 'Sum'), [[row.printed.model, row.recipe] for row in table.rows], left=True)}\n"
+        f"{tables.markdown(Table([text_column('Model'), text_column('Sum')], sums))}\n"
     )
 
 
 def render_csv(table: CountedTable) -> str:
     """Returns a line a row; plain counts, empty where the paper has nothing."""
-    lines = [_fields(row) for row in table.rows]
-    return clean.csv_text(list(lines[0]) if lines else [], lines)
+    return tables.csv([_fields(row) for row in table.rows])
 
 
 def notes(table: CountedTable) -> list[str]:
@@ -144,8 +116,9 @@ def _by_model(table: CountedTable) -> Mapping[str, CountedRow]:
     return {row.printed.model: row for row in table.rows}
 
 
-def _table6_cells(table: CountedTable) -> list[list[str]]:
-    return [
+def sizes(table: CountedTable) -> Table:
+    """Returns parameters and FLOPs: as printed, as the paper counted, and as they are."""
+    rows = [
         [
             row.printed.model,
             f"{row.printed.parameters / 1e6:.1f}",
@@ -161,10 +134,12 @@ def _table6_cells(table: CountedTable) -> list[list[str]]:
         ]
         for row in table.rows
     ]
+    return Table(_TABLE6, lines(rows), "Table 6: parameters and FLOPs, the textual embedder left out")
 
 
-def _table7_cells(table: CountedTable) -> list[list[str]]:
-    return [
+def components(table: CountedTable) -> Table:
+    """Returns the components: as printed, and as built."""
+    rows = [
         [
             row.printed.model,
             *(part or ABSENT for part in (row.components.backbone, row.components.roi_head, row.components.nms)),
@@ -175,6 +150,11 @@ def _table7_cells(table: CountedTable) -> list[list[str]]:
         ]
         for row in table.rows
     ]
+    return Table(
+        _TABLE7,
+        lines(rows),
+        "Table 7: components; as printed, then embedder, interaction, visual + text tokens as built",
+    )
 
 
 def _fields(row: CountedRow) -> dict[str, object]:
@@ -213,8 +193,3 @@ def _difference(value: float, printed: int) -> str:
     if abs(share) < 0.00005:
         return "0.00%"
     return f"{share:+.2%}" if abs(share) < 0.1 else f"{share:+.0%}"
-
-
-def _markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], *, left: bool = False) -> str:
-    rule = ["---", *["---" if left else "---:"] * (len(head) - 1)]
-    return clean.markdown_table(head, rule, lines)

@@ -12,10 +12,11 @@ from vilt_bench.judge.estimate import Estimate
 from vilt_bench.judge.remarks import Contention, Failed, Interrupted, Remark, SumOfStages, disturbed_by
 from vilt_bench.judge.summary import Summary
 from vilt_bench.paper.tables import Table6Row, table6
-from vilt_bench.report import clean
+from vilt_bench.report import tables
 from vilt_bench.report.lines import machine_line
 from vilt_bench.report.numbers import digits, milliseconds_interval, percent
 from vilt_bench.report.remarks import sentence
+from vilt_bench.report.tables import Column, Table, lines, text_column
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,15 +26,15 @@ REFERENCE = "ViLT-B/32"
 PRINTED_ON = "NVIDIA P40, Xeon E5-2650, mean of 10,000 runs"
 """Source: ViLT paper, section 4.6."""
 
-_HEAD = (
-    "Model",
-    "Kind",
-    "Paper (ms)",
-    "Paper: × ViLT",
-    "Here (ms) [95% interval]",
-    "Here: × ViLT",
-    "Visual embedder",
-    "Passes",
+_COLUMNS = (
+    text_column("Model"),
+    text_column("Kind"),
+    Column("Paper", "ms"),
+    Column("Paper: × ViLT", screen="Paper:\n× ViLT"),
+    Column("Here", "ms", "95% interval"),
+    Column("Here: × ViLT", screen="Here:\n× ViLT"),
+    Column("Visual embedder", screen="Visual\nembedder"),
+    Column("Passes"),
 )
 
 
@@ -76,34 +77,17 @@ def timed_rows(runs: Mapping[str, Summary]) -> list[TimedRow]:
 
 def show(runs: Mapping[str, Summary], console: Console) -> None:
     """Print the times, and what must be known to read them."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    console.print(Text("Table 6: time, as printed and here", style="bold"))
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
-    for index, name in enumerate(_HEAD):
-        shown.add_column(name, justify="left" if index < 2 else "right", no_wrap=index == 0)
-    for line in _cells(runs):
-        shown.add_row(*map(Text, line))
-    console.print(shown)
-    console.print()
-    for note in notes(runs):
-        console.print(Text(f"• {note}"))
+    tables.show(timed_table(runs), console)
 
 
 def markdown(runs: Mapping[str, Summary]) -> str:
     """Returns the times and notes as GitHub shows them."""
-    rule = ["---", "---", *["---:"] * (len(_HEAD) - 2)]
-    table = clean.markdown_table(_HEAD, rule, _cells(runs))
-    listed = "\n".join(f"- {clean.markdown(note)}" for note in notes(runs))
-    return f"### Table 6: time\n\n{table}\n\n{listed}\n"
+    return f"### Table 6: time\n\n{tables.markdown(timed_table(runs))}\n"
 
 
 def render_csv(runs: Mapping[str, Summary]) -> str:
     """Returns a line a row, in seconds; empty where nothing was measured."""
-    lines = [_fields(row, runs[row.printed.model]) for row in timed_rows(runs)]
-    return clean.csv_text(list(lines[0]) if lines else [], lines)
+    return tables.csv([_fields(row, runs[row.printed.model]) for row in timed_rows(runs)])
 
 
 def notes(runs: Mapping[str, Summary]) -> list[str]:
@@ -176,11 +160,12 @@ def _kinds(rows: Sequence[TimedRow]) -> list[str]:
     return [f"Kinds by the median of their rows: {ratios(0)} as printed, {ratios(1)} here."]
 
 
-def _cells(runs: Mapping[str, Summary]) -> list[list[str]]:
-    rows = timed_rows(runs)
-    reference = next((row for row in rows if row.printed.model == REFERENCE), None)
+def timed_table(runs: Mapping[str, Summary]) -> Table:
+    """Returns a line a row of the paper that was measured: its time as printed and here, with notes."""
+    found = timed_rows(runs)
+    reference = next((row for row in found if row.printed.model == REFERENCE), None)
     printed_reference_s = next(row.latency_s for row in table6() if row.model == REFERENCE)
-    return [
+    rows = [
         [
             row.printed.model,
             row.printed.visual_embed,
@@ -191,8 +176,9 @@ def _cells(runs: Mapping[str, Summary]) -> list[list[str]]:
             percent(row.embedder_share),
             "–" if row.whole is None else str(row.whole.samples),
         ]
-        for row in rows
+        for row in found
     ]
+    return Table(_COLUMNS, lines(rows), "Table 6: time, as printed and here", notes=notes(runs))
 
 
 def _fields(row: TimedRow, run: Summary) -> dict[str, object]:

@@ -17,6 +17,8 @@ from vilt_bench.ask.case import Option
 from vilt_bench.judge.estimate import Estimate
 from vilt_bench.paper.studies import rounds as shared
 from vilt_bench.record.run import Environment, Series
+from vilt_bench.report import tables
+from vilt_bench.report.tables import Column, Table, lines, text_column
 
 if TYPE_CHECKING:
     import torch
@@ -246,17 +248,17 @@ def findings(study: NmsStudy) -> list[str]:
 
 def render_table(study: NmsStudy, console: Console) -> None:
     """Print a row a point, then the findings and conditions."""
-    shared.print_table(console, _TITLE, _HEAD_NARROW, _cells(study), notes(study))
+    tables.show(_table(study), console)
 
 
 def markdown(study: NmsStudy) -> str:
     """Returns the table, findings and conditions, as GitHub shows them."""
-    return shared.markdown_table(_HEAD, _cells(study), notes(study))
+    return tables.markdown(_table(study)) + "\n"
 
 
 def render_csv(study: NmsStudy) -> str:
     """Returns a line a point; seconds."""
-    return shared.csv_table(
+    return tables.csv(
         [
             {
                 "mode": point.mode,
@@ -294,30 +296,20 @@ def notes(study: NmsStudy) -> list[str]:
 
 
 _TITLE = "The final NMS: latency by mode, proposals and classes (planted tensors)"
-_HEAD = (
-    "NMS",
-    "Proposals",
-    "Objects",
-    "Planted classes",
-    "Candidates",
-    "Classes",
-    "Kept",
-    "Latency (ms) [95% interval]",
-)
-_HEAD_NARROW = (
-    "NMS",
-    "Propo-\nsals",
-    "Ob-\njects",
-    "Plant-\ned cl.",
-    "Candi-\ndates",
-    "Clas-\nses",
-    "Kept",
-    "Latency (ms)\n[95% interval]",
+_COLUMNS = (
+    text_column("NMS"),
+    Column("Proposals", screen="Propo-\nsals"),
+    Column("Objects", screen="Ob-\njects"),
+    Column("Planted classes", screen="Plant-\ned cl."),
+    Column("Candidates", screen="Candi-\ndates"),
+    Column("Classes", screen="Clas-\nses"),
+    Column("Kept"),
+    Column("Latency", "ms", "95% interval"),
 )
 
 
-def _cells(study: NmsStudy) -> list[list[str]]:
-    return [
+def _table(study: NmsStudy) -> Table:
+    rows = [
         [
             TITLES[point.mode],
             *(
@@ -330,6 +322,7 @@ def _cells(study: NmsStudy) -> list[list[str]]:
         for point in sorted(study.points, key=lambda point: (point.proposals, point.objects, point.pool))
         if point.mode == mode
     ]
+    return Table(_COLUMNS, lines(rows), _TITLE, notes=notes(study))
 
 
 def _class_nms(mode: str, options: dict[str, Option]) -> torch.nn.Module:

@@ -12,12 +12,9 @@ import msgspec
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.judge.estimate import Estimate, block_interval
 from vilt_bench.record.run import Environment, Series
-from vilt_bench.report import clean
 from vilt_bench.words import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from vilt_bench.worker.meters.latency import Interval, Timer
 
 S = TypeVar("S")
@@ -171,39 +168,6 @@ def latency_fields(samples: Series) -> dict[str, object]:
 def environment_fields(environment: Environment) -> dict[str, object]:
     """Returns where it was measured, as columns of a tidy table."""
     return {name: getattr(environment, name) for name in ("machine", "fingerprint", "device", "threads")}
-
-
-def print_table(
-    console: Console, title: str, head: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]
-) -> None:
-    """Print a table, its first column to the left, the others to the right, and notes under it."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    console.print(Text(title, style="bold"))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
-    for index, name in enumerate(head):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
-    for line in lines:
-        table.add_row(*map(Text, line))
-    console.print(table)
-    console.print()
-    for note in notes:
-        console.print(Text(f"• {note}"))
-
-
-def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    """Returns a table and a list of notes, as GitHub shows them."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    table = clean.markdown_table(head, rule, lines)
-    listed = "\n".join(f"- {clean.markdown(note)}" for note in notes)
-    return f"{table}\n\n{listed}\n"
-
-
-def csv_table(lines: Sequence[dict[str, object]]) -> str:
-    """Returns tidy CSV, empty where a value is unknown."""
-    return clean.csv_text(list(lines[0]), lines)
 
 
 def _once(timer: Timer, run: Callable[[], object]) -> Interval:

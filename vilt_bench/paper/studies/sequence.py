@@ -17,6 +17,8 @@ from vilt_bench.ask.case import ViltConfig
 from vilt_bench.judge.estimate import Estimate
 from vilt_bench.paper.studies import rounds as shared
 from vilt_bench.record.run import Environment, Series
+from vilt_bench.report import tables
+from vilt_bench.report.tables import Column, Table, lines, text_column
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,17 +173,17 @@ def slope_ms(points: Sequence[SequencePoint]) -> float:
 
 def render_table(study: SequenceStudy, console: Console) -> None:
     """Print a row a length, then the findings and conditions."""
-    shared.print_table(console, _TITLE, _HEAD, _cells(study), notes(study))
+    tables.show(_table(study), console)
 
 
 def markdown(study: SequenceStudy) -> str:
     """Returns the table, findings and conditions, as GitHub shows them."""
-    return shared.markdown_table(_HEAD, _cells(study), notes(study))
+    return tables.markdown(_table(study)) + "\n"
 
 
 def render_csv(study: SequenceStudy) -> str:
     """Returns a line a length; seconds."""
-    return shared.csv_table(
+    return tables.csv(
         [
             {
                 "length": point.length,
@@ -211,11 +213,16 @@ def notes(study: SequenceStudy) -> list[str]:
 
 
 _TITLE = "Modality interaction: latency by sequence length"
-_HEAD = ("Tokens", "Latency (ms) [95% interval]", "Per 100 tokens (ms)", "Passes")
+_COLUMNS = (
+    text_column("Tokens"),
+    Column("Latency", "ms", "95% interval"),
+    Column("Per 100 tokens", "ms"),
+    Column("Passes"),
+)
 
 
-def _cells(study: SequenceStudy) -> list[list[str]]:
-    return [
+def _table(study: SequenceStudy) -> Table:
+    rows = [
         [
             f"{point.length:,}",
             shared.milliseconds(point.latency),
@@ -224,6 +231,7 @@ def _cells(study: SequenceStudy) -> list[list[str]]:
         ]
         for point in study.points
     ]
+    return Table(_COLUMNS, lines(rows), _TITLE, notes=notes(study))
 
 
 def _said(point: SequencePoint) -> str:
