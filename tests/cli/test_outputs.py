@@ -104,6 +104,27 @@ def test_a_name_without_meaning_bears_what_is_asked_for(make_run, tmp_path):
     assert main(["report", str(record), "--output", str(tmp_path / "y.json"), "--format", "bencher"]) == 0
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["run", "patch32"], ["gate", "patch32", "--baseline-ref", "HEAD"], ["paper"]],
+    ids=["run", "gate", "paper"],
+)
+@pytest.mark.parametrize("name", ["x.json", "x.pdf", "x.SVG"])
+def test_a_folder_is_not_made_by_a_name_that_says_a_format(tmp_path, capsys, command, name):
+    assert main([*command, "--output", str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert f"a folder is made, of several files, and the name is that of one ({name[1:].lower()})" in said
+    assert len(said.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_may_have_any_name(make_run, tmp_path, capsys):
+    there = tmp_path / "records.json"
+    there.mkdir()
+    assert main(["run", "no-such-embedder", "--output", str(there)]) == 2
+    assert "no embedder named 'no-such-embedder'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("flag", "name"), [("--json", "x.xml"), ("--junit", "x.json"), ("--markdown", "x.html")])
 def test_a_verdicts_file_of_another_formats_name_is_refused(make_run, tmp_path, capsys, flag, name):
     record = store.save(make_run(), tmp_path / "records")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from vilt_bench import files
 from vilt_bench.errors import ConfigError
 
 ENDINGS: dict[str, tuple[str, ...]] = {
@@ -67,3 +69,18 @@ def check(format: str, path: str, *, flag: str) -> None:
         return
     own = next((end for end, formats in ENDINGS.items() if format in formats and end), "")
     raise ConfigError(f"{flag} {path}: the name says {said[0]}, and it would get {format}; give a name with {own}")
+
+
+def folder(text: str) -> str:
+    """Returns the name of a folder that is made where there is none.
+
+    Raises:
+        ArgumentTypeError: it says a format, as a file's does: whoever gives it expects one file of that format.
+    """
+    ending = PurePath(text).suffix.lower()
+    if not ending or ending not in ENDINGS or files.is_folder(text):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"{text}: a folder is made, of several files, and the name is that of one ({ending}); give a folder's name, "
+        f"such as {PurePath(text).stem}"
+    )

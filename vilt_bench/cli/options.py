@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from vilt_bench.cli import values
+from vilt_bench.cli import formats, values
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,8 +73,19 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         given=(0.01, 60.0, 3),
     )
     group = parser.add_argument_group("output")
-    group.add_argument("--output", default=RESULTS, metavar="FOLDER", help=f"for the records (default: {RESULTS})")
+    add_records(group)
     group.add_argument("--quiet", action="store_true", help="say nothing while measuring")
+
+
+def add_records(group: argparse._ActionsContainer) -> None:
+    """Add the folder that records are saved in."""
+    group.add_argument(
+        "--output",
+        type=formats.folder,
+        default=RESULTS,
+        metavar="FOLDER",
+        help=f"for the records (default: {RESULTS})",
+    )
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vilt_bench.cli import options, screen, values
+from vilt_bench.cli import formats, options, screen, values
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def register(add: Add) -> None:
     )
     parser.add_argument(
         "--output",
+        type=formats.folder,
         metavar="FOLDER",
         help="write the report there (Markdown, CSV, SVG) of all that was measured, now or before, into its records",
     )

@@ -52,9 +52,7 @@ def register(add: Add) -> None:
     _add_rule(parser)
     outcome.add_outputs(parser)
     group = parser.add_argument_group("records")
-    group.add_argument(
-        "--output", default=options.RESULTS, metavar="FOLDER", help=f"for the records (default: {options.RESULTS})"
-    )
+    options.add_records(group)
     group.add_argument("--quiet", action="store_true", help="say nothing while measuring")
 
     parser = add("compare", compare, "compare records: what changed from baseline to candidate, and how sure is it?")
