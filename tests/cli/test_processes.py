@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 
 import pytest
 
@@ -77,6 +78,18 @@ def test_a_run_that_is_not_on_a_terminal_tells_each_phase_once(capsys):
         "patch32: trial 1 of 3, sampling (2 of 60 s)",
         "grid-r50: trial 1 of 3, sampling (2 of 60 s)",
     ]
+
+
+def test_what_fails_is_named_by_what_tells_it_from_the_others(capsys, make_run, measured, tmp_path):
+    found, _ = measured
+    failure = Failure("error", "it broke", "visual_embedder")
+    found += [
+        lambda case: replace(make_run(run_id="a"), case=case),
+        lambda case: replace(make_run(run_id="b"), case=case, failure=failure),
+    ]
+    names = ["patch32,resolution=64x64", "patch32,resolution=96x96"]
+    assert main(["run", *names, "--quiet", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "vilt-bench: patch32 (96×96): error in visual_embedder: it broke\n"
 
 
 def test_how_long_a_run_takes_is_told_before_it_begins(capsys, make_run, measured, tmp_path):

@@ -101,6 +101,25 @@ def run_script(script, *names, **sampling):
     )
 
 
+@pytest.mark.parametrize(
+    ("cases", "names"),
+    [
+        ([Case("patch32", resolution=(64, 64), threads=1)], ["patch32"]),
+        (
+            [Case("patch32", resolution=(side, side), threads=1) for side in (64, 96)],
+            ["patch32 (64×64)", "patch32 (96×96)"],
+        ),
+        ([Case("patch32"), Case("patch32", batch_size=2)], ["patch32", "patch32 (batch_size 2)"]),
+    ],
+)
+def test_cases_that_are_measured_together_are_told_apart_by_what_differs(cases, names):
+    script, told = Script(), []
+    measure_together(
+        cases, Sampling(trials=1), report=told.append, start_worker=script.start, clock=lambda: script.now_s
+    )
+    assert list(dict.fromkeys(progress.name for progress in told)) == names
+
+
 def samples(run):
     return [len(trial.samples.whole.wall_time_s) for trial in run.trials]
 

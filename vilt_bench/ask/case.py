@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal, get_args
 
@@ -302,6 +302,23 @@ def case_name(case: Case, *, without: Collection[str] = ()) -> str:
     named = label(replace(case, options={key: _unmistakable(value) for key, value in case.options.items()}))
     said = [text for name, text in unusual(case).items() if name not in without]
     return f"{named} ({', '.join(said)})" if said else named
+
+
+def names_apart(cases: Sequence[Case]) -> list[str]:
+    """Returns the cases' names side by side: what all have alike is left out."""
+    alike = in_common(cases)
+    return [case_name(case, without=alike) for case in cases]
+
+
+def in_common(cases: Sequence[Case]) -> dict[str, str]:
+    """Returns what `unusual` says of all cases alike."""
+    shared = unusual(cases[0]) if cases else {}
+    for case in cases[1:]:
+        if not shared:
+            break
+        other = unusual(case)
+        shared = {field: text for field, text in shared.items() if other.get(field) == text}
+    return shared
 
 
 def unusual(case: Case) -> dict[str, str]:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vilt_bench.ask.case import label
+from vilt_bench.ask.case import names_apart
 from vilt_bench.cli import options, screen
 from vilt_bench.words import counted
 
@@ -67,9 +67,10 @@ def run(asked: argparse.Namespace) -> int:
         console.print(f"saved {path}", highlight=False, soft_wrap=True)
     for problem in problems:
         screen.complain(problem)
-    failed = [each for each in measured if each.failure is not None]
-    for each in failed:
-        screen.complain(f"{label(each.case)}: {_failure(each)}")
+    named = zip(names_apart([each.case for each in measured]), measured, strict=True)
+    failed = [f"{name}: {_failure(each)}" for name, each in named if each.failure is not None]
+    for problem in failed:
+        screen.complain(problem)
     if problems:
         return screen.USER_ERROR
     if any(each.interrupted for each in measured):
@@ -83,7 +84,7 @@ def _plan(cases: Sequence[Case], sampling: Sampling) -> str:
 
     trials = counted(sampling.trials, "trial")
     if len(cases) == 1:
-        what, each = clean.within(label(cases[0])), ""
+        what, each = clean.within(*names_apart(cases)), ""
     else:
         what, each = f"{len(cases)} embedders in turns", " each"
     total_s = len(cases) * sampling.max_time_s

@@ -80,8 +80,7 @@ def _narrate_by_phase() -> Callable[[Progress], None]:
 def _phase(progress: Progress) -> str:
     from vilt_bench.report import clean
 
-    name = clean.printed(progress.embedder)
-    return f"{name}: trial {progress.trial + 1} of {progress.trials}, {progress.phase}"
+    return f"{clean.printed(progress.name)}: trial {progress.trial + 1} of {progress.trials}, {progress.phase}"
 
 
 def overhear(*, debug: bool) -> Callable[[str], None]:

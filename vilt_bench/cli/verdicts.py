@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vilt_bench import files
-from vilt_bench.ask.case import case_name
+from vilt_bench.ask.case import case_name, names_apart
 from vilt_bench.cli import options, outcome, screen, values
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from vilt_bench.ask.case import Case
     from vilt_bench.cli import Add
     from vilt_bench.director.installation import Installation
     from vilt_bench.director.lockstep import GateProgress
@@ -98,7 +99,7 @@ def gate(asked: argparse.Namespace) -> int:
         max_time_s=asked.max_time,
         tolerance=asked.tolerance,
         gated=asked.gate,
-        report=_narrator(quiet=asked.quiet),
+        report=_narrator(cases, quiet=asked.quiet),
         patience_s=asked.patience,
         overhear=screen.overhear(debug=asked.debug),
     )
@@ -206,10 +207,13 @@ def _installations(asked: argparse.Namespace) -> tuple[Installation, Installatio
     return installation_at(asked.baseline_ref, report=tell), candidate
 
 
-def _narrator(*, quiet: bool) -> Callable[[GateProgress], None]:
-    """Returns what says on standard error where the measuring stands."""
+def _narrator(cases: Sequence[Case], *, quiet: bool) -> Callable[[GateProgress], None]:
+    """Returns what says on standard error where the measuring stands, of which embedder where there are several."""
     if quiet:
         return lambda _: None
+    from vilt_bench.report import clean
+
+    names = [f"{clean.printed(name)}: " for name in names_apart(cases)] if len(cases) > 1 else [""]
     in_place = screen.is_terminal()
 
     def narrate(progress: GateProgress) -> None:
@@ -217,9 +221,8 @@ def _narrator(*, quiet: bool) -> Callable[[GateProgress], None]:
         if progress.interval is not None:
             low, high = (100 * (ratio - 1) for ratio in progress.interval)
             known = f", {low:+.1f}% to {high:+.1f}%"
-        text = (
-            f"pair {progress.pair + 1}: {progress.phase} ({progress.spent_s:.0f} of {progress.budget_s:.0f} s{known})"
-        )
+        spent = f"{progress.spent_s:.0f} of {progress.budget_s:.0f} s"
+        text = f"{names[cases.index(progress.case)]}pair {progress.pair + 1}: {progress.phase} ({spent}{known})"
         if in_place:
             screen.say(f"\r\x1b[K{text}")
         elif progress.phase == "warming up":  # a line a pair, as in a job's log

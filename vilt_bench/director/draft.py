@@ -22,6 +22,8 @@ class Draft:
     """A run in the making."""
 
     case: Case
+    name: str = ""
+    """How the case is told of while it is measured, among those that are measured with it."""
     environment: Environment | None = None
     model: Model | None = None
     stages: tuple[Stage, ...] = ()

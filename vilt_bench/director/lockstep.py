@@ -58,8 +58,9 @@ ENDING_S, ENDING_SHARE = 3.0, 0.05
 
 @dataclass(frozen=True)
 class GateProgress:
-    """Where the measuring stands."""
+    """Where the measuring of one case stands."""
 
+    case: Case
     pair: int
     """From 0."""
     phase: str
@@ -330,7 +331,8 @@ class Lockstep:
         self.phase = phase
         found = evidence(self.pairs)
         interval = (math.exp(found[0].low), math.exp(found[0].high)) if found and found[0].known else None
-        self.report(GateProgress(len(self.pairs), phase, interval, self.spent_s, self.budget_s))
+        case = self.sides[BASELINE].draft.case  # as it was asked for
+        self.report(GateProgress(case, len(self.pairs), phase, interval, self.spent_s, self.budget_s))
 
 
 def _other_version(installation: Installation, package: str = "") -> ConfigError:

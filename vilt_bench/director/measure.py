@@ -15,7 +15,7 @@ from itertools import chain
 
 from vilt_bench import errors, protocol
 from vilt_bench.ask import registry
-from vilt_bench.ask.case import Case, Sampling, label
+from vilt_bench.ask.case import Case, Sampling, names_apart
 from vilt_bench.ask.images import check_images
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import WARMUP_SHARE, Draft
@@ -51,7 +51,8 @@ MOST_TRIALS = 12
 class Progress:
     """Where the measuring of one case stands."""
 
-    embedder: str
+    name: str
+    """Of the case among those that are measured together."""
     trial: int
     trials: int
     phase: str
@@ -194,7 +195,7 @@ class OpenTrial:
         interval = self.latencies.interval()
         self.report(
             Progress(
-                embedder=label(self.draft.case),
+                name=self.draft.name,
                 trial=self.index,
                 trials=max(self.sampling.trials, self.index + 1),
                 phase=phase,
@@ -268,7 +269,7 @@ def measure_together(
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     problems: list[str] = []
     source = read_source(report=problems.append)
-    drafts = [Draft(case) for case in cases]
+    drafts = [Draft(case, name) for case, name in zip(cases, names_apart(cases), strict=True)]
     interrupted = False
     try:
         for index in range(max(sampling.trials, MOST_TRIALS)):

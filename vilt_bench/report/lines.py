@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from vilt_bench.ask.case import LANGUAGE_MODEL, case_name, unusual
+from vilt_bench.ask.case import LANGUAGE_MODEL, case_name, in_common
 from vilt_bench.judge.remarks import UNACCOUNTED
 from vilt_bench.judge.summary import Summary
 from vilt_bench.record.run import Environment, Model
@@ -37,15 +37,7 @@ def alike(runs: Sequence[Summary]) -> str:
 
 
 def _alike(runs: Sequence[Summary]) -> dict[str, str]:
-    if len(runs) < 2:
-        return {}
-    shared = unusual(runs[0].case)
-    for run in runs[1:]:
-        if not shared:
-            break
-        other = unusual(run.case)
-        shared = {field: text for field, text in shared.items() if other.get(field) == text}
-    return shared
+    return in_common([run.case for run in runs]) if len(runs) > 1 else {}
 
 
 def pixels(model: Model | None) -> str:
