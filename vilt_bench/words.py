@@ -19,6 +19,8 @@ def counted(count: int, one: str, many: str = "") -> str:
 def nearest(given: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
     """Returns the known name that is closest to the one given, upper and lower case alike; `None`: none is close.
 
+    Of several that are equally close it is the first.
+
     Args:
         given: perhaps misspelt.
         known: names.
@@ -27,8 +29,13 @@ def nearest(given: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | N
     import difflib  # here, as most commands need no guess
 
     in_lower_case = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(given.lower(), in_lower_case, n=1, cutoff=cutoff)
-    return in_lower_case[close[0]] if close else None
+    close = set(difflib.get_close_matches(given.lower(), in_lower_case, n=9, cutoff=cutoff))
+    ratios = {
+        name: difflib.SequenceMatcher(None, key, given.lower()).ratio()
+        for key, name in in_lower_case.items()
+        if key in close
+    }
+    return max(ratios, key=ratios.__getitem__, default=None)
 
 
 def did_you_mean(name: str | None, *, otherwise: str = ";") -> str:

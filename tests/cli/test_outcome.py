@@ -10,6 +10,7 @@ import pytest
 from vilt_bench.ask.case import Case
 from vilt_bench.cli import main, outcome
 from vilt_bench.director.gate import Outcome
+from vilt_bench.director.lockstep import GateProgress
 from vilt_bench.errors import ConfigError, DeviceError
 from vilt_bench.judge.comparison import Comparison
 from vilt_bench.report import verdicts
@@ -136,9 +137,10 @@ def test_an_embedder_that_can_not_be_measured_does_not_take_the_others_with_it(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    def gate(case: Case, *_: object, **__: object) -> Outcome:
+    def gate(case: Case, *_: object, report: Callable[[GateProgress], None], **__: object) -> Outcome:
         if case.embedder == "patch16":
             raise DeviceError("no such device")
+        report(GateProgress(case, 0, "warming up", None, spent_s=3, budget_s=300))
         return Outcome(dataclasses.replace(make_comparison(), case=case), (), interrupted=False)
 
     monkeypatch.setattr("vilt_bench.director.gate.gate", gate)
@@ -146,6 +148,7 @@ def test_an_embedder_that_can_not_be_measured_does_not_take_the_others_with_it(
     assert main(["gate", "--baseline-python", sys.executable, *arguments]) == 2
     seen = capsys.readouterr()
     assert "patch16: no such device" in seen.err
+    assert "patch32: pair 1: warming up (3 of 300 s)" in seen.err
     told = {each["name"]: each["outcome"] for each in json.loads(seen.out)["comparisons"]}
     assert list(told) == ["patch16", "patch32"]
     assert told["patch16"] == "missing: it could not be measured: no such device"
