@@ -97,10 +97,10 @@ def test_streams_that_were_closed_at_the_start_hinder_nothing(make_run, tmp_path
 def test_what_nobody_expected_is_one_line_with_a_code_of_its_own(monkeypatch, tmp_path, capsys, error):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
-    def fail(_: object, **options: object) -> list[Run]:
+    def fail(*_: object, **options: object) -> list[Run]:
         raise error
 
-    monkeypatch.setattr(load, "load_all", fail)
+    monkeypatch.setattr(load, "load_each", fail)
     assert main(["report", "x"]) == 70
     told = capsys.readouterr().err
     (kept,) = tmp_path.iterdir()
@@ -115,7 +115,7 @@ def test_what_nobody_expected_is_one_line_with_a_code_of_its_own(monkeypatch, tm
 
 def test_a_traceback_that_can_not_be_kept_is_no_second_error(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-    monkeypatch.setattr(load, "load_all", lambda _, **options: 1 // 0)
+    monkeypatch.setattr(load, "load_each", lambda *_, **options: 1 // 0)
     assert main(["report", "x"]) == 70
     assert "--debug shows it" in capsys.readouterr().err
 
