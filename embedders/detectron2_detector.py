@@ -67,7 +67,7 @@ def detectron2_detector(
     if weights:
         weights = load_weights(built, weights)
     else:
-        _calm(built)
+        _dampen_residuals(built)
     rpn, heads = built.proposal_generator, built.roi_heads
     names = list(built.backbone.output_shape())
     planted = seed if plant and not weights else None
@@ -154,8 +154,8 @@ def _build(name: str, proposals: int, score_threshold: float) -> tuple[Any, Any]
     return model, config
 
 
-def _calm(model: nn.Module) -> None:
-    """Lower the gain of each residual block's last normalisation, as `embedders.resnet.calm` does."""
+def _dampen_residuals(model: nn.Module) -> None:
+    """Lower the gain of each residual block's last normalisation, as `embedders.resnet.dampen_residuals` does."""
     for name, gain in model.state_dict().items():  # a parameter or, frozen, a buffer
         if name.endswith("conv3.norm.weight"):
             nn.init.constant_(gain, 0.2)

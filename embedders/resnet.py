@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class ResNetBackbone(nn.Module):
         """
         super().__init__()
         resnet = ResNet(Bottleneck, list(BLOCKS[depth]), groups=groups, width_per_group=64 if groups == 1 else 4)
-        calm(resnet)
+        dampen_residuals(resnet)
         self.every = every
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
         layers = [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4][: last - 1]
@@ -66,18 +67,26 @@ class ResNetBackbone(nn.Module):
         height, width = images.pixels.shape[-2:]
         return FeatureMaps(tuple(maps) if self.every else (x,), (height, width), images.mask)
 
+    def frozen(self) -> Iterator[nn.Parameter]:
+        """Yields the parameters that detectors leave as ImageNet's: those of stem and first layer.
+
+        Source: MMDetection's `frozen_stages=1` and detectron2's `FREEZE_AT: 2`, the defaults of their ResNets.
+        """
+        yield from self.stem.parameters()
+        yield from self.layers[0].parameters()
+
 
 def res5(*, caffe: bool) -> nn.Module:
     """Returns the last layer of a plain ResNet, [K, 1024, 14, 14] to [K, 2048, 7, 7], with random weights."""
     resnet = ResNet(Bottleneck, [1, 1, 1, BLOCKS[101][3]])
-    calm(resnet)
+    dampen_residuals(resnet)
     if caffe:
         stride_first(resnet.layer4)
     return cast("nn.Module", resnet.layer4)
 
 
-def calm(module: nn.Module) -> None:
-    """Set the last normalisation's gain of each residual block to 0.2.
+def dampen_residuals(module: nn.Module) -> None:
+    """Sets the last normalisation's gain of each residual block to 0.2.
 
     With a gain of 1, normalisation with untrained statistics lets activations grow from block to block, by
     four orders of magnitude at res4 of a ResNet-101.

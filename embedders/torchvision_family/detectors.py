@@ -10,10 +10,10 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
 from embedders.region.boxes import MOST
-from embedders.torchvision_family.one_stage import one_stage
+from embedders.torchvision_family.one_stage import build_one_stage
 from embedders.torchvision_family.parts import DetectorOptions
-from embedders.torchvision_family.two_stage import two_stages
-from embedders.torchvision_family.weights import fill, settle, three
+from embedders.torchvision_family.two_stage import build_two_stages
+from embedders.torchvision_family.weights import load_asked_weights, redraw_fading_weights, rgb
 from vilt_bench.embedding import VisualEmbedder
 from vilt_bench.errors import EmbedderError
 
@@ -47,14 +47,14 @@ def detector(
     """
     _check(name, options)
     model = _create(name, options)
-    origin = fill(model, name, pretrained=pretrained, weights=weights)
+    origin = load_asked_weights(model, name, pretrained=pretrained, weights=weights)
     if options.score_threshold >= 0:
         (model.roi_heads if isinstance(model, GeneralizedRCNN) else model).score_thresh = options.score_threshold
     planted = options.seed if options.plant and origin == "random" else None
     if isinstance(model, GeneralizedRCNN):
-        stages, notes = two_stages(name, model, options, hidden_size=hidden_size, seed=planted)
+        stages, notes = build_two_stages(name, model, options, hidden_size=hidden_size, seed=planted)
     else:
-        stages, notes = one_stage(name, model, options, hidden_size=hidden_size, seed=planted)
+        stages, notes = build_one_stage(name, model, options, hidden_size=hidden_size, seed=planted)
     transform = model.transform
     fixed = transform.fixed_size
     longest = int(transform.max_size)
@@ -66,8 +66,8 @@ def detector(
         resolution=(shortest, longest) if fixed is None else (int(fixed[1]), int(fixed[0])),
         size_divisor=int(transform.size_divisible) if fixed is None else 1,
         fixed_size=fixed is not None,
-        mean=three(transform.image_mean),
-        std=three(transform.image_std),
+        mean=rgb(transform.image_mean),
+        std=rgb(transform.image_std),
         weights=origin,
         notes=notes,
     )
@@ -99,7 +99,7 @@ def _create(name: str, options: DetectorOptions) -> Any:
         )
     if name in FROZEN:
         _freeze(model.backbone, FROZEN[name])
-    settle(model.backbone)
+    redraw_fading_weights(model.backbone)
     return model.eval()
 
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.models import get_model, get_model_weights
 
-from embedders.torchvision_family.weights import fill, settle, three
+from embedders.torchvision_family.weights import load_asked_weights, redraw_fading_weights, rgb
 from vilt_bench.embedding import ImageBatch, Projection, VisualEmbedder, VisualFeatures
 from vilt_bench.embedding.cells import cells_with_image
 from vilt_bench.errors import EmbedderError
@@ -61,8 +61,8 @@ def grid(
     fixed = name.startswith(("vit_", "maxvit"))
     with WidthsOnHost() if name.startswith("regnet") else nullcontext():
         model = get_model(name, weights=None, **_arguments(name, size))
-    settle(model)
-    origin = fill(model, name, pretrained=pretrained, weights=weights)
+    redraw_fading_weights(model)
+    origin = load_asked_weights(model, name, pretrained=pretrained, weights=weights)
     trunk = _trunk(name, model)
     attends = name.startswith(ATTENDING)
     return VisualEmbedder(
@@ -75,8 +75,8 @@ def grid(
         resolution=size,
         size_divisor=math.gcd(CELL, edge) if not fixed else 1,
         fixed_size=fixed,
-        mean=three(preset.mean),
-        std=three(preset.std),
+        mean=rgb(preset.mean),
+        std=rgb(preset.std),
         weights=origin,
     )
 

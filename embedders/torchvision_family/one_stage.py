@@ -19,7 +19,7 @@ from embedders.torchvision_family.parts import (
     DetectorOptions,
     Pyramid,
     anchors_of,
-    kept_regions,
+    count_kept,
     logits_note,
     pool_regions,
     pool_size,
@@ -33,7 +33,7 @@ CELLS = 7
 """Along an edge of what is pooled for a detection of a one-stage detector, and then averaged."""
 
 
-def one_stage(
+def build_one_stage(
     name: str, model: Any, options: DetectorOptions, *, hidden_size: int, seed: int | None
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """Returns the stages of a one-stage detector, and their notes."""
@@ -185,7 +185,7 @@ class DenseNMS(nn.Module):
         boxes, scores, labels = (  # sorted by score
             tuple(image[part][: self.regions] for image in found) for part in ("boxes", "scores", "labels")
         )
-        kept_regions(boxes, self.name, None)
+        count_kept(boxes, self.name, None)
         return Detections(dense.features, boxes, scores, labels)
 
     def counts(self, output: Detections) -> dict[str, int]:

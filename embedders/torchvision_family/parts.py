@@ -91,7 +91,7 @@ def pool_regions(align: Any, features: FeatureMaps, maps: tuple[Tensor, ...], bo
     return cast("Tensor", align(levels, list(boxes), [features.size])).to(first.dtype)
 
 
-def kept_regions(boxes: tuple[Tensor, ...], name: str, threshold: float | None) -> list[int]:
+def count_kept(boxes: tuple[Tensor, ...], name: str, threshold: float | None) -> list[int]:
     """Returns how many regions each image keeps.
 
     Raises:

@@ -24,14 +24,14 @@ from embedders.torchvision_family.parts import (
     DetectorOptions,
     Pyramid,
     anchors_of,
-    kept_regions,
+    count_kept,
     logits_note,
     pool_regions,
     pool_size,
 )
 
 
-def two_stages(
+def build_two_stages(
     name: str, model: Any, options: DetectorOptions, *, hidden_size: int, seed: int | None
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """Returns the stages of a two-stage detector, and their notes."""
@@ -180,7 +180,7 @@ class ClassNMS(nn.Module):
         images = zip(*(torch.split(part, counts) for part in predictions[:3]), strict=True)
         found = [self._keep(*image) for image in images]
         features, scores, boxes, labels, candidates = map(tuple, zip(*found, strict=True))
-        kept = kept_regions(boxes, self.name, self.score_threshold)
+        kept = count_kept(boxes, self.name, self.score_threshold)
         return Selection(
             features=padded(features, self.regions),
             boxes=padded(boxes, self.regions),

@@ -9,7 +9,7 @@ from torchvision.models import EfficientNet, GoogLeNet, Inception3, ShuffleNetV2
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet
 from torchvision.models.efficientnet import FusedMBConv, MBConv
 
-from embedders.resnet import calm
+from embedders.resnet import dampen_residuals
 from vilt_bench.embedding.weights import read_state_dict
 from vilt_bench.errors import CheckpointError
 
@@ -19,7 +19,7 @@ FADING = (ShuffleNetV2, EfficientNet, GoogLeNet, Inception3, SSDLiteFeatureExtra
 _SHOWN = 3
 
 
-def fill(model: nn.Module, name: str, *, pretrained: bool, weights: str) -> str:
+def load_asked_weights(model: nn.Module, name: str, *, pretrained: bool, weights: str) -> str:
     """Loads the weights that were asked for; returns where they come from, as shown in reports.
 
     Args:
@@ -45,7 +45,7 @@ def fill(model: nn.Module, name: str, *, pretrained: bool, weights: str) -> str:
     return "random"
 
 
-def settle(model: nn.Module) -> None:
+def redraw_fading_weights(model: nn.Module) -> None:
     """Draw random weights anew where activations would fade or grow out of range from layer to layer.
 
     torchvision divides the variance of a depthwise convolution's weights by its channels, and draws all of some
@@ -59,10 +59,10 @@ def settle(model: nn.Module) -> None:
             # Else each block amplifies, until rounding decides what an image's features are.
             *_, last = (each for each in module.modules() if isinstance(each, nn.BatchNorm2d))
             nn.init.constant_(last.weight, 0.2)
-    calm(model)
+    dampen_residuals(model)
 
 
-def three(values: Sequence[float]) -> tuple[float, float, float]:
+def rgb(values: Sequence[float]) -> tuple[float, float, float]:
     """Returns a preset's mean or deviation, as `VisualEmbedder` takes it."""
     red, green, blue = map(float, values)
     return red, green, blue

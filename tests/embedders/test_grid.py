@@ -3,10 +3,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet50_Weights, ResNet101_Weights, resnet50
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from embedders.grid import grid_r50, grid_r50_c4, grid_r101, grid_x152
 from embedders.resnet import ResNetBackbone, res5
-from vilt_bench.embedding import EmbedderFactory, ImageBatch
+from vilt_bench.embedding import EmbedderFactory, ImageBatch, VisualEmbedder
 from vilt_bench.errors import EmbedderError
 
 
@@ -139,3 +140,14 @@ def test_cells_of_padding_are_masked_out() -> None:
 def test_an_image_too_small_to_pool_is_refused() -> None:
     with pytest.raises(EmbedderError, match="image of 32x64 pixels leaves 1x2 cells"):
         meta(grid_r50)(ImageBatch(torch.empty(1, 3, 32, 64, device="meta")))
+
+
+def test_what_detectors_freeze_of_a_resnet_is_what_torchvisions_do() -> None:
+    with torch.device("meta"):
+        theirs = resnet_fpn_backbone(
+            backbone_name="resnet50", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=3
+        )
+    frozen = [parameter.shape for parameter in theirs.body.parameters() if not parameter.requires_grad]
+    embedder = meta(grid_r50)
+    assert isinstance(embedder, VisualEmbedder)
+    assert sorted(parameter.shape for parameter in embedder.frozen()) == sorted(frozen)

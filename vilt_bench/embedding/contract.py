@@ -129,7 +129,8 @@ class VisualEmbedder(Chain):
     more than make modules: no network, no device (it also runs under `torch.device("meta")`).
 
     A stage may have a method `counts(output) -> Mapping[str, int]` that tells what it found, such as NMS
-    candidates; it is called outside of timed passes.
+    candidates; it is called outside of timed passes. And one `frozen() -> Iterable[nn.Parameter]` that tells which
+    parameters training leaves as they are.
     """
 
     def __init__(
@@ -170,6 +171,12 @@ class VisualEmbedder(Chain):
         self.std = std
         self.weights = weights
         self.notes = dict(notes or {})
+
+    def frozen(self) -> Iterator[nn.Parameter]:
+        """Yields the parameters that training leaves as they are, as far as stages tell."""
+        for stage in self.stages.values():
+            if callable(frozen := getattr(stage, "frozen", None)):
+                yield from frozen()
 
     if TYPE_CHECKING:  # nn.Module.__call__ returns Any; give callers the type back
 

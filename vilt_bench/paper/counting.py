@@ -193,16 +193,13 @@ def _count_as_paper(row: PaperRow, printed: Table6Row, encoders: Sequence[Encode
 
 
 def detector_parameters(embedder: VisualEmbedder, *, normalisation: bool) -> int:
-    """Returns the parameters of a detector or backbone that are trained, as MMDetection freezes them.
-
-    Stem and first layer of the backbone are frozen; the projection to tokens is left out.
+    """Returns the parameters of a detector or backbone that are trained; the projection to tokens is left out.
 
     Args:
-        embedder: with a stage `backbone`, which has a `stem` and `layers`.
+        embedder: whose stages tell what of them is frozen.
         normalisation: whether batch normalisation is trained.
     """
-    backbone = embedder.stages["backbone"]
-    left_out = {id(p) for name in ("stem", "layers.0") for p in backbone.get_submodule(name).parameters()}
+    left_out = {id(parameter) for parameter in embedder.frozen()}
     if not normalisation:
         norms = (module for module in embedder.modules() if isinstance(module, _BatchNorm))
         left_out |= {id(parameter) for norm in norms for parameter in norm.parameters()}

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from vilt_bench.worker.meters.latency import Timer
 
-DETECTOR = "region-r101-c4"
-"""Whose stage is timed."""
-PLANTED = "embedders.region.planted:region_planted"
-"""What feeds it."""
+DETECTOR, STAGE = "region-r101-c4", "class_nms"
+"""What is timed: a stage of this embedder."""
+PLANTED, FEEDING = "embedders.region.planted:region_planted", ("proposals", "predictor")
+"""What feeds it: these stages of this embedder, which takes the detector's options and those of what is planted."""
 MODES = ("per-class-unthresholded", "per-class", "class-agnostic")
 TITLES = {
     "per-class-unthresholded": "no threshold",
@@ -92,7 +92,7 @@ class NmsStudy:
     """That the detector knows, and the loop without a threshold runs over."""
     score_threshold: float
     seed: int
-    stage: str = f"{DETECTOR}: class_nms"
+    stage: str = f"{DETECTOR}: {STAGE}"
     input: str = "planted tensors"
     schema_version: int = 1
 
@@ -133,6 +133,7 @@ def run_nms_study(
     threads: int | None = None,
     detector_classes: int = DETECTOR_CLASSES,
     score_threshold: float = 0.2,
+    planted: str = PLANTED,
     timer: Timer | None = None,
     seconds: Callable[[], float] = time.perf_counter,
     progress: shared.Progress | None = None,
@@ -152,6 +153,7 @@ def run_nms_study(
         threads: that torch computes with; `None`: what fits the machine.
         detector_classes: that the detector knows.
         score_threshold: lower scores never enter NMS, where the mode has a threshold.
+        planted: the embedder whose stages make what enters; as `PLANTED`.
         timer: times a pass; `None`: what fits the device.
         seconds: the budget's clock.
         progress: told after each round.
@@ -185,12 +187,12 @@ def run_nms_study(
     )
     work: list[tuple[Callable[[], object], dict[str, Any]]] = []
     for cell in cells:
-        planted = dict(zip(asked, cell, strict=True))
-        predictions = _predictions({**options, **planted}, where)
+        swept = dict(zip(asked, cell, strict=True))
+        predictions = _predictions(planted, {**options, **swept}, where)
         for mode, stage in stages.items():
             with torch.inference_mode():
                 found = stage_counts(stage, stage(predictions))
-            given = {**planted, "mode": mode, "proposals": len(predictions.scores)}
+            given = {**swept, "mode": mode, "proposals": len(predictions.scores)}
             work.append((lambda stage=stage, predictions=predictions: stage(predictions), given | found))  # type: ignore[misc]
     series = shared.time_in_rounds(
         [run for run, _ in work],
@@ -330,20 +332,20 @@ def _class_nms(mode: str, options: dict[str, Option]) -> torch.nn.Module:
     import torch
 
     with torch.device("meta"):
-        return registry.build(DETECTOR, {**options, "nms": mode}, hidden_size=768).stages["class_nms"]
+        return registry.build(DETECTOR, {**options, "nms": mode}, hidden_size=768).stages[STAGE]
 
 
-def _predictions(options: dict[str, Option], device: torch.device) -> Any:
+def _predictions(planted: str, options: dict[str, Option], device: torch.device) -> Any:
     """Returns what enters the stage, for one image."""
     import torch
 
     from vilt_bench.embedding import ImageBatch
 
     torch.manual_seed(int(options["seed"]))  # the predictor's own weights
-    embedder = registry.build(PLANTED, options, hidden_size=768).to(device).eval()
+    embedder = registry.build(planted, options, hidden_size=768).to(device).eval()
     inputs: Any = ImageBatch(torch.zeros(1, 3, *IMAGE, device=device))
     with torch.inference_mode():
-        for stage in ("proposals", "predictor"):
+        for stage in FEEDING:
             inputs = embedder.stages[stage](inputs)
     return inputs
 
