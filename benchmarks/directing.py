@@ -112,7 +112,7 @@ def main() -> None:
     for blocks in sorted(asked.blocks):
         run, cpu_s = direct(blocks, asked.pairs)
         (trial,) = run.trials
-        pairs = sum(trial.samples.blocks) + sum(trial.warmup.blocks)
+        pairs = trial.samples.passes + trial.warmup.passes
         unit = 1 if sys.platform == "darwin" else 1024
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         table.add_row(

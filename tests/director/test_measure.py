@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from vilt_bench.ask.case import Case, Sampling, ViltConfig
 from vilt_bench.director.measure import measure_together
 from vilt_bench.director.process import Worker, WorkerFailedError, WorkerHungError, WorkerNotStartedError
 from vilt_bench.errors import EmbedderError, InputError, MeasurementError
+from vilt_bench.judge.latency import latency
+from vilt_bench.record import codec
 from vilt_bench.record.join import join_blocks
 from vilt_bench.record.run import Conditions, Environment, Failure, Model, Series, Stage, Times
+from vilt_bench.record.thin import MOST_PASSES
 from vilt_bench.wire import Patience
 
 TINY = ViltConfig(hidden_size=32, layers=1, heads=2, mlp_size=64)
@@ -237,6 +241,19 @@ def test_what_the_user_can_mend_is_raised_before_anything_is_timed():
     with pytest.raises(InputError, match="no such image"):
         run_script(script, "patch32", "grid-r50")
     assert "Measure" not in {kind for _, kind in script.log}
+
+
+def test_a_trial_of_many_passes_keeps_a_bounded_number_and_says_how_many_there_were():
+    rng = random.Random(5)
+    script = Script(pass_s={"patch32": 0.001}, noise=[abs(rng.gauss(0, 0.3)) for _ in range(9973)])
+    (run,) = run_script(script, "patch32", trials=1, max_time_s=60, precision=1e-4)
+    (trial,) = run.trials
+    assert trial.samples.passes > 4 * MOST_PASSES
+    assert MOST_PASSES / 2 <= sum(trial.samples.blocks) == len(trial.samples.whole.wall_time_s) <= MOST_PASSES
+    assert latency(run).samples == trial.samples.passes
+    # A minute by the scripted clock: a pair takes 2 × 1.24 ms, as the mean of |N(0, 0.3)| is 0.24.
+    assert trial.samples.passes + trial.warmup.passes == pytest.approx(60 / (2 * 0.00124), rel=0.05)
+    assert len(codec.encode(run)) < 2_000_000
 
 
 def test_ctrl_c_keeps_what_was_measured():

@@ -67,7 +67,7 @@ class Draft:
 
     def _short_of_time(self, sampling: Sampling) -> Iterator[str]:
         """Yields what to allow where the first call took most of a trial's time, and few passes were left."""
-        passes = min((sum(trial.samples.blocks) for trial in self.trials if trial.samples.blocks), default=None)
+        passes = min((trial.samples.passes for trial in self.trials if trial.samples.blocks), default=None)
         call_s = max((trial.first_call_s or 0.0 for trial in self.trials), default=0.0)
         share_s = sampling.max_time_s / sampling.trials
         if passes is None or passes >= sampling.least_samples or call_s < share_s / 2:

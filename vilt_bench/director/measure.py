@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain
 
 from vilt_bench import errors, protocol
 from vilt_bench.ask import registry
@@ -20,9 +19,10 @@ from vilt_bench.ask.images import check_images
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import WARMUP_SHARE, Draft
 from vilt_bench.director.process import MeasuringProcess, Overhear, Worker, WorkerFailedError
+from vilt_bench.judge.estimate import percentiles
 from vilt_bench.judge.growing import GrowingBlocks, GrowingWarmup
-from vilt_bench.record.join import join_blocks
 from vilt_bench.record.run import Failure, Run, Series, Trial
+from vilt_bench.record.thin import MOST_WARMUP_PASSES, KeptPasses
 from vilt_bench.wire import Patience
 
 WARMUP_BLOCK_S = 0.25
@@ -84,14 +84,11 @@ class OpenTrial:
     clock: Clock = time.monotonic
     process: MeasuringProcess | None = None
     trial: Trial | None = None
-    warmup: list[Series] = field(default_factory=list)
-    """By block, as the samples are: all are joined once, when the trial is kept."""
-    samples: list[Series] = field(default_factory=list)
+    warmup: KeptPasses = field(default_factory=lambda: KeptPasses(MOST_WARMUP_PASSES))
+    samples: KeptPasses = field(default_factory=KeptPasses)
     warmup_times: GrowingWarmup = field(default_factory=GrowingWarmup)
     latencies: GrowingBlocks = field(default_factory=GrowingBlocks)
     """Of the whole, uninstrumented."""
-    passes: int = 0
-    """Of each kind, sampled."""
     settled: bool | None = None
     sampling_now: bool = False
     agreeing: int = 0
@@ -140,11 +137,10 @@ class OpenTrial:
         self.draft.pair_s = elapsed_s / series.blocks[0]
         self._check_stages(series)
         if self.sampling_now:
-            self.samples.append(series)
-            self.passes += sum(series.blocks)
+            self.samples.add(series)
             self.latencies.add(series.whole.latency_s)
             return not self._done()
-        self.warmup.append(series)
+        self.warmup.add(series)
         self.warmup_times.add(series.whole.latency_s)
         self.settled = self.warmup_times.settled()
         self.sampling_now = self.settled or self.spent_s >= WARMUP_SHARE * self.budget_s
@@ -162,23 +158,25 @@ class OpenTrial:
     def keep(self) -> None:
         """Put what the trial has so far into the run; a trial that never became ready has nothing."""
         if self.trial is not None:
+            whole = self.latencies
+            known = (whole.medians, percentiles(whole)) if whole.count and not self.samples.is_whole else ()
             self.draft.trials.append(
                 replace(
                     self.trial,
-                    warmup=join_blocks(self.warmup),
-                    samples=join_blocks(self.samples),
+                    warmup=self.warmup.series(),
+                    samples=self.samples.series(*known),
                     settled=self.settled,
                 )
             )
             self.trial = None
 
     def _check_stages(self, series: Series) -> None:
-        known = next(chain(self.samples, self.warmup), series)
-        if series.stages.keys() != known.stages.keys():
+        known = self.samples.stages or self.warmup.stages
+        if known is not None and series.stages.keys() != set(known):
             raise WorkerFailedError(Failure("error", "the stages are not those of the block before"))
 
     def _done(self) -> bool:
-        enough = self.passes >= self.sampling.least_samples and len(self.samples) >= LEAST_BLOCKS
+        enough = self.samples.passes >= self.sampling.least_samples and self.samples.blocks >= LEAST_BLOCKS
         interval = self.latencies.interval() if enough else None
         narrow = interval is not None and interval.within(self.sampling.precision)
         self.agreeing = self.agreeing + 1 if narrow else 0
@@ -199,7 +197,7 @@ class OpenTrial:
                 trial=self.index,
                 trials=max(self.sampling.trials, self.index + 1),
                 phase=phase,
-                samples=self.passes,
+                samples=self.samples.passes,
                 half_width=None if interval is None else interval.half_width,
                 spent_s=self.draft.spent_s,
                 budget_s=self.sampling.max_time_s,
@@ -347,7 +345,7 @@ def _went_well(open_trial: OpenTrial, step: Callable[[], bool | None]) -> bool:
     except WorkerFailedError as error:
         open_trial.draft.failure = error.failure
     except errors.ViltBenchError as error:
-        if open_trial.index == 0 and not open_trial.samples and open_trial.trial is None:
+        if open_trial.index == 0 and not open_trial.samples.blocks and open_trial.trial is None:
             raise  # the user can mend it, and nothing is lost
         open_trial.draft.failure = Failure("error", str(error))
     return False

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
+from statistics import NormalDist
 from typing import Literal, Protocol
 
 Blocks = Sequence[Sequence[float]]
@@ -26,6 +27,18 @@ LEAST_UNITS = 3
 
 SETTLED = 0.02
 """Warm-up is over when two windows agree within this share."""
+
+
+NEWTON_FREEDOM = 20
+"""From so many degrees of freedom on, three steps find Student's quantile as well as a bisection."""
+
+
+POOLED = 1000
+"""Percentiles that stand for the samples of trials together, where some have no more."""
+
+
+PERCENTILES = 101
+"""From the lowest sample by hundredths to the highest."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,33 @@ class Samples:
     def percentile(self, share: float) -> float:
         """Returns the value below which that share (0 to 1) of the samples lies."""
         return _between(self.ordered, share)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A distribution of which only this is known; percentiles between two hundredths lie on a straight line."""
+
+    count: int
+    medians: Sequence[float]
+    percentiles: Sequence[float]
+    """The lowest, each hundredth, the highest."""
+
+    @property
+    def median(self) -> float:
+        """Of all samples."""
+        return self.percentiles[PERCENTILES // 2]
+
+    def percentile(self, share: float) -> float:
+        """Returns about the value below which that share (0 to 1) of the samples lies."""
+        return _between(self.percentiles, share)
+
+
+def percentiles(samples: Distribution) -> list[float]:
+    """Returns the lowest, each hundredth, the highest; the middle one is the median."""
+    return [
+        samples.median if 2 * place == PERCENTILES - 1 else samples.percentile(place / (PERCENTILES - 1))
+        for place in range(PERCENTILES)
+    ]
 
 
 def estimate(blocked: Sequence[Blocks]) -> Estimate | None:
@@ -224,18 +264,39 @@ def _order_half_width(trials: Sequence[Distribution]) -> float:
 
 
 def _pooled(trials: Sequence[Distribution]) -> Distribution:
-    """Returns the samples of trials as if of one."""
-    return Samples([trial.ordered for trial in trials if isinstance(trial, Samples)])
+    """Returns the samples of trials as if of one; percentiles stand for them where a trial has not all of its own."""
+    every = [trial.ordered for trial in trials if isinstance(trial, Samples)]
+    if len(every) == len(trials):
+        return Samples(every)
+    most = sum(trial.count for trial in trials)
+    sizes = [max(1, round(POOLED * trial.count / most)) for trial in trials]
+    return Samples(
+        [
+            [trial.percentile((place + 0.5) / size) for place in range(size)]
+            for trial, size in zip(trials, sizes, strict=True)
+        ]
+    )
 
 
 @lru_cache
 def student_t(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """Returns Student's two-sided quantile, by bisection of the closed form of its distribution."""
-    low, high = 0.0, 1e6
-    for _ in range(70):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_t_probability(middle, freedom) < confidence else (low, middle)
-    return high
+    """Returns Student's two-sided quantile, from the closed form of its distribution.
+
+    Source: Abramowitz and Stegun, 26.7.5, for where Newton's method begins.
+    """
+    if freedom < NEWTON_FREEDOM:  # by bisection
+        low, high = 0.0, 1e6
+        for _ in range(70):
+            middle = (low + high) / 2
+            low, high = (middle, high) if student_t_probability(middle, freedom) < confidence else (low, middle)
+        return high
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+    for _ in range(3):
+        density = 2 * scale * (1 + t**2 / freedom) ** (-(freedom + 1) / 2)
+        t += (confidence - student_t_probability(t, freedom)) / density
+    return t
 
 
 def student_t_probability(t: float, freedom: int) -> float:

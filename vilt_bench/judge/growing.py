@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from operator import sub
 from statistics import median
 
 from vilt_bench.judge.estimate import Estimate, agree, estimate_of, windows
@@ -34,8 +35,8 @@ class GrowingBlocks:
     @property
     def median(self) -> float:
         """The middle of all samples."""
-        low = ranked(self._runs, (self.count - 1) // 2)
-        return low if self.count % 2 else (low + ranked(self._runs, self.count // 2)) / 2
+        low, high = ranked(self._runs, (self.count - 1) // 2)
+        return low if self.count % 2 else (low + high) / 2
 
     def add(self, block: Sequence[float]) -> None:
         """Take the next block; one without a sample counts for nothing."""
@@ -55,8 +56,8 @@ class GrowingBlocks:
         """Returns the value below which that share (0 to 1) of the samples lies, as `estimate.percentile`."""
         position = share * (self.count - 1)
         below = math.floor(position)
-        low = ranked(self._runs, below)
-        return low + (position - below) * (ranked(self._runs, min(below + 1, self.count - 1)) - low)
+        low, high = ranked(self._runs, below)
+        return low + (position - below) * (high - low)
 
     def interval(self) -> Estimate | None:
         """Returns what `estimate.block_interval` finds in the blocks; `None` without a sample."""
@@ -95,8 +96,8 @@ class GrowingWarmup:
 
     def _median(self, begin: int, end: int) -> float:
         runs, count = list(self._stretches(begin, end)), end - begin
-        low = ranked(runs, (count - 1) // 2)
-        return low if count % 2 else (low + ranked(runs, count // 2)) / 2
+        low, high = ranked(runs, (count - 1) // 2)
+        return low if count % 2 else (low + high) / 2
 
     def _stretches(self, begin: int, end: int) -> Iterator[list[float]]:
         """Yields sorted stretches that together are the times from one index up to another."""
@@ -120,17 +121,26 @@ class GrowingWarmup:
             begin += size
 
 
-def ranked(runs: Sequence[Sequence[float]], rank: int) -> float:
-    """Returns the value of that rank, from 0, among all that the sorted runs hold."""
+def ranked(runs: Sequence[Sequence[float]], rank: int) -> tuple[float, float]:
+    """Returns the values of that rank, from 0, and of the next, among all that the sorted runs hold.
+
+    The highest value is its own next.
+    """
     lows, highs = [0] * len(runs), [len(run) for run in runs]
     while True:
-        _, widest = max((high - low, index) for index, (low, high) in enumerate(zip(lows, highs, strict=True)))
+        widths = list(map(sub, highs, lows))
+        widest = widths.index(max(widths))
         pivot = runs[widest][(lows[widest] + highs[widest]) // 2]
         below = [bisect_left(run, pivot, *ends) for run, *ends in zip(runs, lows, highs, strict=True)]
         if rank < sum(below):
             highs = below
             continue
         through = [bisect_right(run, pivot, *ends) for run, *ends in zip(runs, below, highs, strict=True)]
-        if rank < sum(through):
-            return pivot
+        before = sum(through)
+        if rank + 1 < before:
+            return pivot, pivot
+        if rank < before:
+            return pivot, min(
+                (run[end] for run, end in zip(runs, through, strict=True) if end < len(run)), default=pivot
+            )
         lows = through

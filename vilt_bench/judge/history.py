@@ -17,6 +17,7 @@ from vilt_bench.ask.case import Case, case_name, label
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
 from vilt_bench.judge.change_points import ERROR, LEAST_RUNS, find_shifts
 from vilt_bench.judge.estimate import Estimate, estimate
+from vilt_bench.judge.latency import trial_median
 from vilt_bench.record.alike import MAY_BE_UNTOLD, key
 from vilt_bench.record.codec import decode
 from vilt_bench.record.load import EmptyFolderError, read_folder
@@ -356,7 +357,7 @@ def _point(run: Run, name: str) -> Point:
                 continue
             if min(samples) < 0:
                 raise RecordError(f"{name} is no valid record: {part} has times below zero")
-            if value := median(samples):
+            if value := trial_median(series) if part == WHOLE else median(samples):
                 medians.setdefault(part, []).append(value)
     started_at = parse_time(run.started_at)
     if started_at is None:

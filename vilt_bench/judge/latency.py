@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import add, truediv
 from typing import TYPE_CHECKING
 
-from vilt_bench.judge.estimate import Estimate, estimate, median
+from vilt_bench.judge.estimate import PERCENTILES, Distribution, Estimate, Samples, Summary, estimate, estimate_of
 from vilt_bench.record.run import WHOLE
 
 if TYPE_CHECKING:
@@ -56,18 +56,39 @@ def latency(run: Run, stage: str = WHOLE) -> Estimate | None:
         stage: `whole` for the uninstrumented passes, a stage's full name such as `visual_embedder.backbone`, or a
             component such as `visual_embedder`: the sum over its stages, pass by pass. An empty name sums them all.
     """
-    return estimate(blocked_latency(run, stage))
+    found = [_distribution(trial.samples, stage) for trial in run.trials]
+    return estimate_of([each for each in found if each is not None])
 
 
 def blocked_latency(run: Run, stage: str = WHOLE) -> list[list[Sequence[float]]]:
-    """Returns the latency samples behind `latency`, in seconds, by trial by block."""
+    """Returns latency samples in seconds, by trial by block: those behind `latency`, where all passes were kept."""
     return [_split(_samples(trial.samples, stage), trial.samples.blocks) for trial in run.trials]
 
 
 def trial_medians(run: Run, stage: str = WHOLE) -> list[tuple[Trial, float]]:
     """Returns the trials that have latency samples, each with their median in seconds."""
-    pairs = [(trial, _samples(trial.samples, stage)) for trial in run.trials]
-    return [(trial, median(samples)) for trial, samples in pairs if samples]
+    found = [(trial, trial_median(trial.samples, stage)) for trial in run.trials]
+    return [(trial, each) for trial, each in found if each is not None]
+
+
+def trial_median(series: Series, stage: str = WHOLE) -> float | None:
+    """Returns the median latency of one process in seconds; `None` where it was not measured."""
+    found = _distribution(series, stage)
+    return None if found is None else found.median
+
+
+def _distribution(series: Series, stage: str) -> Distribution | None:
+    """Returns the latency of one trial: of the whole by all passes that there were, of stages by those kept."""
+    every = series.all_passes
+    if (
+        stage == WHOLE
+        and every is not None
+        and len(every.whole_percentiles_s) == PERCENTILES
+        and len(every.whole_medians_s) == len(every.blocks)
+    ):
+        return Summary(series.passes, every.whole_medians_s, every.whole_percentiles_s)
+    blocks = _split(_samples(series, stage), series.blocks)
+    return Samples(blocks) if blocks else None
 
 
 def _beside_whole(run: Run, of_series: Callable[[Series], Sequence[float]]) -> Estimate | None:

@@ -404,13 +404,12 @@ def _reasons(run: Run, whole: Estimate) -> Iterator[Reason]:
 
 def _passes_s(run: Run) -> float:
     """Returns the time that all passes took, warm-up included."""
-    kinds = (
-        kind
+    return sum(
+        sum(times.wall_time_s or times.latency_s) * (series.passes / sum(series.blocks) if series.all_passes else 1)
         for trial in run.trials
-        for part in (trial.warmup, trial.samples)
-        for kind in (part.whole, part.instrumented)
+        for series in (trial.warmup, trial.samples)
+        for times in (series.whole, series.instrumented)
     )
-    return sum(sum(times.wall_time_s or times.latency_s) for times in kinds)
 
 
 def _drift(blocks: Sequence[Sequence[float]]) -> float:

@@ -56,6 +56,18 @@ class Times:
 
 
 @dataclass(frozen=True)
+class AllPasses:
+    """What is known of all passes of a series that keeps only some of them, so that the record stays small."""
+
+    blocks: tuple[int, ...]
+    """Passes of each kind that there were in each block; `Series.blocks` counts those kept."""
+    whole_medians_s: tuple[float, ...] = ()
+    """Medians of the uninstrumented passes' latency by block; none of a warm-up."""
+    whole_percentiles_s: tuple[float, ...] = ()
+    """Of all of them: the lowest, each hundredth, the highest, so that the middle one is the median."""
+
+
+@dataclass(frozen=True)
 class Series:
     """Passes of one process, in order: instrumented ones by stage, uninstrumented ones as a whole, alternating."""
 
@@ -66,6 +78,13 @@ class Series:
     """The instrumented passes from end to end."""
     blocks: tuple[int, ...] = ()
     """Passes of each kind in each block; their sum is the number of samples."""
+    all_passes: AllPasses | None = None
+    """Where there were more passes than are kept here, evenly, from each block; `None`: every pass is here."""
+
+    @property
+    def passes(self) -> int:
+        """How many passes of each kind there were."""
+        return sum(self.blocks if self.all_passes is None else self.all_passes.blocks)
 
     def of(self, stage: str) -> Times:
         """Returns the times of `whole`, or of a stage by its full name; none by any clock where it was not measured."""
