@@ -13,7 +13,7 @@ from vilt_bench.ask.case import Case, command_line, label
 from vilt_bench.embedding import Mark, tensors
 from vilt_bench.errors import CheckpointError, EmbedderError, FileError, InputError, ViltBenchError
 from vilt_bench.machine.device import prepare_threads, resolve_device
-from vilt_bench.model import VisionLanguageModel
+from vilt_bench.model import VisionLanguageModel, stages
 from vilt_bench.record.run import LEAST_CPU_SHARE, Bounds, Component, Model, Stage, StageMemory
 from vilt_bench.words import counted
 from vilt_bench.worker.backends.onednn import pack_linear
@@ -30,6 +30,7 @@ from vilt_bench.worker.inputs import Inputs
 from vilt_bench.worker.meters.flops import FlopCount, count_flops
 from vilt_bench.worker.meters.memory import MemoryReading, measure_memory
 from vilt_bench.worker.meters.meta import building, needs_values, without_compiler
+from vilt_bench.worker.meters.offered import count_offered
 from vilt_bench.worker.meters.parameters import count_parameters
 from vilt_bench.worker.meters.peak import Peak, measure_peak
 from vilt_bench.worker.meters.traffic import count_traffic
@@ -79,7 +80,11 @@ def count(
         )
     warnings.extend(f"FLOPs of {name} are not known: {why}" for name, why in _unknown_flops(on_meta.flops).items())
     memory = _measure_memory(model, inputs, packed_bytes=packed_bytes)
-    return Counts(list_stages(observer, on_meta, memory.stages), memory.method, tuple(warnings))
+    images, text = inputs.batches[0]
+    offered = count_offered(lambda mark: model(images, text, mark), dict(stages(model)))
+    return Counts(
+        list_stages(observer, on_meta, memory.stages, offered.counts), memory.method, (*warnings, *offered.warnings)
+    )
 
 
 def _measure_memory(model: VisionLanguageModel, inputs: Inputs, *, packed_bytes: int) -> MemoryReading:
@@ -195,8 +200,20 @@ def _unknown_flops(flops: FlopCount) -> dict[str, str]:
     return {name: f"there is no formula for {', '.join(operators)}" for name, operators in flops.unknown.items()}
 
 
-def list_stages(observer: Observer, on_meta: OnMeta, memory: Mapping[str, StageMemory]) -> tuple[Stage, ...]:
-    """Returns the stages in order, with all that is counted of them: a meter's result has its line here."""
+def list_stages(
+    observer: Observer,
+    on_meta: OnMeta,
+    memory: Mapping[str, StageMemory],
+    counts: Mapping[str, Mapping[str, int]] | None = None,
+) -> tuple[Stage, ...]:
+    """Returns the stages in order, with all that is counted of them: a meter's result has its line here.
+
+    Args:
+        observer: has seen a pass.
+        on_meta: what a pass on the meta device counted.
+        memory: by stage.
+        counts: of other packages' meters, by stage; on top of what stages say that they found.
+    """
     sizes = count_parameters(observer.modules.items())
     return tuple(
         Stage(
@@ -208,7 +225,7 @@ def list_stages(observer: Observer, on_meta: OnMeta, memory: Mapping[str, StageM
             flops=on_meta.flops.stages.get(name),
             moved_bytes=on_meta.moved_bytes.get(name),
             memory=memory.get(name),
-            counts=observer.seen[name].counts,
+            counts={**observer.seen[name].counts, **(counts or {}).get(name, {})},
             note=observer.notes.get(name, ""),
         )
         for name in observer.modules
