@@ -12,6 +12,7 @@ import pytest
 import vilt_bench
 from vilt_bench import errors
 
+ROOT = Path(__file__).parents[1]
 OFFERED = (
     "Case",
     "CheckpointError",
@@ -60,7 +61,7 @@ def test_the_package_offers_just_these_names():
 def test_each_name_is_there_documented_and_called_so_at_home(name):
     member = getattr(vilt_bench, name)
 
-    assert member.__name__ == name
+    assert (member.__module__, member.__name__) == (vilt_bench._HOMES[name], name)
     assert inspect.getdoc(member)
 
 
@@ -81,6 +82,15 @@ def test_type_checkers_see_the_same_names_from_the_same_homes():
 
 def test_no_module_of_the_package_hides_a_name_that_it_offers():
     assert not {module.name for module in pkgutil.iter_modules(vilt_bench.__path__)} & set(OFFERED)
+
+
+def test_no_module_bears_a_name_that_the_package_takes_from_the_standard_library():
+    files = [path for folder in (ROOT / "vilt_bench", ROOT / "embedders") for path in folder.rglob("*.py")]
+    imports = [node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    taken = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
+    taken |= {node.module or "" for node in imports if isinstance(node, ast.ImportFrom)}
+
+    assert not {path.stem for path in files} & taken & set(sys.stdlib_module_names)
 
 
 def test_a_name_that_is_not_offered_is_no_attribute():

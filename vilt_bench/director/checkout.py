@@ -33,7 +33,7 @@ def records_at(reference: str, folder: str, *, left_out: Callable[[str], object]
     Args:
         reference: a branch, tag or commit of the repository around the current folder.
         folder: relative to the current folder.
-        left_out: as `store.load_folder`.
+        left_out: as `load.load_folder`.
 
     Raises:
         ConfigError: there is no repository, or no such reference.

@@ -69,7 +69,7 @@ def examine(
         effort: how hard to look.
         root: of the file system that holds `proc` and `sys`.
         report: told what is going on.
-        patience_s: how long the kernel's process may be silent; `None`: by `process.Patience`.
+        patience_s: how long the kernel's process may be silent; `None`: by `wire.Patience`.
 
     Raises:
         MeasurementError: the kernel can't be run, or hangs.

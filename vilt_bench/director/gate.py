@@ -87,7 +87,7 @@ def gate(
         gated: what the verdict is of, `total` or the `stages` as well.
         error: probability of a false alarm; `gate_all` shares it among several cases.
         report: told where the measuring stands, between passes.
-        patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `process.Patience`.
+        patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `wire.Patience`.
         overhear: told what a process has printed, when it has ended.
         start: starts a process of a side.
         clock: seconds.

@@ -251,7 +251,7 @@ def measure_together(
         sampling: how hard to look; `None`: as `Sampling` has it.
         report: told where the measuring stands, between blocks.
         count: whether to count parameters, FLOPs and memory, which takes a pass or two.
-        patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `process.Patience`.
+        patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `wire.Patience`.
         overhear: told what a process has printed, when it has ended.
         start_worker: starts a measuring process.
         clock: by which time is spent.

@@ -85,10 +85,10 @@ def measure_rows(
         rounds: trials a row.
         report: told where the measuring stands, before each trial.
         here: this machine and software; `None`: those of the folder's newest trial.
-        patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `process.Patience`.
+        patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `wire.Patience`.
         overhear: told what a process has printed, when it has ended.
         measure_one: measures one trial.
-        left_out: as `store.load_folder`.
+        left_out: as `load.load_folder`.
         clock: seconds.
 
     Raises:
@@ -134,7 +134,7 @@ def kept_rows(
     Args:
         cases: by the row's name.
         folder: of records; need not be there.
-        left_out: as `store.load_folder`.
+        left_out: as `load.load_folder`.
 
     Raises:
         RecordError: a file is no record; with `left_out`, none of them is.

@@ -1,4 +1,4 @@
-"""`Run` and its parts: what was asked, with what, where, and every raw sample; JSON in and out.
+"""`Run` and its parts: what was asked, with what, where, and every raw sample; and the samples as a tidy frame.
 
 Units are SI base (s, B, J, FLOP) and stand in the names. What was not measured is `None`, never zero.
 Summaries are computed from records on read, so that a better statistic needs no new measurement.

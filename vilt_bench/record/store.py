@@ -1,4 +1,4 @@
-"""Saves each run once, as one file; loads files and folders of them."""
+"""Saves each run once, as one file; says which records of many can be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judges an examination of the machine: what is well, what is not and what to do, in sentences."""
+"""Shows an examination of the machine: what is well, what is not and what to do, in sentences."""
 
 from __future__ import annotations
 

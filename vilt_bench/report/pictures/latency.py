@@ -1,4 +1,4 @@
-"""The paper's figures from records: latency by stage, relative computational size, accuracy against latency."""
+"""The paper's figures from records: latency by stage, and relative computational size."""
 
 from __future__ import annotations
 
