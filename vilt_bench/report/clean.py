@@ -83,12 +83,13 @@ def line(text: str) -> str:
 
     As long as before, so that what was said of places in it holds.
     """
-    return text.translate(_UNSHOWN)
+    return text if text.isprintable() else text.translate(_UNSHOWN)  # none of those is printable
 
 
 def printed(text: str) -> str:
     """Returns a line that is printed as it is: no escape sequence, no other line, no runner's command."""
-    return _COMMAND.sub(lambda found: _ALIKE[found[0]], line(text))
+    text = line(text)
+    return _COMMAND.sub(lambda found: _ALIKE[found[0]], text) if "::" in text or "##[" in text else text
 
 
 def within(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vilt_bench.report import clean
 
 if TYPE_CHECKING:
+    import rich.console
     import rich.table
     from rich.console import Console
 
@@ -116,16 +117,25 @@ def show(table: Table, console: Console) -> None:
         console.print(Text(f"• {note}"))
 
 
-def drawn(table: Table, width: int) -> rich.table.Table:
+def drawn(table: Table, width: int) -> rich.console.RenderableType:
     """Returns the table as rich draws it on a terminal of that width.
 
     Where a text behind the first column may be folded, lines are read from their top, else from their bottom.
     """
+    if table.caption:
+        return drawn_by_rich(table, width)
+    from vilt_bench.report.quick_table import QuickTable
+
+    return QuickTable(table, width)
+
+
+def drawn_by_rich(table: Table, width: int) -> rich.table.Table:
+    """Returns what `drawn` does, at rich's pace."""
     from rich import box
     from rich.table import Table as Drawn
     from rich.text import Text
 
-    shown = [index for index, column in enumerate(table.columns) if column.least_width <= width]
+    shown = shown_columns(table, width)
     own = Drawn(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, table.gap - 1, 0, 0), collapse_padding=True
     )
@@ -142,7 +152,7 @@ def drawn(table: Table, width: int) -> rich.table.Table:
     for line in table.lines:
         if line.apart:
             own.add_section()
-        cells = [_cell(line, index) for index in shown]
+        cells = [cell_of(line, index) for index in shown]
         texts = [Text(f"{cell.text} {cell.after}".strip(), style=cell.style) for cell in cells]
         own.add_row(Text("  " * line.depth) + texts[0], *texts[1:], style="bold" if line.strong else "")
     own.caption, own.caption_justify = table.caption or None, "left"
@@ -181,7 +191,7 @@ def _markdown_heading(column: Column, *, broken: bool) -> str:
 
 
 def _markdown_cell(line: Line, index: int) -> str:
-    cell = _cell(line, index)
+    cell = cell_of(line, index)
     text = clean.code(cell.text, cell=True) if cell.code else clean.markdown(cell.text)
     if cell.after:
         text += f" {clean.markdown(cell.after)}"
@@ -233,7 +243,7 @@ def html_list(sentences: Iterable[str]) -> str:
 
 
 def _html_cell(line: Line, index: int) -> str:
-    cell = _cell(line, index)
+    cell = cell_of(line, index)
     text = clean.html(cell.text)
     if cell.code:
         text = f"<code>{text}</code>"
@@ -284,7 +294,7 @@ def _latex_line(cells: Iterable[str]) -> str:
 
 
 def _latex_cell(line: Line, index: int) -> str:
-    cell = _cell(line, index)
+    cell = cell_of(line, index)
     text = clean.latex(cell.text)
     if cell.code and text:
         text = rf"\texttt{{{text}}}"
@@ -308,6 +318,12 @@ def csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
     return clean.csv_text(columns or (list(rows[0]) if rows else []), rows)
 
 
-def _cell(line: Line, index: int) -> Cell:
+def shown_columns(table: Table, width: int) -> list[int]:
+    """Returns the columns that a terminal of that width has room for, by index."""
+    return [index for index, column in enumerate(table.columns) if column.least_width <= width]
+
+
+def cell_of(line: Line, index: int) -> Cell:
+    """Returns the cell of a column; one that is left out is empty."""
     found = line.cells[index] if index < len(line.cells) else ""
     return Cell(found) if isinstance(found, str) else found

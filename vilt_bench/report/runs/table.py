@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console, Group, RenderableType
 
 from vilt_bench.judge import summary
 from vilt_bench.judge.remarks import Failed
 from vilt_bench.judge.summary import Summary
-from vilt_bench.record.run import Run
-from vilt_bench.report import lines, terminal
+from vilt_bench.record.run import Component, Run
+from vilt_bench.report import lines, tables, terminal
 from vilt_bench.report.numbers import giga, mebibytes, millions, milliseconds, milliseconds_interval, percent
 from vilt_bench.report.remarks import sentence
+from vilt_bench.report.tables import Column, Line, Table
 
 WIDTH = 100
 """Columns of a report that goes to a file."""
@@ -35,116 +33,143 @@ def render(runs: Sequence[Summary], *, left_out: Sequence[str] = ()) -> str:
     return terminal.text(lambda console: show(runs, console, left_out=left_out), WIDTH)
 
 
+_SCREEN: Mapping[Component, str] = {
+    "preprocessing": "Preproc.",
+    "textual_embedder": "Textual",
+    "visual_embedder": "Visual",
+    "modality_interaction": "Interact.",
+}
+
+
 def show(runs: Sequence[Run | Summary], console: Console, *, left_out: Sequence[str] = ()) -> None:
     """Print the runs: side by side if there are several, then each with its stages and remarks; what was left out."""
     runs = summary.summaries(runs)
+    width = console.width
     if len(runs) > 1:
         _show_bars(runs, console)
-        console.print(_comparison(runs, wide=console.width >= WIDE))
-        for remark in lines.comparison_remarks(runs):
-            console.print(Text(f"• {remark}"))
+        console.print(tables.drawn(_comparison(runs), width))
+        _print(console, *(f"• {remark}" for remark in lines.comparison_remarks(runs)))
     for run in runs:
-        _show_run(run, console)
-    for line in left_out:
-        console.print(Text(f"• {line}"))
+        console.print(Group(*_run(run, width)))
+    _print(console, *(f"• {line}" for line in left_out))
 
 
-def _show_run(run: Summary, console: Console) -> None:
-    console.print()
-    console.print(Text.assemble((lines.name(run), "bold"), f" – {lines.model_line(run)}"))
-    if machine := lines.machine_line(run):
-        console.print(Text(machine, style="dim"))
-    found = run.rows
-    if len(found) > 1 or found[0].latency is not None:
-        console.print()
-        console.print(_stages(found, macs=console.width >= WIDE))
-    for remark in run.remarks:
-        console.print(Text(f"• {sentence(remark)}", style="red" if isinstance(remark, Failed) else ""))
+def _run(run: Summary, width: int) -> Iterator[RenderableType]:
+    machine = lines.machine_line(run)
+    head = [(lines.name(run), "bold"), (f" – {lines.model_line(run)}", "")]
+    yield terminal.Lines([[], head, *([[(machine, "dim")]] if machine else [])])
+    if len(run.rows) > 1 or run.timed:
+        yield terminal.Lines([[]])
+        yield tables.drawn(_stages(run.rows), width)
+    yield terminal.Lines(
+        [(f"• {sentence(remark)}", "red" if isinstance(remark, Failed) else "")] for remark in run.remarks
+    )
 
 
-def _stages(found: Sequence[summary.Row], *, macs: bool) -> Table:
-    counts = ["Params\n(M)", "GFLOPs", *(["GMACs"] if macs else []), "Peak mem.\n(MiB)"]
-    table = _table("Stage", "Latency (ms)\n[95% interval]", "Share", *counts)
-    inner = {row.component for row in found if row.level == "component"}
-    for row in found:
-        indent = "  " if row.level == "stage" and row.component in inner else ""
-        if row.level == "whole":
-            table.add_section()
-        table.add_row(
-            Text(indent + row.title),
-            Text(milliseconds_interval(row.latency)),
-            percent(row.share),
-            millions(row.parameters),
-            giga(row.flops),
-            *([giga(row.macs)] if macs else []),
-            mebibytes(row.peak_bytes),
-            style="" if indent else "bold",
-        )
-    return table
+def _print(console: Console, *texts: str) -> None:
+    console.print(terminal.Lines([(text, "")] for text in texts))
 
 
-def _comparison(runs: Sequence[Summary], *, wide: bool) -> Table:
-    components = summary.shown_components(runs)
-    before = ["Preproc.\n(ms)"] if summary.OPTIONAL in components else []
-    titles = [
-        "Pixels",
-        "Visual\ntokens",
-        *before,
-        "Textual\n(ms)",
-        "Visual\n(ms)",
-        "Interact.\n(ms)",
-        "Whole\n(ms)",
-        *(["Visual\nshare", "Params\n(M)", "GFLOPs"] if wide else []),
+def _stages(rows: Sequence[summary.Row]) -> Table:
+    inner = {row.component for row in rows if row.level == "component"}
+    columns = [
+        Column("Stage", align="left", long="fold"),
+        Column("Latency", "ms", "95% interval"),
+        Column("Share"),
+        Column("Parameters", "M", screen="Params"),
+        Column("GFLOPs"),
+        Column("GMACs", least_width=WIDE),
+        Column("Peak memory", "MiB", screen="Peak mem."),
     ]
-    table = _table("Embedder", *titles)
+    return Table(
+        columns,
+        [
+            Line(
+                [
+                    row.title,
+                    milliseconds_interval(row.latency),
+                    percent(row.share),
+                    millions(row.parameters),
+                    giga(row.flops),
+                    giga(row.macs),
+                    mebibytes(row.peak_bytes),
+                ],
+                depth=(depth := int(row.level == "stage" and row.component in inner)),
+                strong=not depth,
+                apart=row.level == "whole",
+            )
+            for row in rows
+        ],
+    )
+
+
+def _comparison(runs: Sequence[Summary]) -> Table:
+    components = summary.shown_components(runs)
+    columns = [
+        Column("Embedder", align="left", long="fold"),
+        Column("Pixels"),
+        Column("Visual tokens", screen="Visual\ntokens"),
+        *(Column(summary.TITLES[name].capitalize(), "ms", screen=_SCREEN[name]) for name in components),
+        Column("Whole", "ms"),
+        Column("Share of visual embedder", screen="Visual\nshare", least_width=WIDE),
+        Column("Parameters", "M", screen="Params", least_width=WIDE),
+        Column("GFLOPs", least_width=WIDE),
+    ]
+    return Table(columns, [Line(cells) for cells in _compared(runs, components)])
+
+
+def _compared(runs: Sequence[Summary], components: Sequence[Component]) -> Iterator[list[str]]:
     for name, run in zip(lines.names(runs), runs, strict=True):
-        parts = [run.components[component] for component in components]
-        whole = run.whole
-        failed = "failed" if run.failure is not None and whole.latency is None else None
-        more = [
-            percent(run.components["visual_embedder"].share),
-            millions(whole.parameters),
-            giga(whole.flops),
-        ]
-        table.add_row(
-            Text(name),
+        failed = "failed" if run.failure is not None and not run.timed else None
+        yield [
+            name,
             lines.pixels(run.model),
             lines.tokens(run.model),
-            *(milliseconds(part.latency) for part in parts),
-            failed or milliseconds(whole.latency),
-            *(more if wide else []),
-        )
-    return table
+            *(milliseconds(run.components[component].latency) for component in components),
+            failed or milliseconds(run.whole.latency),
+            percent(run.components["visual_embedder"].share),
+            millions(run.whole.parameters),
+            giga(run.whole.flops),
+        ]
 
 
 def _show_bars(runs: Sequence[Summary], console: Console) -> None:
     """Print one stacked bar a run, the longest over the whole width, as in the paper's Figure 1."""
-    plain = console.options.ascii_only
+    plain, width = console.options.ascii_only, console.width
     components = summary.shown_components(runs)
-    legend = Text.assemble(
-        *((f"{_mark(name, plain)} {summary.TITLES[name]}   ", LOOKS[name][0]) for name in components), "(ms)"
+    legend = [(f"{_mark(name, plain)} {summary.TITLES[name]}   ", LOOKS[name][0]) for name in components]
+    alike = lines.alike(runs)
+    console.print(terminal.Lines([[*legend, ("(ms)", "")], *([[(alike, "dim")]] if alike else [])]))
+    longest = max(sum(_parts(run, components).values()) for run in runs)
+    bars = (
+        line
+        for name, run in zip(lines.names(runs), runs, strict=True)
+        for line in _bar(run, name, components, longest, width, plain=plain)
     )
-    console.print(legend)
-    if alike := lines.alike(runs):
-        console.print(Text(alike, style="dim"))
-    measured = [{name: run.components[name].latency for name in components} for run in runs]
-    bars = [{name: part.value for name, part in parts.items() if part is not None} for parts in measured]
-    longest = max(sum(bar.values()) for bar in bars)
-    for name, run, parts, bar in zip(lines.names(runs), runs, measured, bars, strict=True):
-        console.print()
-        head = Text(name, style="bold")
-        if run.failure is not None:
-            head.append(f"  {run.verdict}: {run.failure.kind}", style="red")
-        if size := lines.size_line(run.model):
-            head.append(f"  {size}", style="not bold dim")
-        if bar:
-            head.append(f"  {' + '.join(milliseconds(parts[part]) for part in bar)}", style="not bold")
-        console.print(head)
-        line = Text()
-        for part, width in zip(bar, _cells(list(bar.values()), longest, console.width), strict=True):
-            line.append(_mark(part, plain) * width, style=LOOKS[part][0])
-        console.print(line)
+    console.print(terminal.Lines(bars))
     console.print()
+
+
+def _parts(run: Summary, components: Sequence[Component]) -> dict[Component, float]:
+    found = {name: run.components[name].latency for name in components}
+    return {name: part.value for name, part in found.items() if part is not None}
+
+
+def _bar(
+    run: Summary, name: str, components: Sequence[Component], longest: float, width: int, *, plain: bool
+) -> Iterator[list[tuple[str, str]]]:
+    """Yields the lines of one run: a blank one, what it is, its bar."""
+    parts = _parts(run, components)
+    head = [(name, "bold")]
+    if run.failure is not None:
+        head.append((f"  {run.verdict}: {run.failure.kind}", "bold red"))
+    if size := lines.size_line(run.model):
+        head.append((f"  {size}", "dim"))
+    if parts:
+        head.append((f"  {' + '.join(milliseconds(run.components[part].latency) for part in parts)}", ""))
+    cells = _cells(list(parts.values()), longest, width)
+    yield from ([], head)
+    yield [(_mark(part, plain) * count, LOOKS[part][0]) for part, count in zip(parts, cells, strict=True)]
 
 
 def _cells(values: Sequence[float], longest: float, width: int) -> list[int]:
@@ -157,11 +182,3 @@ def _cells(values: Sequence[float], longest: float, width: int) -> list[int]:
 
 def _mark(component: str, plain: bool) -> str:
     return LOOKS[component][2 if plain else 1]
-
-
-def _table(first: str, *numbers: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
-    table.add_column(first, overflow="fold", vertical="bottom")
-    for number in numbers:
-        table.add_column(number, justify="right", no_wrap=True, vertical="bottom")
-    return table
