@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Literal, get_args
 
 from vilt_bench.errors import ConfigError
@@ -299,7 +300,8 @@ def case_name(case: Case, *, without: Collection[str] = ()) -> str:
         case: any.
         without: what of `unusual` is told elsewhere.
     """
-    named = label(replace(case, options={key: _unmistakable(value) for key, value in case.options.items()}))
+    told = {key: _unmistakable(value) for key, value in case.options.items()}
+    named = label(replace(case, options=told) if told else case)
     said = [text for name, text in unusual(case).items() if name not in without]
     return f"{named} ({', '.join(said)})" if said else named
 
@@ -323,8 +325,10 @@ def in_common(cases: Sequence[Case]) -> dict[str, str]:
 
 def unusual(case: Case) -> dict[str, str]:
     """Returns what was asked otherwise than usual, but for the embedder and its options, by field as a text."""
-    usual, said = Case(case.embedder), {}
-    for part, plain in ((case, usual), (case.vilt, usual.vilt)):
+    said = {}
+    for part, plain in ((case, _usual()), (case.vilt, _usual().vilt)):
+        if part == plain:
+            continue
         for each in fields(part):
             value = getattr(part, each.name)
             if each.name in ("embedder", "options", "reduce", "vilt") or value == getattr(plain, each.name):
@@ -332,6 +336,12 @@ def unusual(case: Case) -> dict[str, str]:
             text = "×".join(map(str, value)) if each.name == "resolution" else _listed(value)
             said[each.name] = text if each.name in ("resolution", "device", "dtype") else f"{each.name} {text}"
     return said
+
+
+@cache
+def _usual() -> Case:
+    """Returns a case of which nothing but the embedder was asked."""
+    return Case("patch32")
 
 
 def _listed(value: object) -> str:

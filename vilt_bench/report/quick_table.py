@@ -31,7 +31,7 @@ class QuickTable:
         heads = [[text for part in head for text in part.split("\n")] for head in heads]
         lines = [self._texts(line) for line in self._table.lines]
         widths = [
-            max([*map(cell_len, head), *(cell_len(line[index]) for line in lines)]) for index, head in enumerate(heads)
+            max([*map(_length, head), *(_length(line[index]) for line in lines)]) for index, head in enumerate(heads)
         ]
         free = options.max_width - sum(widths[1:]) - self._table.gap * (len(widths) - 1)
         folds = [index for index, column in enumerate(columns) if column.long != "whole"]
@@ -55,9 +55,9 @@ class QuickTable:
             yield from self._row(line, [first, *texts[1:]], widths, console)
 
     def _texts(self, line: Line) -> list[str]:
-        cells = [cell_of(line, index) for index in self._columns]
+        cells = [line.cells[index] if index < len(line.cells) else "" for index in self._columns]
         texts = [
-            clean.printed(f"{cell.text} {cell.after}".strip() if cell.after else cell.text.strip()) for cell in cells
+            clean.printed((cell if isinstance(cell, str) else f"{cell.text} {cell.after}").strip()) for cell in cells
         ]
         return ["  " * line.depth + texts[0], *texts[1:]]
 
@@ -68,10 +68,10 @@ class QuickTable:
 
     def _row(self, line: Line, texts: Sequence[str], widths: Sequence[int], console: Console) -> Iterator[Segment]:
         look = "bold" if line.strong else ""
-        styles = [cell_of(line, index).style for index in self._columns]
-        if not any(styles):
+        if all(isinstance(cell, str) for cell in line.cells):
             yield from self._whole_row(texts, widths, console, look)
             return
+        styles = [cell_of(line, index).style for index in self._columns]
         padded = self._padded(texts, widths)
         for number, (text, style) in enumerate(zip(padded, styles, strict=True)):
             yield Segment(text, console.get_style(f"{look} {style}".strip() or "none"))
@@ -87,6 +87,10 @@ class QuickTable:
     def _padded(self, texts: Sequence[str], widths: Sequence[int]) -> list[str]:
         padded = []
         for index, text, width in zip(self._columns, texts, widths, strict=True):
-            blank = " " * (width - cell_len(text))
+            blank = " " * (width - _length(text))
             padded.append(text + blank if self._table.columns[index].align == "left" else blank + text)
         return padded
+
+
+def _length(text: str) -> int:
+    return len(text) if text.isascii() else cell_len(text)
