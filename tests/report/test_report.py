@@ -13,7 +13,7 @@ from rich.console import Console
 
 from vilt_bench.ask.case import Case, ViltConfig, case_name, unusual
 from vilt_bench.errors import ConfigError
-from vilt_bench.judge.estimate import Estimate, estimate
+from vilt_bench.judge.estimate import Estimate, Samples, estimate_of
 from vilt_bench.record import store
 from vilt_bench.record.run import Failure, Run, Series, Stage, Times, Trial
 from vilt_bench.report import PICTURES, render, render_picture
@@ -288,13 +288,14 @@ def test_wholes_that_rank_otherwise_than_the_bars_are_told(make_run: MakeRun) ->
 def test_a_report_makes_every_estimate_of_a_run_once(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:
-    seen: list[tuple[tuple[tuple[float, ...], ...], ...]] = []
+    seen: list[tuple[tuple[float, ...], ...]] = []
 
-    def counted(blocked: Sequence[Sequence[Sequence[float]]]) -> Estimate | None:
-        seen.append(tuple(tuple(map(tuple, blocks)) for blocks in blocked))
-        return estimate(blocked)
+    def counted(trials: Sequence[Samples]) -> Estimate | None:
+        seen.append(tuple(tuple(trial.ordered) for trial in trials))
+        return estimate_of(trials)
 
-    monkeypatch.setattr("vilt_bench.judge.latency.estimate", counted)
+    for module in ("estimate", "latency"):
+        monkeypatch.setattr(f"vilt_bench.judge.{module}.estimate_of", counted)
     runs = [make_run("region", latencies_s=REGION, run_id="a"), make_run("grid", latencies_s=REGION, run_id="b")]
     if format in PICTURES:
         render_picture(runs, format)
