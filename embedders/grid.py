@@ -98,7 +98,7 @@ class GridPooling(nn.Module):
         if min(cells.shape[-2:]) < 2:
             raise EmbedderError(
                 f"an image of {features.size[0]}x{features.size[1]} pixels leaves {cells.shape[-2]}x{cells.shape[-1]} "
-                "cells, too few for 2x2 pooling; raise --resolution or give pool=false"
+                "cells, too few for 2x2 pooling; raise `resolution` or give pool=false"
             )
         return features._replace(maps=(self.pool(cells),))
 

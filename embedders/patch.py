@@ -111,7 +111,7 @@ class NormedPatches(nn.Module):
         if max(grid) > self.POSITIONS:
             raise EmbedderError(
                 f"{max(grid)} patches along an edge are more than the {self.POSITIONS} positions; "
-                "lower --resolution or raise patch_size"
+                "lower `resolution` or raise patch_size"
             )
         tokens = self.norm(self.linear(self.patch_norm(_patches(images, self.patch_size))))
         rows, columns = self.positions[:height, 1], self.positions[:width, 0]
@@ -162,7 +162,7 @@ def _grid(images: ImageBatch, size: int) -> tuple[int, int]:
     if height < size or width < size:
         raise EmbedderError(
             f"a patch of {size}x{size} pixels is larger than the image of {height}x{width}; "
-            "raise --resolution or lower patch_size"
+            "raise `resolution` or lower patch_size"
         )
     if height % size or width % size:
         raise EmbedderError(

@@ -148,7 +148,7 @@ class TimmBackbone(nn.Module):
             features = features[:, prefix:]
         if self.merging:
             if images.mask is not None:
-                raise EmbedderError("tome=N would merge padding with the image; give --fit crop, or images of one size")
+                raise EmbedderError("tome=N would merge padding with the image; give `fit` crop, or images of one size")
             return VisualFeatures(features)
         mask = cells_with_image(images.mask, cells)
         if self.keep_prefix and prefix:
@@ -328,7 +328,7 @@ def _build(model: str, options: dict[str, Any], own: Size, size: Size) -> nn.Mod
 
 def _refusal(model: str, own: Size, size: Size) -> EmbedderError:
     return EmbedderError(
-        f"timm/{model} refuses --resolution {size[0]}x{size[1]}; its own is {own[0]}x{own[1]}, and what else it takes "
+        f"timm/{model} refuses `resolution` {size[0]}x{size[1]}; its own is {own[0]}x{own[1]}, and what else it takes "
         "are mostly multiples of its stride and windows"
     )
 
@@ -425,12 +425,12 @@ def _plain_blocks(model: str, tower: nn.Module) -> nn.Sequential:
     blocks = getattr(tower, "blocks", None)
     if not isinstance(tower, VisionTransformer) or not isinstance(blocks, nn.Sequential):
         raise EmbedderError(
-            f"timm/{model} is no plain ViT, which tome=… is for; reduce its tokens with --reduce tome:N"
+            f"timm/{model} is no plain ViT, which tome=… is for; reduce its tokens with `reduce` tome:N"
         )
     for block in blocks:
         if type(block) is not Block or type(block.attn) is not Attention or block.attn.gate is not None:
             raise EmbedderError(
-                f"timm/{model} has blocks of its own, tome=… is for plain ones; reduce its tokens with --reduce tome:N"
+                f"timm/{model} has blocks of its own, tome=… is for plain ones; reduce its tokens with `reduce` tome:N"
             )
     return blocks
 

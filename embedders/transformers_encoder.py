@@ -228,7 +228,7 @@ class NavitBackbone(TowerBackbone):
         if max(patches) > side:
             raise EmbedderError(
                 f"{patches[0]}x{patches[1]} patches are too many for the position table of {side}x{side}; "
-                f"lower --resolution to at most {side * self.plan.patch}x{side * self.plan.patch}"
+                f"lower `resolution` to at most {side * self.plan.patch}x{side * self.plan.patch}"
             )
         if mask is not None:
             return self.tower(pixels, patch_attention_mask=mask.view(-1, *patches)).last_hidden_state, patches
@@ -367,7 +367,7 @@ def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
         return _probed(name, plan, takes, asked)
     unit = plan.patch * plan.merge
     if min(plan.resolution) < unit:
-        raise EmbedderError(f"{name} has patches of {unit} pixels; --resolution needs edges of {unit} at least")
+        raise EmbedderError(f"{name} has patches of {unit} pixels; `resolution` needs edges of {unit} at least")
     return plan
 
 
@@ -395,7 +395,7 @@ def _probed(name: str, plan: Plan, takes: Mapping[str, Any], asked: bool) -> Pla
             "vision tower"
         ) from error
     except _REFUSALS as error:
-        what = f"refuses --resolution {height}x{width}" if asked else f"can't take an image of {height}x{width} pixels"
+        what = f"refuses `resolution` {height}x{width}" if asked else f"can't take an image of {height}x{width} pixels"
         raise EmbedderError(f"{name} {what} ({one_line([error])})") from error
     unused = [key for key, gradient in zip(named, used, strict=True) if gradient is None]
     plan = replace(plan, arguments=arguments, unused=_modules_of(tower, unused))

@@ -207,7 +207,7 @@ def test_patience_is_a_multiple_of_the_budget_and_of_the_longest_pass_or_what_th
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_patience_that_is_no_time_is_refused(seconds):
-    with pytest.raises(ConfigError, match="--patience must be between"):
+    with pytest.raises(ConfigError, match="`patience_s` must be between"):
         Patience(seconds)
 
 

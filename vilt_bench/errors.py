@@ -14,7 +14,22 @@ ViltBenchError
 
 
 class ViltBenchError(Exception):
-    """Root of all errors that a user can act on; the command line prints it as one line, exit code 2."""
+    """Root of all errors that a user can act on; the command line prints it as one line, exit code 2.
+
+    A message names fields and arguments as Python does, in backticks, such as `batch_size`; where the command line
+    prints it, it writes its flags for them.
+    """
+
+    def __init__(self, problem: str = "", *, field: str = "") -> None:
+        """Keep what is wrong, and of which field.
+
+        Args:
+            problem: the message; with a field, what follows that field's name.
+            field: or argument that the message is of.
+        """
+        super().__init__(f"`{field}` {problem}" if field else problem)
+        self.problem = problem
+        self.field = field
 
 
 class ConfigError(ViltBenchError):

@@ -72,7 +72,9 @@ class Patience:
     def __post_init__(self) -> None:
         """Refuse what is no time."""
         if self.given_s is not None and not 0 < self.given_s <= LONGEST_PATIENCE_S:
-            raise ConfigError(f"--patience must be between 0 and {LONGEST_PATIENCE_S:g} seconds, got {self.given_s:g}")
+            raise ConfigError(
+                f"must be between 0 and {LONGEST_PATIENCE_S:g} seconds, got {self.given_s:g}", field="patience_s"
+            )
 
     def for_once(self) -> float:
         """Returns the seconds for what is done once: building, the first call, counting."""

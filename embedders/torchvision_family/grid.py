@@ -131,7 +131,7 @@ class TorchvisionTrunk(nn.Module):
             if "too small" not in str(error) and "greater than actual input size" not in str(error):
                 raise
             raise EmbedderError(
-                f"an image of {height}x{width} pixels is too small for torchvision/{self.name}; raise --resolution"
+                f"an image of {height}x{width} pixels is too small for torchvision/{self.name}; raise `resolution`"
             ) from None
         grid = (cells.shape[2], cells.shape[3])
         return VisualFeatures(

@@ -25,7 +25,7 @@ def test_resolution_reads_as_height_and_width(text: str) -> None:
     "text", ["", "384", "x640", "384x", "-3x5", "384.5x640", "0x640", "99999x1", "1e3x5", "9" * 99]
 )
 def test_malformed_or_absurd_resolution_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(ConfigError, match="--resolution") as caught:
+    with pytest.raises(ConfigError, match="`resolution`") as caught:
         parse_resolution(text)
     assert "\n" not in str(caught.value)
 
@@ -69,22 +69,22 @@ def test_malformed_options_are_refused_with_the_text(text: str) -> None:
     [
         ({"embedder": ""}, "can't be empty"),
         ({"options": {"scale": float("nan")}}, "scale=nan of 'patch32' is no finite number"),
-        ({"batch_size": 0}, "--batch-size"),
-        ({"batch_size": -1}, "--batch-size"),
-        ({"batch_size": 10**9}, "--batch-size"),
-        ({"text_length": 1}, "--text-length"),
-        ({"text_length": 41}, "--text-positions 41"),
-        ({"threads": 0}, "--threads"),
+        ({"batch_size": 0}, "`batch_size`"),
+        ({"batch_size": -1}, "`batch_size`"),
+        ({"batch_size": 10**9}, "`batch_size`"),
+        ({"text_length": 1}, "`text_length`"),
+        ({"text_length": 41}, "`text_positions` 41"),
+        ({"threads": 0}, "`threads`"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "cuda:x"}, "unknown device"),
-        ({"dtype": "int8"}, "--dtype"),
-        ({"linear": "mkl"}, "--linear"),
-        ({"fit": "stretch"}, "--fit"),
-        ({"seed": -1}, "--seed"),
-        ({"resolution": (0, 10)}, "--resolution"),
+        ({"dtype": "int8"}, "`dtype`"),
+        ({"linear": ""}, "`linear`"),
+        ({"fit": "stretch"}, "`fit`"),
+        ({"seed": -1}, "`seed`"),
+        ({"resolution": (0, 10)}, "`resolution`"),
     ],
 )
-def test_impossible_case_is_refused_and_the_flag_named(fields: Mapping[str, Any], said: str) -> None:
+def test_impossible_case_is_refused_and_the_field_named(fields: Mapping[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         Case(**{"embedder": "patch32", **fields})
     assert "\n" not in str(caught.value)

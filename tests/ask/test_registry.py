@@ -135,7 +135,7 @@ def test_factory_without_annotations_takes_its_options(module: str) -> None:
         ("tiny", {"size": True}, "option 'size' must be a whole number, got True"),
         ("tiny", {"mode": "c"}, "option 'mode' must be one of a, b, got 'c'"),
         ("tiny", {"top": 1.5}, "option 'top' must be int | None, got 1.5"),
-        ("tiny", {"hidden_size": 4}, "give --hidden-size"),
+        ("tiny", {"hidden_size": 4}, "give `hidden_size`"),
         ("required", {}, "needs option 'path'"),
         ("no_hidden_size", {}, "doesn't take hidden_size"),
         ("raises", {}, "can't be built: KeyError: "),
@@ -178,7 +178,7 @@ def test_a_family_offers_whatever_its_factory_knows(make_plugin: MakePlugin, tmp
     for name in ("acme", "acme/", "acme/*", "nobody/a"):
         with pytest.raises(EmbedderError, match=r"no embedder named|is a family: give acme/NAME"):
             check_name(name)
-    with pytest.raises(EmbedderError, match="give --resolution"):
+    with pytest.raises(EmbedderError, match="give `resolution`"):
         build("acme/a/b", {"resolution": 3}, hidden_size=8)
     with pytest.raises(EmbedderError, match="NAME after the family's"):
         build("acme/a/b", {"model": "a/b"}, hidden_size=8)

@@ -164,7 +164,7 @@ def test_a_branch_that_only_a_remote_has_is_named(repository, tmp_path):
     commit(repository)
     repository("update-ref", "refs/remotes/origin/trunk", "HEAD")
     repository("update-ref", "refs/remotes/fork/fix/trunk", "HEAD")
-    with pytest.raises(ConfigError, match=r"--baseline-ref trunk: .* but .*origin/trunk.*: give --baseline-ref "):
+    with pytest.raises(ConfigError, match=r"`reference` trunk: .* but .*origin/trunk.*: give `reference` "):
         resolve("trunk")
     assert resolve("origin/trunk") == repository("rev-parse", "HEAD")
     with pytest.raises(ConfigError, match=r"no such branch, tag or commit; did you mean 'main'\?$"):
@@ -174,7 +174,7 @@ def test_a_branch_that_only_a_remote_has_is_named(repository, tmp_path):
 @pytest.mark.parametrize("reference", ["^main", "main..main", "--all", "-x", "", ":/change", "main:", "*", "main\n"])
 def test_what_git_reads_as_more_than_a_name_is_no_reference(repository, reference):
     commit(repository)
-    with pytest.raises(ConfigError, match="--baseline-ref"):
+    with pytest.raises(ConfigError, match="`reference`"):
         resolve(reference)
 
 
@@ -373,7 +373,7 @@ def test_what_does_not_build_is_told_by_its_own_last_line_and_where_the_log_is(r
     with pytest.raises(ConfigError) as refused:
         installation_at("main")
     message = str(refused.value)
-    assert message.startswith("--baseline-ref main: can't install it: RuntimeError: needs a compiler of 2031 ")
+    assert message.startswith("`reference` main: can't install it: RuntimeError: needs a compiler of 2031 ")
     (log,) = (tmp_path / "cache").rglob("*.log")
     assert str(log) in message
     assert "compiling" in log.read_text()

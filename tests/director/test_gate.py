@@ -617,13 +617,13 @@ def test_a_clock_that_goes_backwards_is_not_believed():
 
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, 1.0, float("nan")])
 def test_an_impossible_tolerance_is_refused(tolerance):
-    with pytest.raises(ConfigError, match="--tolerance"):
+    with pytest.raises(ConfigError, match="`tolerance`"):
         Script().play(tolerance=tolerance)
 
 
 @pytest.mark.parametrize("max_time_s", [0, -1, float("nan"), float("inf")])
 def test_an_impossible_time_is_refused(max_time_s):
-    with pytest.raises(ConfigError, match="--max-time"):
+    with pytest.raises(ConfigError, match="`max_time_s`"):
         Script().play(max_time_s=max_time_s)
 
 

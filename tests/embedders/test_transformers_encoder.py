@@ -389,7 +389,7 @@ def test_a_damaged_configuration_is_one_line(content: str, said: str, tmp_path: 
 def test_a_resolution_that_the_tower_refuses_is_one_line(folder: MakeFolder) -> None:
     with pytest.raises(EmbedderError) as caught:
         transformers_encoder(model=folder(TINY["siglip"]), resolution=(4, 4))
-    assert "refuses --resolution 4x4" in refusal(caught)
+    assert "refuses `resolution` 4x4" in refusal(caught)
     with pytest.raises(EmbedderError) as caught:
         transformers_encoder(model=folder(TINY["qwen2-vl"]), resolution=(8, 64))
     assert "edges of 16 at least" in refusal(caught)

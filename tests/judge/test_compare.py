@@ -237,7 +237,7 @@ def test_a_name_that_is_not_checked_can_not_be_allowed(session):
 @pytest.mark.parametrize("tolerance", [-0.1, 0.0, 1.0, float("nan")])
 def test_an_impossible_tolerance_is_refused(session, tolerance):
     rng = random.Random(18)
-    with pytest.raises(ConfigError, match="--tolerance"):
+    with pytest.raises(ConfigError, match="`tolerance`"):
         compare([session(rng)], [session(rng)], tolerance=tolerance)
 
 
@@ -429,7 +429,7 @@ def test_runs_whose_threads_wait_otherwise_are_refused_and_that_is_told_once(ses
     )
     spinning = session(rng, environment=where)
     with pytest.raises(
-        ConfigError, match=r"differ in omp-wait-policy unset / PASSIVE; .*--allow-different omp-wait-policy$"
+        ConfigError, match=r"differ in omp-wait-policy unset / PASSIVE; .*`allow_different` omp-wait-policy$"
     ):
         compare([spinning], [calm])
     assert compare([spinning], [calm], allow_different=["omp-wait-policy"]).different == (

@@ -65,14 +65,14 @@ def test_auto_prefers_cuda_and_names_the_device_in_full() -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_device_beyond_the_last_is_refused_with_what_there_is() -> None:
-    with pytest.raises(DeviceError, match=r"--device cuda:7: .*there is cuda:0 to cuda:1"):
+    with pytest.raises(DeviceError, match=r"`device` cuda:7: .*there is cuda:0 to cuda:1"):
         resolve_device("cuda:7")
 
 
 @pytest.mark.usefixtures("no_accelerator")
 @pytest.mark.parametrize("text", ["cuda", "cuda:3", "xpu", "mps"])
 def test_an_absent_device_is_refused_in_one_line_with_advice(text: str) -> None:
-    with pytest.raises(DeviceError, match=rf"--device {text}: torch .* sees no .*; use --device cpu") as caught:
+    with pytest.raises(DeviceError, match=rf"`device` {text}: torch .* sees no .*; use `device` cpu") as caught:
         resolve_device(text)
     assert "\n" not in str(caught.value)
 
@@ -88,7 +88,7 @@ def test_hidden_gpus_are_named_as_the_reason(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("text", ["quark", "cuda:x", "cuda:-1", "", "meta", "cpu:1"])
 def test_what_is_no_device_to_measure_on_is_refused(text: str) -> None:
-    with pytest.raises(DeviceError, match="--device"):
+    with pytest.raises(DeviceError, match="`device`"):
         resolve_device(text)
 
 

@@ -164,7 +164,7 @@ def test_a_grid_is_known_though_it_has_positions() -> None:
 def test_regions_are_no_grid() -> None:
     with torch.device("meta"):
         embedder = reduced(region_grid(hidden_size=16), "avg-pool:2").eval()
-    with pytest.raises(EmbedderError, match=r"--reduce avg-pool:2 needs .* cells of a grid.*perceiver:64"):
+    with pytest.raises(EmbedderError, match=r"`reduce` avg-pool:2 needs .* cells of a grid.*perceiver:64"):
         embedder(ImageBatch(torch.empty(1, 3, 128, 256, device="meta")))
 
 
@@ -193,9 +193,9 @@ def test_a_second_reduction_is_refused() -> None:
     "text", ["", "avg-pool", "avg-pool:", "avg-pool:two", "avg-pool:1", "avg-pool:-2", "tome:0", "x:2"]
 )
 def test_what_is_no_reduction_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="--reduce"):
+    with pytest.raises(ConfigError, match="`reduce`"):
         parse_reduction(text)
-    with pytest.raises(ConfigError, match="--reduce"):
+    with pytest.raises(ConfigError, match="`reduce`"):
         Case("patch32", reduce=text)
 
 

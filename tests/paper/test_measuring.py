@@ -119,7 +119,7 @@ def test_an_interruption_in_the_first_trial_is_one(make_run, tmp_path):
 
 
 def test_no_round_at_all_is_refused(make_run, tmp_path):
-    with pytest.raises(ConfigError, match="--trials must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="`rounds` must be at least 1, got 0"):
         measure_rows(CASES, tmp_path, rounds=0, measure_one=Measurer(make_run))
 
 

@@ -295,19 +295,19 @@ def test_what_is_no_study_is_refused_in_one_line(data):
 
 @pytest.mark.parametrize("counts", [(), (0,), (30, 30), (10**9,)])
 def test_impossible_sweeps_are_refused(counts):
-    with pytest.raises(ConfigError, match="--proposals must be different numbers between 1 and 1000"):
+    with pytest.raises(ConfigError, match="`proposals` must be different numbers between 1 and 1000"):
         nms.run_nms_study(proposals=counts)
-    with pytest.raises(ConfigError, match="--classes must be different numbers between 1 and 1600"):
+    with pytest.raises(ConfigError, match="`classes` must be different numbers between 1 and 1600"):
         nms.run_nms_study(classes=counts)
-    with pytest.raises(ConfigError, match="--lengths must be different numbers between 22"):
+    with pytest.raises(ConfigError, match="`lengths` must be different numbers between 22"):
         sequence.run_sequence_study(lengths=counts)
 
 
 @pytest.mark.parametrize("max_time_s", [0, -1, float("nan"), float("inf")])
 def test_impossible_budgets_are_refused(max_time_s):
-    with pytest.raises(ConfigError, match="--max-time must be between"):
+    with pytest.raises(ConfigError, match="`max_time_s` must be between"):
         nms.run_nms_study(max_time_s=max_time_s)
-    with pytest.raises(ConfigError, match="--max-time must be between"):
+    with pytest.raises(ConfigError, match="`max_time_s` must be between"):
         sequence.run_sequence_study(max_time_s=max_time_s)
 
 

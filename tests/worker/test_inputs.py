@@ -73,14 +73,14 @@ def test_the_shorter_edge_gets_the_target_and_the_longer_one_the_limit_in_either
 
 
 def test_an_image_too_long_for_one_patch_is_refused() -> None:
-    with pytest.raises(InputError, match=r"of 10x5000 pixels is too long.*--fit crop"):
+    with pytest.raises(InputError, match=r"of 10x5000 pixels is too long.*`fit` crop"):
         target_size(10, 5000, resolution=(384, 640), size_divisor=32)
 
 
 @pytest.mark.parametrize("images", [(), ("synthetic",)])
 @pytest.mark.parametrize("fit", ["aspect", "crop"])
 def test_a_patch_larger_than_the_resolution_is_refused(images: tuple[str, ...], fit: Any) -> None:
-    with pytest.raises(InputError, match=r"--resolution 16x128 is smaller than .* 32 pixels"):
+    with pytest.raises(InputError, match=r"`resolution` 16x128 is smaller than .* 32 pixels"):
         inputs_of(Case("patch32", images=images, fit=fit), resolution=(16, 128))
 
 
@@ -102,7 +102,7 @@ def test_finding_and_checking_photographs_imports_neither_torch_nor_scikit_learn
 
 def test_missing_photographs_are_told_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"install scikit-learn, or give --image"):
+    with pytest.raises(InputError, match=r"install scikit-learn, or give `images`"):
         inputs_of(Case("patch32"))
 
 

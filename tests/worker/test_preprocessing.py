@@ -96,7 +96,7 @@ def test_what_was_decoded_is_said_with_format_and_size(tmp_path: Path) -> None:
 
 
 def test_noise_is_refused_as_there_is_nothing_to_decode() -> None:
-    with pytest.raises(ConfigError, match="--with-preprocessing decodes files"):
+    with pytest.raises(ConfigError, match="`preprocessing` decodes files"):
         Case("patch32", images=("synthetic",), preprocessing=True)
 
 

@@ -62,14 +62,14 @@ class ViltConfig:
         Raises:
             ConfigError: a size is impossible.
         """
-        _check_count("--hidden-size", self.hidden_size, least=1, most=65_536)
-        _check_count("--layers", self.layers, least=1, most=1000)
-        _check_count("--heads", self.heads, least=1, most=1024)
-        _check_count("--mlp-size", self.mlp_size, least=1, most=1_048_576)
+        _check_count("hidden_size", self.hidden_size, least=1, most=65_536)
+        _check_count("layers", self.layers, least=1, most=1000)
+        _check_count("heads", self.heads, least=1, most=1024)
+        _check_count("mlp_size", self.mlp_size, least=1, most=1_048_576)
         _check_count("vocabulary", self.vocabulary, least=200, most=10_000_000)
-        _check_count("--text-positions", self.text_positions, least=2, most=1_000_000)
+        _check_count("text_positions", self.text_positions, least=2, most=1_000_000)
         if self.hidden_size % self.heads:
-            raise ConfigError(f"--hidden-size {self.hidden_size} must be a multiple of --heads {self.heads}")
+            raise ConfigError(f"{self.hidden_size} must be a multiple of `heads` {self.heads}", field="hidden_size")
 
 
 @dataclass(frozen=True)
@@ -123,40 +123,44 @@ class Case:
             raise ConfigError("an embedder's name can't be empty; 'vilt-bench list' shows all")
         if self.resolution is not None:
             check_resolution(*self.resolution)
-        _check_choice("--fit", self.fit, get_args(Fit))
+        _check_choice("fit", self.fit, get_args(Fit))
         if self.fit == "native" and self.resolution is not None:
-            raise ConfigError("--fit native takes each image at its own size; leave --resolution out")
+            raise ConfigError("native takes each image at its own size; leave `resolution` out", field="fit")
         if self.fit == "native" and SYNTHETIC in self.images:
-            raise ConfigError(f"--image {SYNTHETIC} has no size of its own; give --resolution HxW instead of native")
+            raise ConfigError(
+                f"{SYNTHETIC} has no size of its own; give `resolution` HxW instead of native", field="images"
+            )
         if self.reduce is not None:
             parse_reduction(self.reduce)
         if self.preprocessing and SYNTHETIC in self.images:
-            raise ConfigError(f"--with-preprocessing decodes files, and --image {SYNTHETIC} is none; give photographs")
+            raise ConfigError(
+                f"decodes files, and `images` {SYNTHETIC} is none; give photographs", field="preprocessing"
+            )
         for key, value in self.options.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(
                     f"option {key}={value} of {self.embedder!r} is no finite number, as records hold them"
                 )
         if not self.linear:
-            raise ConfigError("--linear needs the name of a backend, such as torch or onednn")
+            raise ConfigError("needs the name of a backend, such as torch or onednn", field="linear")
         self._check_interaction()
         if self.checkpoint is not None and self.interaction != "vilt":
-            raise ConfigError(f"--checkpoint is of a ViLT, for --interaction vilt, got {self.interaction!r}")
-        _check_choice("--dtype", self.dtype, get_args(Dtype))
-        _check_count("--text-length", self.text_length, least=2, most=1_000_000)
-        _check_count("--batch-size", self.batch_size, least=1, most=LARGEST_BATCH)
+            raise ConfigError(f"is of a ViLT, for `interaction` vilt, got {self.interaction!r}", field="checkpoint")
+        _check_choice("dtype", self.dtype, get_args(Dtype))
+        _check_count("text_length", self.text_length, least=2, most=1_000_000)
+        _check_count("batch_size", self.batch_size, least=1, most=LARGEST_BATCH)
         if self.threads is not None:
-            _check_count("--threads", self.threads, least=1, most=4096)
+            _check_count("threads", self.threads, least=1, most=4096)
         if self.language_model is None and self.text_length > self.vilt.text_positions:
             raise ConfigError(
-                f"--text-length {self.text_length} is longer than the position table of {self.vilt.text_positions} "
-                f"tokens; shorten the text or give --text-positions {self.text_length}"
+                f"`text_length` {self.text_length} is longer than the position table of {self.vilt.text_positions} "
+                f"tokens; shorten the text or give `text_positions` {self.text_length}"
             )
         if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"--seed must be between 0 and 2**63 - 1, got {self.seed}")
+            raise ConfigError(f"must be between 0 and 2**63 - 1, got {self.seed}", field="seed")
         if not _DEVICE.fullmatch(self.device):
             raise ConfigError(
-                f"unknown device {self.device!r}; expected auto, cpu, cuda, cuda:N, mps or xpu, as in --device cuda:0"
+                f"unknown device {self.device!r}; expected auto, cpu, cuda, cuda:N, mps or xpu, as in `device` cuda:0"
             )
 
     @property
@@ -167,12 +171,14 @@ class Case:
     def _check_interaction(self) -> None:
         if self.language_model is None:
             choices = (*get_args(Interaction), f"{LANGUAGE_MODEL}NAME")
-            _check_choice("--interaction", self.interaction, choices)
+            _check_choice("interaction", self.interaction, choices)
         elif not self.language_model:
-            raise ConfigError(f"--interaction {LANGUAGE_MODEL}NAME needs a name, as in {LANGUAGE_MODEL}SmolLM2-135M")
+            raise ConfigError(
+                f"{LANGUAGE_MODEL}NAME needs a name, as in {LANGUAGE_MODEL}SmolLM2-135M", field="interaction"
+            )
         elif self.vilt != ViltConfig():
             raise ConfigError(
-                f"--hidden-size, --layers, --heads, --mlp-size and --text-positions are of the shared ViLT; "
+                f"`hidden_size`, `layers`, `heads`, `mlp_size` and `text_positions` are of the shared ViLT; "
                 f"{self.interaction} has sizes of its own, leave them out"
             )
 
@@ -197,10 +203,10 @@ class Sampling:
             ConfigError: a value is impossible.
         """
         if not (math.isfinite(self.precision) and 0 < self.precision < 1):
-            raise ConfigError(f"--precision must be between 0 and 1 (0.01 is 1%), got {self.precision}")
+            raise ConfigError(f"must be between 0 and 1 (0.01 is 1%), got {self.precision}", field="precision")
         if not (math.isfinite(self.max_time_s) and 0 < self.max_time_s <= 7 * 86_400):
-            raise ConfigError(f"--max-time must be between 0 and 604800 seconds, got {self.max_time_s:g}")
-        _check_count("--trials", self.trials, least=1, most=1000)
+            raise ConfigError(f"must be between 0 and 604800 seconds, got {self.max_time_s:g}", field="max_time_s")
+        _check_count("trials", self.trials, least=1, most=1000)
         _check_count("least_samples", self.least_samples, least=1, most=1_000_000)
 
 
@@ -212,7 +218,7 @@ def parse_resolution(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", text.strip())
     if match is None:
-        raise ConfigError(f"--resolution {text!r} is not HEIGHTxWIDTH in pixels, as in --resolution 384x640")
+        raise ConfigError(f"{text!r} is not HEIGHTxWIDTH in pixels, as in `resolution` 384x640", field="resolution")
     height, width = int(match[1]), int(match[2])
     check_resolution(height, width)
     return height, width
@@ -226,7 +232,7 @@ def check_resolution(height: int, width: int) -> None:
     """
     if not (1 <= height <= LARGEST_EDGE_PIXELS and 1 <= width <= LARGEST_EDGE_PIXELS):
         raise ConfigError(
-            f"--resolution {height}x{width} is out of range; each edge must be 1 to {LARGEST_EDGE_PIXELS} pixels"
+            f"{height}x{width} is out of range; each edge must be 1 to {LARGEST_EDGE_PIXELS} pixels", field="resolution"
         )
 
 
@@ -244,9 +250,9 @@ def parse_embedder(text: str) -> tuple[str, dict[str, Option]]:
         key, equals, value = part.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key.isidentifier():
-            raise ConfigError(f"in --embedder {text!r}: {part!r} is not KEY=VALUE, as in 'patch,patch_size=48'")
+            raise ConfigError(f"in `embedder` {text!r}: {part!r} is not KEY=VALUE, as in 'patch,patch_size=48'")
         if key in options:
-            raise ConfigError(f"in --embedder {text!r}: option {key!r} is given twice")
+            raise ConfigError(f"in `embedder` {text!r}: option {key!r} is given twice")
         options[key] = parse_option(value.strip())
     return name.strip(), options
 
@@ -260,9 +266,10 @@ def parse_reduction(text: str) -> tuple[str, int]:
     name, _, number = text.partition(":")
     known = ", ".join(f"{known}:{example}" for known, example in REDUCTIONS.items())
     if name not in REDUCTIONS or not re.fullmatch(r"\d{1,6}", number):
-        raise ConfigError(f"--reduce {text!r} is not NAME:N; expected one of {known}")
+        raise ConfigError(f"{text!r} is not NAME:N; expected one of {known}", field="reduce")
     least = 2 if REDUCTIONS[name] == 2 else 1
-    _check_count(f"in --reduce {text}, the number", int(number), least=least, most=65_536)
+    if not least <= int(number) <= 65_536:
+        raise ConfigError(f"{text}: the number must be between {least} and 65536", field="reduce")
     return name, int(number)
 
 
@@ -384,11 +391,11 @@ _NO_FLAGS = frozenset({"embedder", "options", "reduce", "vilt", "vocabulary", "i
 """Fields that a case's label tells, and those of Python only."""
 
 
-def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ConfigError(f"{flag} must be one of {', '.join(choices)}; got {value!r}")
+        raise ConfigError(f"must be one of {', '.join(choices)}; got {value!r}", field=field)
 
 
-def _check_count(flag: str, value: int, *, least: int, most: int) -> None:
+def _check_count(field: str, value: int, *, least: int, most: int) -> None:
     if not least <= value <= most:
-        raise ConfigError(f"{flag} must be between {least} and {most}, got {value}")
+        raise ConfigError(f"must be between {least} and {most}, got {value}", field=field)

@@ -51,7 +51,7 @@ def find_images(images: Sequence[str]) -> tuple[str, ...]:
         InputError: scikit-learn's photographs are not there, or noise is mixed with files.
     """
     if SYNTHETIC in images and len(images) > 1:
-        raise InputError(f"--image {SYNTHETIC} is noise and can't be mixed with files; give one or the other")
+        raise InputError(f"`images` {SYNTHETIC} is noise and can't be mixed with files; give one or the other")
     if images:
         return tuple(images)
     # The package's folder is looked up, not imported: importing scikit-learn takes a second.
@@ -60,7 +60,7 @@ def find_images(images: Sequence[str]) -> tuple[str, ...]:
         paths = [Path(location) / "datasets" / "images" / name for name in BUNDLED]
         if all(map(files.is_file, paths)):
             return tuple(map(str, paths))
-    raise InputError("scikit-learn's photographs are not installed; install scikit-learn, or give --image PATH")
+    raise InputError("scikit-learn's photographs are not installed; install scikit-learn, or give `images` PATH")
 
 
 def image_size(path: str) -> tuple[int, int]:
@@ -230,7 +230,7 @@ def target_size(
     if not (rows and columns):
         raise InputError(
             f"{name} of {height}x{width} pixels is too long: at resolution {resolution[0]}x{resolution[1]} its shorter "
-            f"edge falls below the embedder's stride of {size_divisor}; use --fit crop"
+            f"edge falls below the embedder's stride of {size_divisor}; use `fit` crop"
         )
     return rows * size_divisor, columns * size_divisor
 
@@ -258,7 +258,7 @@ def fitted_size(
         if min(height, width) < size_divisor:
             raise InputError(
                 f"{name} of {height}x{width} pixels is smaller than the embedder's stride or patch of "
-                f"{size_divisor} pixels; give --resolution HxW instead of native"
+                f"{size_divisor} pixels; give `resolution` HxW instead of native"
             )
         return crop_size((height, width), size_divisor=size_divisor)
     if fit != "aspect":
@@ -289,7 +289,7 @@ def resize(
 def _check_divisor(resolution: tuple[int, int], size_divisor: int) -> None:
     if min(resolution) < size_divisor:
         raise InputError(
-            f"--resolution {resolution[0]}x{resolution[1]} is smaller than the embedder's stride or patch of "
+            f"`resolution` {resolution[0]}x{resolution[1]} is smaller than the embedder's stride or patch of "
             f"{size_divisor} pixels; each edge must be at least {size_divisor}"
         )
 

@@ -82,10 +82,10 @@ def find_preset(name: str) -> tuple[str, ...]:
             files.check_regular(name)
         except FileError as error:
             problem = "no such file" if error.missing else error.reason
-            raise ConfigError(f"--preset {name}: {problem}; {EXPECTED}") from None
+            raise ConfigError(f"`preset` {name}: {problem}; {EXPECTED}") from None
         own = _presets(Path(name))
         if not own:
-            raise ConfigError(f"--preset {name} has no preset; {EXPECTED}")
+            raise ConfigError(f"`preset` {name} has no preset; {EXPECTED}")
         return tuple(text for preset in own.values() for text in preset.embedders)
     known = presets()
     if name not in known:

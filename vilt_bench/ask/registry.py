@@ -36,7 +36,7 @@ The factory gets NAME as the keyword argument `model`, and says itself what it d
 FAMILY_FILE = "catalog-{family}.csv"
 """In a package's top folder: what a family of it offers, a row a name."""
 
-GIVEN = {"hidden_size": "--hidden-size", "resolution": "--resolution", "model": "NAME after the family's"}
+GIVEN = {"hidden_size": "`hidden_size`", "resolution": "`resolution`", "model": "NAME after the family's"}
 """Keyword arguments of a factory that are no options, and what they come from."""
 
 
@@ -318,7 +318,7 @@ def _checked(name: str, factory: Callable[..., Any], options: Mapping[str, Optio
             raise UnknownEmbedderError(f"embedder {name!r} has no option {key!r}; its options: {offered}")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
-            raise EmbedderError(f"embedder {name!r} needs option {key!r}, as in --embedder '{name},{key}=VALUE'")
+            raise EmbedderError(f"embedder {name!r} needs option {key!r}, as in `embedder` '{name},{key}=VALUE'")
     return {key: _converted(name, known[key], value) if key in known else value for key, value in options.items()}
 
 

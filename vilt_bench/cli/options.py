@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from vilt_bench.cli import formats, values
+from vilt_bench.cli.flags import in_flags
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -202,8 +203,7 @@ def _resolution(text: str) -> tuple[int, int] | str:
     try:
         return parse_resolution(text)
     except ConfigError as error:
-        # argparse puts the flag before it
-        raise argparse.ArgumentTypeError(str(error).removeprefix("--resolution ")) from None
+        raise argparse.ArgumentTypeError(in_flags(error.problem)) from None  # argparse puts the flag before it
 
 
 def cases(asked: argparse.Namespace) -> list[Case]:

@@ -68,7 +68,7 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace, *, othe
             try:
                 store.write_text(path, text(format))
             except ViltBenchError as error:
-                problems.append(str(error).replace("--output", f"--{format}", 1))
+                problems.append(f"--{format} {error.problem}" if error.field == "path" else str(error))
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         _append(summary, text("markdown"))
     try:

@@ -110,7 +110,7 @@ def _check(asked: argparse.Namespace) -> None:
     from vilt_bench.record import store
 
     studies = asked.nms or asked.sequence
-    check_time(asked.study_time if asked.study_time is not None else STUDY_TIME_S, flag="--study-time")
+    check_time(asked.study_time if asked.study_time is not None else STUDY_TIME_S, field="study_time")
     if asked.study_time is not None and not studies:
         raise ConfigError("--study-time is for a study; add --nms or --sequence")
     given = {

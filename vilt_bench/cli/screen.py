@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from vilt_bench.cli.flags import in_flags
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -97,10 +99,10 @@ def overhear(*, debug: bool) -> Callable[[str], None]:
 
 
 def complain(message: str) -> int:
-    """Say in one line what is wrong; returns the exit code."""
+    """Say in one line what is wrong, with flags for the fields that it names; returns the exit code."""
     from vilt_bench.report import clean
 
-    say(f"vilt-bench: {clean.within(message)}\n")
+    say(f"vilt-bench: {clean.within(in_flags(message))}\n")
     return USER_ERROR
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vilt_bench import files
 from vilt_bench.ask.case import case_name, names_apart
 from vilt_bench.cli import options, outcome, screen, values
+from vilt_bench.cli.flags import in_flags
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -259,5 +260,5 @@ def _share(text: str) -> float:
     try:
         check_tolerance(share)
     except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("--tolerance ")) from None
+        raise argparse.ArgumentTypeError(in_flags(error.problem)) from None
     return share

@@ -65,7 +65,7 @@ def resolve(reference: str) -> str:
     except git.GitError:
         found = ""
     if not re.fullmatch("[0-9a-f]{40,64}", found):  # of ^main git says ^ and the commit: all but what it holds
-        raise ConfigError(f"--baseline-ref {reference}: {_lacking(reference)}")
+        raise ConfigError(f"{reference}: {_lacking(reference)}", field="reference")
     return found
 
 
@@ -90,7 +90,7 @@ def installation_at(reference: str, *, report: Callable[[str], None] = lambda _:
         git.ask("cat-file", "-e", f"{commit}:{here}/" if here.parts else commit)
     except git.GitError:
         raise ConfigError(
-            f"--baseline-ref {reference} has no folder {here}; run it where both sides have one"
+            f"{reference} has no folder {here}; run it where both sides have one", field="reference"
         ) from None
     trees = _working_trees(root)
     own = {local.origin: local for tree in trees for local in layers.locals_of(tree)}.values()
@@ -208,8 +208,7 @@ class _Building:
             (tree / ".git").unlink()  # needed until now: some packages ask git for their version
             tree.rename(self.half / SOURCE)
         except ConfigError as error:
-            told = str(error).removeprefix("--baseline-ref: ")
-            raise ConfigError(f"--baseline-ref {self.reference}: {told}") from None
+            raise ConfigError(f"{self.reference}: {error}", field="reference") from None
         finally:
             # No trace is left in the user's repository; what went wrong before must not be hidden by this.
             with suppress(git.GitError):
@@ -275,7 +274,7 @@ def _lacking(reference: str) -> str:
     here = [name.split("/", 2)[2] for name in names if name.startswith(("refs/heads/", "refs/tags/"))]
     if elsewhere := [name for name in remote if reference and name.endswith(f"/{reference}")]:
         there = " and ".join(elsewhere)
-        return f"there is no such branch, tag or commit here, but {there}: give --baseline-ref {elsewhere[0]}"
+        return f"there is no such branch, tag or commit here, but {there}: give `reference` {elsewhere[0]}"
     shallow = "a shallow clone lacks most of them, 'git fetch --unshallow' gets all"
     close = nearest(reference, [*here, *remote], cutoff=0.6)
     if close and _git("rev-parse", "--is-shallow-repository") != "true":
@@ -291,7 +290,7 @@ def _ask(*arguments: str) -> bytes:
     try:
         return git.ask(*arguments)
     except git.NoGitError:
-        raise ConfigError("--baseline-ref needs git, which is not there; install it, or give records") from None
+        raise ConfigError("needs git, which is not there; install it, or give records", field="reference") from None
     except git.GitError as error:
         command = next(argument for argument in arguments if not argument.startswith("-"))
-        raise ConfigError(f"--baseline-ref: git {command} failed: {error}") from None
+        raise ConfigError(f"git {command} failed: {error}") from None

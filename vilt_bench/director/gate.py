@@ -206,7 +206,7 @@ def gate_all(
 def _check_limits(tolerance: float, max_time_s: float) -> None:
     check_tolerance(tolerance)
     if not (math.isfinite(max_time_s) and 0 < max_time_s <= LONGEST_S):
-        raise ConfigError(f"--max-time must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}")
+        raise ConfigError(f"`max_time_s` must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}")
 
 
 def _unmeasured(

@@ -65,7 +65,7 @@ def cache() -> Path:
         return Path(base).expanduser().absolute() / "vilt-bench" / "environments"
     except (RuntimeError, OSError):
         raise ConfigError(
-            "--baseline-ref: there is no home folder to build the baseline in; let XDG_CACHE_HOME name a folder"
+            "there is no home folder to build the baseline in; let XDG_CACHE_HOME name a folder"
         ) from None
 
 
@@ -93,7 +93,7 @@ def keep(home: Path, build: Callable[[Path], None], *, report: Callable[[str], N
                 lock.acquire(timeout=LONGEST_WAIT_S)
             except Timeout:
                 raise ConfigError(
-                    f"--baseline-ref: {lock.lock_file} has been locked for {LONGEST_WAIT_S / 60:.0f} minutes; end the "
+                    f"{lock.lock_file} has been locked for {LONGEST_WAIT_S / 60:.0f} minutes; end the "
                     "process that builds, or let XDG_CACHE_HOME name a folder of a file system that has locks"
                 ) from None
         try:
@@ -112,7 +112,7 @@ def keep(home: Path, build: Callable[[Path], None], *, report: Callable[[str], N
             lock.release()
     except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
         raise ConfigError(
-            f"--baseline-ref: nothing can be built in {home.parent}: {files.why(error)}; "
+            f"nothing can be built in {home.parent}: {files.why(error)}; "
             "make room there, or let XDG_CACHE_HOME name another folder"
         ) from None
 
@@ -137,7 +137,7 @@ def create(environment: Path) -> None:
     try:
         venv.create(environment, symlinks=os.name != "nt")
     except subprocess.CalledProcessError as error:
-        raise ConfigError(f"--baseline-ref: {sys.executable} can't make an environment: {error}") from None
+        raise ConfigError(f"{sys.executable} can't make an environment: {error}") from None
     layers = "".join(f"import site; site.addsitedir({folder!r})\n" for folder in package_folders())
     (_site(environment) / "layers.pth").write_text(layers, encoding="utf-8")
 

@@ -25,5 +25,5 @@ def refuse_remainder(pixels: Tensor, unit: int) -> None:
     if height % unit or width % unit:
         raise EmbedderError(
             f"an image of {height}x{width} pixels can't be cut into squares of {unit}x{unit}; "
-            "leave --fit exact out, or give --resolution in multiples of them"
+            "leave `fit` exact out, or give `resolution` in multiples of them"
         )

@@ -269,7 +269,7 @@ def _check_sizes(config: Any, path: str) -> None:
             how = value.get("quant_method", "") if isinstance(value, dict) else ""
             raise CheckpointError(
                 f"{path} asks for quantised weights ({key}{f': {how}' if how else ''}), which are not built here; take "
-                f"{key} out of it to measure the model in --dtype instead"
+                f"{key} out of it to measure the model in `dtype` instead"
             )
         _check_sizes(value, path)
 

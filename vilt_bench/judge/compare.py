@@ -303,7 +303,7 @@ def _check_comparable(
         told = "; ".join(f"{name} {differing[name]}" for name in refused)
         raise ConfigError(
             f"baseline and candidate differ in {told}; measure both alike, "
-            f"or give --allow-different {','.join(refused)}"
+            f"or give `allow_different` {','.join(refused)}"
         )
     return differing
 
@@ -459,4 +459,6 @@ def check_tolerance(tolerance: float) -> None:
         ConfigError: it is not between 0 and 1.
     """
     if not (math.isfinite(tolerance) and 0 < tolerance < 1):
-        raise ConfigError(f"--tolerance must be between 0 and 100%, as in --tolerance 2.5%, got {100 * tolerance:g}%")
+        raise ConfigError(
+            f"must be between 0 and 100%, as in `tolerance` 2.5%, got {100 * tolerance:g}%", field="tolerance"
+        )

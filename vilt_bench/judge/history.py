@@ -251,9 +251,9 @@ def history(
         RecordError: there is no record that can be read; with `strict`, one can't be.
     """
     if order not in get_args(Order):
-        raise ConfigError(f"--order must be one of {', '.join(get_args(Order))}; got {order!r}")
+        raise ConfigError(f"must be one of {', '.join(get_args(Order))}; got {order!r}", field="order")
     if limit is not None and limit < 1:
-        raise ConfigError(f"--limit must be at least 1, got {limit}")
+        raise ConfigError(f"must be at least 1, got {limit}", field="limit")
     earliest = _since(since)
     gathered, unreadable, count = _gather(folders, strict=strict)
     if not gathered:
@@ -278,7 +278,7 @@ def history(
             apart = _history(each, otherwise) if otherwise and otherwise != points else None
             cases.append(replace(_history(each, points), otherwise=apart))
     if not cases:
-        raise ConfigError(f"no run since {since}; give an earlier --since")
+        raise ConfigError(f"no run since {since}; give an earlier `since`")
     wanted = _stages(cases, stages)
     cases.sort(key=lambda case: (case.name, case.machine, case.fingerprint, case.device, case.threads))
     return History(
@@ -439,7 +439,7 @@ def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> Iterato
 def _of_embedders(gathered: list[_Gathered], embedders: Sequence[str]) -> list[_Gathered]:
     there = {name for each in gathered for name in (each.run.case.embedder, label(each.run.case))}
     if unknown := [name for name in embedders if name not in there]:
-        raise ConfigError(f"no run of --embedder {unknown[0]}; there is {', '.join(sorted(there))}")
+        raise ConfigError(f"no run of `embedders` {unknown[0]}; there is {', '.join(sorted(there))}")
     return [
         each for each in gathered if not embedders or {each.run.case.embedder, label(each.run.case)} & set(embedders)
     ]
@@ -452,7 +452,7 @@ def _stages(cases: Sequence[CaseHistory], stages: Sequence[str]) -> tuple[str, .
     for asked in stages:
         matches = [name for name in there if asked in (name, name.rpartition(".")[2])]
         if not matches:
-            raise ConfigError(f"no run has --stage {asked}; there is {', '.join(there)}")
+            raise ConfigError(f"no run has `stages` {asked}; there is {', '.join(there)}")
         found += matches
     return tuple(dict.fromkeys(found))
 
@@ -464,7 +464,9 @@ def _since(since: str | datetime | None) -> datetime | None:
         return datetime.now(UTC) - timedelta(days=int(match[1]))
     found = parse_time(since)
     if found is None:
-        raise ConfigError(f"--since {since!r} is neither a date such as 2026-10-01 nor a number of days such as 90d")
+        raise ConfigError(
+            f"{since!r} is neither a date such as 2026-10-01 nor a number of days such as 90d", field="since"
+        )
     return found
 
 

@@ -27,16 +27,16 @@ def resolve_device(text: str) -> torch.device:
     try:
         device = torch.device(text)
     except RuntimeError:
-        raise DeviceError(f"--device {text!r} is no device; expected auto, cpu, cuda, cuda:N, mps or xpu") from None
+        raise DeviceError(f"`device` {text!r} is no device; expected auto, cpu, cuda, cuda:N, mps or xpu") from None
     there = [kind if count == 1 else f"{kind}:0 to {kind}:{count - 1}" for kind, count in counts.items() if count]
     count = counts.get(device.type, 0)
     if not count:
         raise DeviceError(
-            f"--device {text}: torch {torch.__version__} sees no {device.type} device ({_why_not(device.type)}); "
-            f"use --device {there[0]}"
+            f"`device` {text}: torch {torch.__version__} sees no {device.type} device ({_why_not(device.type)}); "
+            f"use `device` {there[0]}"
         )
     if (device.index or 0) >= count:
-        raise DeviceError(f"--device {text}: there is no such {device.type} device; there is {', '.join(there)}")
+        raise DeviceError(f"`device` {text}: there is no such {device.type} device; there is {', '.join(there)}")
     return torch.device(device.type, device.index or 0) if device.type in ("cuda", "xpu") else torch.device(device.type)
 
 

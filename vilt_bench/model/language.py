@@ -129,7 +129,7 @@ class Connector(nn.Module):
         if self.longest is not None and length > self.longest:
             raise InputError(
                 f"{visual.embeddings.shape[1]} visual and {text.embeddings.shape[1]} text tokens are more than the "
-                f"{self.longest} positions of the language model; lower --resolution or --text-length, or use --reduce"
+                f"{self.longest} positions of the language model; lower `resolution` or `text_length`, or use `reduce`"
             )
         projected = self.linear(self.activation(visual.embeddings))
         return JointTokens(torch.cat([projected, text.embeddings], dim=1), join_masks(visual, text))
@@ -204,7 +204,7 @@ def _text_config(name: str) -> Any:
     """Returns transformers' configuration of a language model, or of the one in a vision-language model."""
     family = LANGUAGE_MODEL
     if importlib.util.find_spec("transformers") is None:
-        raise ConfigError(f"--interaction {family}{name} needs transformers; {INSTALL}")
+        raise ConfigError(f"`interaction` {family}{name} needs transformers; {INSTALL}")
     found = find_configuration(name, TABLE, family=family)
     return _parsed(name, json.dumps(found.config))
 

@@ -50,7 +50,7 @@ def reduced(embedder: VisualEmbedder, reduce: str) -> VisualEmbedder:
         EmbedderError: the embedder has such a stage already, or a package that the reduction needs is missing.
     """
     if STAGE in embedder.stages:
-        raise EmbedderError(f"the embedder has a stage {STAGE!r} of its own; leave --reduce {reduce} out")
+        raise EmbedderError(f"the embedder has a stage {STAGE!r} of its own; leave `reduce` {reduce} out")
     stages = dict(embedder.stages.items())
     drawn = []
     name, number = parse_reduction(reduce)
@@ -222,7 +222,7 @@ class TokenMerging(nn.Module):
         tokens = features.embeddings
         if self.count >= tokens.shape[1]:
             raise EmbedderError(
-                f"--reduce tome:{self.count} merges as many tokens away as there are: {tokens.shape[1]}; "
+                f"`reduce` tome:{self.count} merges as many tokens away as there are: {tokens.shape[1]}; "
                 f"expected at most {tokens.shape[1] - 1}"
             )
         sizes = tokens.new_ones(tokens.shape[:2]) if features.mask is None else features.mask.to(tokens.dtype)
@@ -252,7 +252,7 @@ def _cells(features: VisualFeatures, reduce: str) -> tuple[int, int]:
     if features.cells is None:
         others = ", ".join(f"{name}:{REDUCTIONS[name]}" for name in ("perceiver", "qformer", "tome"))
         raise EmbedderError(
-            f"--reduce {reduce} needs tokens that are the cells of a grid, and this embedder's are not, as with "
+            f"`reduce` {reduce} needs tokens that are the cells of a grid, and this embedder's are not, as with "
             f"regions; expected one of {others}"
         )
     return features.cells
@@ -286,7 +286,7 @@ def _transformers(reduction: str) -> None:
         import transformers  # noqa: F401
     except ImportError:
         raise EmbedderError(
-            f"--reduce {reduction} takes its blocks from transformers, which is not installed; {INSTALL}"
+            f"`reduce` {reduction} takes its blocks from transformers, which is not installed; {INSTALL}"
         ) from None
 
 

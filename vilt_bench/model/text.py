@@ -48,7 +48,7 @@ class TextualEmbedder(nn.Module):
         if length > self.positions.num_embeddings:
             raise InputError(
                 f"a text of {length} tokens is longer than the position table of {self.positions.num_embeddings}; "
-                f"shorten it or give --text-positions {length}"
+                f"shorten it or give `text_positions` {length}"
             )
         places = self.positions.weight[:length] + self.segments.weight[0]
         return TextTokens(self.norm(self.words(text.token_ids) + places), text.mask)

@@ -95,7 +95,7 @@ def measure_rows(
         ViltBenchError: a case can't be measured as asked, or the folder not be written to.
     """
     if rounds < 1:
-        raise ConfigError(f"--trials must be at least 1, got {rounds}")
+        raise ConfigError(f"must be at least 1, got {rounds}", field="rounds")
     each = replace(sampling or Sampling(precision=PRECISION, max_time_s=MAX_TIME_S), trials=1)
     Patience(patience_s)  # refuses what is no time
     measure = measure_one or _measurer(patience_s, overhear)

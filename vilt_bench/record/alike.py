@@ -150,7 +150,9 @@ def check_names(names: Collection[str], runs: Sequence[Measured], purpose: Purpo
     """
     known = dict.fromkeys(name for run in runs for name in facts(run, purpose))
     if unknown := [name for name in names if name not in (*known, *ELSEWHERE, ALL)]:
-        raise ConfigError(f"--allow-different {unknown[0]!r} is nothing that is checked; known: {', '.join(known)}")
+        raise ConfigError(
+            f"{unknown[0]!r} is nothing that is checked; known: {', '.join(known)}", field="allow_different"
+        )
 
 
 def _told(run: Any, purpose: Purpose) -> Iterator[tuple[str, Rule, Callable[[], str]]]:

@@ -40,7 +40,7 @@ def save(run: Run, folder: str | os.PathLike[str]) -> Path:
             os.fsync(file.fileno())
         _move(temporary, path)
     except (OSError, ValueError) as error:
-        raise RecordError(f"the run could not be saved as {path}: {files.why(error)}; give another --output") from None
+        raise RecordError(f"the run could not be saved as {path}: {files.why(error)}; give another `folder`") from None
     finally:
         with contextlib.suppress(OSError, ValueError):
             temporary.unlink()
@@ -77,14 +77,16 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         ConfigError: it can't be made or written to.
     """
     if not os.fspath(folder):
-        raise ConfigError("--output '' names no folder; give one, such as results")
+        raise ConfigError("'' names no folder; give one, such as results", field="folder")
     probe = Path(folder) / f".{uuid.uuid4().hex}.tmp"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         with probe.open("xb") as file:
             file.write(b"\n")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--output {folder} can't be written to: {files.why(error)}; give another folder") from None
+        raise ConfigError(
+            f"{folder} can't be written to: {files.why(error)}; give another folder", field="folder"
+        ) from None
     finally:
         with contextlib.suppress(OSError, ValueError):
             probe.unlink()
@@ -137,7 +139,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     try:
         files.write_bytes(path, data)
     except FileError as error:
-        raise ConfigError(f"--output {error}; give another file") from None
+        raise ConfigError(f"{error}; give another file", field="path") from None
 
 
 def file_name(run: Run) -> str:
@@ -180,4 +182,4 @@ def _move(temporary: Path, path: Path) -> None:
 
 
 def _taken(path: Path) -> RecordError:
-    return RecordError(f"{path} is there already; records are never overwritten, give another --output")
+    return RecordError(f"{path} is there already; records are never overwritten, give another `folder`")

@@ -40,7 +40,7 @@ def render(runs: Iterable[Run | Summary], format: str, *, left_out: Sequence[str
         ConfigError: there is no such format, or two runs would have one name on a dashboard.
     """
     if format not in FORMATS:
-        raise ConfigError(f"--format must be one of {', '.join(FORMATS)}; got {format!r}")
+        raise ConfigError(f"`format` must be one of {', '.join(FORMATS)}; got {format!r}")
     from vilt_bench.judge.summary import summaries
 
     told = {"left_out": left_out} if left_out and format in _TELLING else {}
@@ -85,7 +85,7 @@ def render_picture(
         if value not in choices:
             raise ConfigError(f"--{name} must be one of {', '.join(map(str, choices))} for a picture; got {value!r}")
     if beside is not None and figure == "size" and format != "html":
-        raise ConfigError("--with-paper adds the bars of the paper's Figure 1; leave out --figure size")
+        raise ConfigError("`beside` adds the bars of the paper's Figure 1; leave out `figure` size")
     judged = summaries(runs)
     width_in = style.COLUMN_IN if columns == 1 else style.PAGE_IN
 

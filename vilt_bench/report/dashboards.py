@@ -77,6 +77,6 @@ def _distinct(points: Iterable[Point]) -> Sequence[Point]:
         if count > 1:
             raise ConfigError(
                 f"{count} results are named {name!r}, and a dashboard keeps one a name; "
-                "give one run a case, or join runs of the same case with --join"
+                "give one run a case, or join runs of the same case with `join`"
             )
     return points

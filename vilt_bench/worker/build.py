@@ -81,7 +81,7 @@ def build_inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> 
     if embedder.fixed_size and (case.fit == "native" or case.resolution not in (None, embedder.resolution)):
         height, width = embedder.resolution
         raise EmbedderError(
-            f"{label(case)} takes images of {height}x{width} pixels only; give --resolution {height}x{width}"
+            f"{label(case)} takes images of {height}x{width} pixels only; give `resolution` {height}x{width}"
         )
     return make_inputs(
         replace(case, fit="crop") if embedder.fixed_size else case,

@@ -27,5 +27,5 @@ def refuse_changes(before: Mapping[str, str], now: Mapping[str, str], *, name: s
     if changed:
         raise EmbedderError(
             f"embedder {name!r} has set torch's {', '.join(changed)}, against what was asked for and is recorded; "
-            "remove that from its code, and give --threads, --dtype or --device"
+            "remove that from its code, and give `threads`, `dtype` or `device`"
         )

@@ -304,7 +304,7 @@ def test_unknown_picture_is_refused(runs: list[Run]) -> None:
         render_picture(runs, "gif")
     with pytest.raises(ConfigError, match="latency, size"):
         render_picture(runs, "svg", figure="scatter")
-    with pytest.raises(ConfigError, match="leave out --figure size"):
+    with pytest.raises(ConfigError, match="leave out `figure` size"):
         render_picture(runs, "svg", figure="size", beside=paper_figure1())
 
 
@@ -395,7 +395,7 @@ def test_named_differences_are_allowed_and_no_others(runs: list[Run]) -> None:
     case = dataclasses.replace(runs[0].case, dtype="bfloat16", batch_size=2)
     other = dataclasses.replace(runs[1], case=case)
     figure1([runs[0], other], allow_different=["dtype", "batch-size"])
-    with pytest.raises(ConfigError, match=r"differ in batch size .*--allow-different batch-size"):
+    with pytest.raises(ConfigError, match=r"differ in batch size .*`allow_different` batch-size"):
         figure1([runs[0], other], allow_different=["dtype"])
     with pytest.raises(ConfigError, match=r"'dtipe' is nothing that is checked; known: .*batch-size"):
         figure1(runs, allow_different=["dtipe"])

@@ -163,9 +163,9 @@ def run_nms_study(
         DeviceError: the device is not there.
         EmbedderError: an option of the detector is impossible.
     """
-    shared.check_counts("--proposals", proposals, least=1, most=MOST_PROPOSALS)
-    shared.check_counts("--classes", classes, least=1, most=detector_classes)
-    shared.check_counts("--objects", objects, least=1, most=MOST_OBJECTS)
+    shared.check_counts("proposals", proposals, least=1, most=MOST_PROPOSALS)
+    shared.check_counts("classes", classes, least=1, most=detector_classes)
+    shared.check_counts("objects", objects, least=1, most=MOST_OBJECTS)
     shared.check_time(max_time_s)
 
     import torch

@@ -32,7 +32,7 @@ Progress = Callable[[float], None]
 """Called after each round with the share of the time that is spent, 0 to 1."""
 
 
-def check_counts(name: str, counts: Sequence[int], *, least: int, most: int) -> None:
+def check_counts(field: str, counts: Sequence[int], *, least: int, most: int) -> None:
     """Refuse a list of counts that can't be swept.
 
     Raises:
@@ -40,17 +40,17 @@ def check_counts(name: str, counts: Sequence[int], *, least: int, most: int) -> 
     """
     if not counts or len(set(counts)) < len(counts) or not all(least <= count <= most for count in counts):
         shown = ",".join(map(str, counts)) or "nothing"
-        raise ConfigError(f"{name} must be different numbers between {least} and {most}, got {shown}")
+        raise ConfigError(f"must be different numbers between {least} and {most}, got {shown}", field=field)
 
 
-def check_time(max_time_s: float, *, flag: str = "--max-time") -> None:
+def check_time(max_time_s: float, *, field: str = "max_time_s") -> None:
     """Refuse a budget that is none.
 
     Raises:
         ConfigError: the budget is not between 0 and a day.
     """
     if not 0 < max_time_s <= 86_400:
-        raise ConfigError(f"{flag} must be between 0 and 86400 seconds, got {max_time_s:g}")
+        raise ConfigError(f"must be between 0 and 86400 seconds, got {max_time_s:g}", field=field)
 
 
 def time_in_rounds(

@@ -94,7 +94,7 @@ def run_sequence_study(
         ConfigError: the lengths or the budget are impossible.
         DeviceError: the device is not there.
     """
-    shared.check_counts("--lengths", lengths, least=TEXT_TOKENS + 2, most=LONGEST)
+    shared.check_counts("lengths", lengths, least=TEXT_TOKENS + 2, most=LONGEST)
     shared.check_time(max_time_s)
 
     import torch

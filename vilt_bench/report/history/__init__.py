@@ -27,6 +27,6 @@ def render(history: History, format: str) -> str:
         ConfigError: there is no such format.
     """
     if format not in FORMATS:
-        raise ConfigError(f"--format must be one of {', '.join([*FORMATS, *PICTURES])}; got {format!r}")
+        raise ConfigError(f"`format` must be one of {', '.join([*FORMATS, *PICTURES])}; got {format!r}")
     text: str = import_module(f"{__name__}.{FORMATS[format]}").render(history)
     return text

@@ -35,8 +35,8 @@ def render(history: History, format: Literal["svg", "png", "pdf"], *, width_in: 
     """
     if len(history.cases) > MOST_CASES:
         raise ConfigError(
-            f"{len(history.cases)} histories are too many for a picture of at most {MOST_CASES}; choose by --embedder, "
-            "--since or folder"
+            f"{len(history.cases)} histories are too many for a picture of at most {MOST_CASES}; choose by `embedder`, "
+            "`since` or folder"
         )
     with style.styled():
         return style.write(draw(history, width_in=width_in), format, title="Latency over commits, by stage")

@@ -37,7 +37,7 @@ def check_comparable(runs: Sequence[Summary], allow_different: Collection[str] =
     listed = f"{', '.join(most)} and {last}" if most else last
     raise ConfigError(
         f"the runs differ in {listed}; measure them together with one 'vilt-bench run', "
-        f"or give --allow-different {','.join(each.name for each in found)} to label each bar with its machine"
+        f"or give `allow_different` {','.join(each.name for each in found)} to label each bar with its machine"
     )
 
 

@@ -62,7 +62,7 @@ def render(
         ConfigError: there is no such format, or two comparisons would have one name on a chart.
     """
     if format not in FORMATS:
-        raise ConfigError(f"--format must be one of {', '.join(FORMATS)}; got {format!r}")
+        raise ConfigError(f"`format` must be one of {', '.join(FORMATS)}; got {format!r}")
     module = import_module(f"{__name__}.{FORMATS[format].module}")
     told = {"otherwise": otherwise} if format == "json" else {}
     text: str = module.render(comparisons, inconclusive, **told)

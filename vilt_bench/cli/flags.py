@@ -1,0 +1,33 @@
+"""Which flag stands for a field or an argument: errors name those, as a Python caller knows them; users know flags."""
+
+from __future__ import annotations
+
+import re
+
+_ALIKE = (
+    "allow_different", "batch_size", "checkpoint", "columns", "device", "dtype", "embedder", "figure", "fit", "format",
+    "heads", "hidden_size", "interaction", "join", "layers", "limit", "linear", "mlp_size",
+    "order", "precision", "preset", "reduce", "resolution", "seed", "since", "study_time",
+    "text_length", "text_positions", "threads", "tolerance", "trials",
+)  # fmt: skip
+FLAGS = {
+    **{name: f"--{name.replace('_', '-')}" for name in _ALIKE},
+    "beside": "--with-paper",
+    "embedders": "--embedder",
+    "folder": "--output",
+    "gated": "--gate",
+    "images": "--image",
+    "max_time_s": "--max-time",
+    "path": "--output",
+    "patience_s": "--patience",
+    "preprocessing": "--with-preprocessing",
+    "reference": "--baseline-ref",
+    "rounds": "--trials",
+    "stages": "--stage",
+}
+"""By the name of a field or an argument."""
+
+
+def in_flags(message: str) -> str:
+    """Returns an error's message with the flags in place of what it names in backticks, where there are such flags."""
+    return re.sub(r"`([a-z_]+)`", lambda found: FLAGS.get(found[1], found[0]), message)
