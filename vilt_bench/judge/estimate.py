@@ -61,6 +61,11 @@ class Estimate:
             return None
         return (self.high - self.value) / self.value  # low may be cut off at zero
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Low and high, in their place the value itself where they are not known."""
+        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
+
     def within(self, precision: float) -> bool:
         """Returns whether the interval is known, and its half is at most this share of the value."""
         return self.half_width is not None and self.half_width <= precision

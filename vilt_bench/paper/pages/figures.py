@@ -15,7 +15,7 @@ from vilt_bench.record.run import Run
 from vilt_bench.report import lines as shown
 from vilt_bench.report.pictures import style
 from vilt_bench.report.pictures.bars import Bar, Chart, Part
-from vilt_bench.report.pictures.latency import Beside, conditions_of, known_or, labels_of, refuse_none, stage_title
+from vilt_bench.report.pictures.latency import Beside, conditions_of, labels_of, refuse_none, stage_title
 
 PAPER_HEADING = "ViLT paper, Figure 1 (P40 GPU)"
 
@@ -94,8 +94,8 @@ def accuracy_scatter(
         axes.errorbar(
             [1000 * found.value for _, found in some],
             [accuracies[model] for model, _ in some],
-            xerr=[[1000 * (found.value - known_or(found.low, found)) for _, found in some],
-                  [1000 * (known_or(found.high, found) - found.value) for _, found in some]],
+            xerr=[[1000 * (found.value - found.ends[0]) for _, found in some],
+                  [1000 * (found.ends[1] - found.value) for _, found in some]],
             fmt=marker, color=colour, ecolor=style.INK, elinewidth=0.6, capsize=1.5, markersize=4.5,
             markeredgecolor=style.INK, markeredgewidth=0.4,
         )  # fmt: skip
@@ -117,10 +117,7 @@ def accuracy_scatter(
     for text in named.get_texts():
         text.set_parse_math(False)
     axes.xaxis.labelpad = axes.yaxis.labelpad = 2
-    bars = [
-        (1000 * (found.low or found.value), 1000 * known_or(found.high, found), accuracies[model])
-        for model, _, found in points
-    ]
+    bars = [(1000 * (found.low or found.value), 1000 * found.ends[1], accuracies[model]) for model, _, found in points]
     style.label_points(axes, [(1000 * found.value, accuracies[model], model) for model, _, found in points], bars)
     for index, line in enumerate(small):
         sheet.write(3, plot + 36 + 7.5 * index, line, size=style.SMALL_PT, color=style.MUTED)

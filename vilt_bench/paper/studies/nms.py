@@ -378,19 +378,15 @@ def _against_paper(study: NmsStudy) -> str:
     if (points[0].proposals, study.detector_classes) != (PAPER_PROPOSALS, DETECTOR_CLASSES):
         return ""
     # Its images are not known, so neither is how their proposals overlap: the claim holds from some spread on.
-    holds = [point for point in points if _or(point.latency.low, point.latency) > PAPER_S]
+    holds = [point for point in points if point.latency.ends[0] > PAPER_S]
     if holds:
         return (
             ", and so it is here"
             if holds[0].objects <= PAPER_OBJECTS
             else (f", reached here where they spread over {holds[0].objects:,}")
         )
-    within = any(_or(point.latency.high, point.latency) >= PAPER_S for point in points)
+    within = any(point.latency.ends[1] >= PAPER_S for point in points)
     return ", within the interval here" if within else ", here less"
-
-
-def _or(bound: float | None, found: Estimate) -> float:
-    return found.value if bound is None else bound
 
 
 def _ratio(loop: NmsPoint, other: NmsPoint) -> str:
@@ -405,7 +401,8 @@ def _times(points: Sequence[NmsPoint]) -> str:
 
 
 def _apart(one: Estimate, other: Estimate) -> bool:
-    return _or(one.high, one) < _or(other.low, other) or _or(other.high, other) < _or(one.low, one)
+    (one_low, one_high), (other_low, other_high) = one.ends, other.ends
+    return one_high < other_low or other_high < one_low
 
 
 def _rising(points: Sequence[NmsPoint]) -> str:

@@ -265,11 +265,6 @@ def _notes(runs: Sequence[Summary]) -> list[str]:
     return [f"{', '.join(stages)}: {note}." for note, stages in noted.items()]
 
 
-def known_or(bound: float | None, found: Estimate) -> float:
-    """Returns the bound, or the estimate where there is none."""
-    return found.value if bound is None else bound
-
-
 def refuse_none(runs: Sequence[Summary]) -> None:
     """Refuse an empty picture.
 
