@@ -110,7 +110,7 @@ def test_impossible_sampling_is_refused(fields: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize("fields", [{"hidden_size": 770}, {"hidden_size": 0}, {"layers": 0}, {"mlp_size": 0}])
 def test_impossible_sizes_of_the_shared_model_are_refused(fields: Mapping[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        ViltConfig(**fields)
+        Case("patch32", vilt=ViltConfig(**fields))
 
 
 def test_longer_text_needs_more_positions() -> None:

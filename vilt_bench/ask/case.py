@@ -16,8 +16,10 @@ Option = bool | int | float | str
 """The value of an embedder's option, as given on the command line or in Python."""
 
 Fit = Literal["aspect", "crop", "exact", "native"]
-Interaction = Literal["vilt", "bert", "lxmert", "vilbert"]
-"""`vilt`: pre-norm single stream; `bert`: post-norm single stream; `lxmert`, `vilbert`: two streams."""
+Interaction = Literal["vilt", "bert", "lxmert", "vilbert", "none"]
+"""`vilt`: pre-norm single stream; `bert`: post-norm single stream; `lxmert`, `vilbert`: two streams; `none`: none."""
+ALONE = "none"
+"""The interaction that is none: the visual embedder without text and without shared model."""
 LANGUAGE_MODEL = "lm:"
 """Prefix of an interaction that is a decoder-only language model, up to its first token, as in `lm:SmolLM2-135M`."""
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -25,6 +27,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 # Far above any camera's or model's need, far below what would exhaust a machine before a message could be shown.
 LARGEST_EDGE_PIXELS = 16_384
 LARGEST_BATCH = 65_536
+TEXT_LENGTH = 40
+"""Tokens of the paper's texts."""
 SYNTHETIC = "synthetic"
 """As an image's path: seeded noise instead of a photograph."""
 
@@ -68,6 +72,13 @@ class ViltConfig:
         _check_count("mlp_size", self.mlp_size, least=1, most=1_048_576)
         _check_count("vocabulary", self.vocabulary, least=200, most=10_000_000)
         _check_count("text_positions", self.text_positions, least=2, most=1_000_000)
+
+    def check_heads(self) -> None:
+        """Refuse a width that does not go into heads, as every model but an embedder alone has them.
+
+        Raises:
+            ConfigError: it does not.
+        """
         if self.hidden_size % self.heads:
             raise ConfigError(f"{self.hidden_size} must be a multiple of `heads` {self.heads}", field="hidden_size")
 
@@ -94,7 +105,7 @@ class Case:
     """Paths of images; none: the photographs that come with an installed package; `synthetic`: noise."""
     preprocessing: bool = False
     """Whether decoding, resizing and normalising the images, from files in memory, are a part of the pass."""
-    text_length: int = 40
+    text_length: int = TEXT_LENGTH
     """Text tokens, [CLS] and [SEP] included."""
     batch_size: int = 1
     device: str = "auto"
@@ -143,7 +154,10 @@ class Case:
                 )
         if not self.linear:
             raise ConfigError("needs the name of a backend, such as torch or onednn", field="linear")
-        self._check_interaction()
+        if self.interaction == ALONE:
+            self._check_alone()
+        else:
+            self._check_interaction()
         if self.checkpoint is not None and self.interaction != "vilt":
             raise ConfigError(f"is of a ViLT, for `interaction` vilt, got {self.interaction!r}", field="checkpoint")
         _check_choice("dtype", self.dtype, get_args(Dtype))
@@ -151,7 +165,7 @@ class Case:
         _check_count("batch_size", self.batch_size, least=1, most=LARGEST_BATCH)
         if self.threads is not None:
             _check_count("threads", self.threads, least=1, most=4096)
-        if self.language_model is None and self.text_length > self.vilt.text_positions:
+        if self.language_model is None and self.interaction != ALONE and self.text_length > self.vilt.text_positions:
             raise ConfigError(
                 f"`text_length` {self.text_length} is longer than the position table of {self.vilt.text_positions} "
                 f"tokens; shorten the text or give `text_positions` {self.text_length}"
@@ -168,10 +182,27 @@ class Case:
         """The name of the language model that is the interaction; `None`: it is none."""
         return self.interaction.removeprefix(LANGUAGE_MODEL) if self.interaction.startswith(LANGUAGE_MODEL) else None
 
+    def _check_alone(self) -> None:
+        """Refuse what is of a text or of a shared model, where there is none; the tokens' width is the embedder's."""
+        asked = {"`text_length`": self.text_length != TEXT_LENGTH, "`linear`": self.linear != "torch"}
+        if given := [field for field, is_given in asked.items() if is_given]:
+            raise ConfigError(
+                f"{ALONE} has no text and no shared model, which {' and '.join(given)} would be for; "
+                f"leave {'it' if len(given) == 1 else 'them'} out",
+                field="interaction",
+            )
+        if self.vilt != ViltConfig(hidden_size=self.vilt.hidden_size):
+            raise ConfigError(
+                f"{ALONE} has no shared model, which `layers`, `heads`, `mlp_size` and `text_positions` would be for; "
+                "of the sizes give `hidden_size` alone",
+                field="interaction",
+            )
+
     def _check_interaction(self) -> None:
         if self.language_model is None:
             choices = (*get_args(Interaction), f"{LANGUAGE_MODEL}NAME")
             _check_choice("interaction", self.interaction, choices)
+            self.vilt.check_heads()
         elif not self.language_model:
             raise ConfigError(
                 f"{LANGUAGE_MODEL}NAME needs a name, as in {LANGUAGE_MODEL}SmolLM2-135M", field="interaction"

@@ -50,10 +50,10 @@ def add_case(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--interaction",
         default="vilt",
-        metavar="vilt|bert|lxmert|vilbert|lm:NAME",
+        metavar="vilt|bert|lxmert|vilbert|lm:NAME|none",
         help="what joins the modalities: the shared ViLT; that of another model of the paper's Table 6; or a language "
         "model up to its first token, such as lm:SmolLM2-135M, lm:Qwen2.5-0.5B, lm:Llama-3.2-1B, lm:FOLDER, or, from "
-        "the network, lm:hub:ORGANISATION/NAME (default: vilt)",
+        "the network, lm:hub:ORGANISATION/NAME; none: the visual embedder alone, without text (default: vilt)",
     )
     group.add_argument("--hidden-size", type=int, default=768, metavar="D")
     group.add_argument("--layers", type=int, default=12, metavar="N")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from vilt_bench.ask.case import Case, Sampling
+from vilt_bench.ask.case import ALONE, Case, Sampling
 from vilt_bench.judge.estimate import Estimate
 from vilt_bench.judge.latency import Latencies, latencies
 from vilt_bench.judge.remarks import Remark, Verdict, remarks, verdict
@@ -145,9 +145,12 @@ def summaries(runs: Iterable[Run | Summary]) -> list[Summary]:
 
 
 def shown_components(runs: Sequence[Summary]) -> tuple[Component, ...]:
-    """Returns the components that tables of the runs show."""
-    seen = any(run.stages(OPTIONAL) for run in runs)
-    return tuple(component for component in COMPONENTS if seen or component != OPTIONAL)
+    """Returns the components that tables of the runs show: those that any has, and those of every whole model."""
+    alone = runs and all(run.case.interaction == ALONE for run in runs)
+    usual = {"visual_embedder"} if alone else set(COMPONENTS) - {OPTIONAL}
+    return tuple(
+        component for component in COMPONENTS if component in usual or any(run.stages(component) for run in runs)
+    )
 
 
 def _stage_names(run: Run) -> list[str]:

@@ -1,5 +1,6 @@
 """The shared ViLT, equations (1) to (6) of the paper, around any visual embedder; and those it is compared with."""
 
+from vilt_bench.model.alone import Alone
 from vilt_bench.model.bert import Bert
 from vilt_bench.model.checkpoint import load_checkpoint
 from vilt_bench.model.interaction import ViltOutput
@@ -11,6 +12,7 @@ from vilt_bench.model.vilbert import Vilbert, VilbertConfig
 from vilt_bench.model.vilt import SharedModel, Vilt, VisionLanguageModel, stages
 
 __all__ = [
+    "Alone",
     "Bert",
     "FirstToken",
     "LanguageModel",

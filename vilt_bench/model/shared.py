@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from vilt_bench.ask.case import LANGUAGE_MODEL, ViltConfig
+from vilt_bench.ask.case import ALONE, LANGUAGE_MODEL, ViltConfig
 from vilt_bench.errors import ConfigError
+from vilt_bench.model.alone import Alone, alone_sizes
 from vilt_bench.model.bert import Bert
 from vilt_bench.model.language import LanguageModel, language_sizes
 from vilt_bench.model.lxmert import Lxmert, LxmertConfig
@@ -39,12 +40,16 @@ def build_shared(interaction: str, config: ViltConfig) -> SharedModel:
     """
     if interaction.startswith(LANGUAGE_MODEL):
         return LanguageModel(interaction.removeprefix(LANGUAGE_MODEL))
+    if interaction != ALONE:
+        config.check_heads()
     with _Undrawn():
         return _build(interaction, config)
 
 
 def _build(interaction: str, config: ViltConfig) -> SharedModel:
     match interaction:
+        case "none":
+            return Alone(config)
         case "vilt":
             return Vilt(config)
         case "bert":
@@ -73,4 +78,4 @@ def shared_sizes(interaction: str, config: ViltConfig) -> Sizes:
     """
     if interaction.startswith(LANGUAGE_MODEL):
         return language_sizes(interaction.removeprefix(LANGUAGE_MODEL))
-    return sizes_of(config)
+    return alone_sizes(config) if interaction == ALONE else sizes_of(config)

@@ -30,6 +30,9 @@ class Sizes(NamedTuple):
 class SharedModel(nn.Module):
     """All of a vision-and-language model but its visual embedder."""
 
+    has_text = True
+    """Whether there is a text, and an interaction with it; else the visual tokens are what the whole makes."""
+
     def __init__(
         self,
         sizes: Sizes,
@@ -102,14 +105,16 @@ class VisionLanguageModel(nn.Module):
         self.shared = shared
         self.visual_embedder = visual_embedder
 
-    def forward(self, images: ImageBatch, text: TextBatch, mark: Mark | None = None) -> ViltOutput:
-        """Returns tokens [B, S, D] and the pooled output [B, D].
+    def forward(self, images: ImageBatch, text: TextBatch, mark: Mark | None = None) -> ViltOutput | VisualTokens:
+        """Returns tokens [B, S, D] and the pooled output [B, D]; of an embedder alone its visual tokens.
 
         Args:
             images: B images.
             text: B texts.
             mark: called after each stage with its full name, as `stages` gives it, and its output.
         """
+        if not self.shared.has_text:
+            return self.visual_embedder(images, _within("visual_embedder", mark))
         text_tokens = self.shared.textual_embedder(text)
         if mark is not None:
             mark("textual_embedder", text_tokens)
@@ -118,8 +123,8 @@ class VisionLanguageModel(nn.Module):
 
     if TYPE_CHECKING:
 
-        def __call__(self, images: ImageBatch, text: TextBatch, mark: Mark | None = None) -> ViltOutput:
-            """Returns tokens and the pooled output."""
+        def __call__(self, images: ImageBatch, text: TextBatch, mark: Mark | None = None) -> Any:
+            """Returns tokens and the pooled output, or the visual tokens."""
 
 
 def sizes_of(config: ViltConfig) -> Sizes:
@@ -129,7 +134,8 @@ def sizes_of(config: ViltConfig) -> Sizes:
 
 def stages(model: VisionLanguageModel) -> Iterator[tuple[str, nn.Module]]:
     """Yields full name and module of each stage, in the order in which they run."""
-    yield "textual_embedder", model.shared.textual_embedder
+    if model.shared.has_text:
+        yield "textual_embedder", model.shared.textual_embedder
     for name, stage in model.visual_embedder.stages.items():
         yield f"visual_embedder.{name}", stage
     for name, stage in model.shared.modality_interaction.stages.items():

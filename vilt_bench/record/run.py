@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
-from vilt_bench.ask.case import Case, Fit, Sampling, case_name, label
+from vilt_bench.ask.case import ALONE, Case, Fit, Sampling, case_name, label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,6 +210,10 @@ class Stage:
         return None if self.flops is None else self.flops // 2
 
 
+NONE = "none"
+"""Of a model, in place of what is said of a part that it has not."""
+
+
 @dataclass(frozen=True)
 class Model:
     """What was built, as it turned out."""
@@ -240,6 +244,11 @@ class Model:
     """Tokens that there are; `None` in records that do not say."""
     fit: Fit | None = None
     """How images were fitted to the resolution, as it turned out; `None` in records that do not say."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is a visual embedder without text and without shared model."""
+        return self.interaction == ALONE
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,8 @@ def _different_inputs(runs: Sequence[tuple[str, Summary]]) -> Iterator[str]:
     if len({model.images for _, model in built}) > 1:
         images = _by_value((", ".join(model.images), named) for named, model in built)
         yield f"Not the same images: {images}. Give all the same --image."
-    if len({model.visual_tokens for _, model in built}) > 1:
-        counts = sorted(model.visual_tokens for _, model in built)
+    if len({model.visual_tokens for _, model in built if not model.is_alone}) > 1:
+        counts = sorted(model.visual_tokens for _, model in built if not model.is_alone)
         yield (
             f"The modality interaction gets {counts[0]:,} to {counts[-1]:,} visual tokens: its times are of different "
             "work; equal pixels and patches, or --reduce, make them equal."
@@ -135,14 +135,15 @@ def model_line(run: Summary) -> str:
     if model is None:
         return f"batch {case.batch_size}, {case.dtype}"
     weighed = f"{model.visual_weights} weights"
-    if model.visual_weights != model.shared_weights:
+    if not model.is_alone and model.visual_weights != model.shared_weights:
         weighed = f"weights {model.visual_weights} (visual embedder), {model.shared_weights} (shared)"
     joined = "" if model.interaction == "vilt" else f" · interaction: {model.interaction}{_language_sizes(model)}"
+    tokens = f"{model.visual_tokens} visual" + ("" if model.is_alone else f" + {model.text_tokens} text")
     return (
         f"{model.kind}{joined} · {_fitted(model)} · "
-        f"{model.visual_tokens} visual + {model.text_tokens} text tokens · "
-        f"batch {case.batch_size} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT} · "
-        f"text: {model.text}"
+        f"{tokens} tokens · "
+        f"batch {case.batch_size} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT}"
+        + ("" if model.is_alone else f" · text: {model.text}")
     )
 
 
@@ -156,7 +157,8 @@ def _language_sizes(model: Model) -> str:
 
 def machine_line(run: Summary) -> str:
     """Returns where it was run, in one line; empty where it is not known."""
-    return environment_line(run.environment, linear=f"linear layers: {run.model.linear}" if run.model else "")
+    linear = "" if run.model is None or run.model.is_alone else f"linear layers: {run.model.linear}"
+    return environment_line(run.environment, linear=linear)
 
 
 def environment_line(where: Environment | None, *, linear: str = "") -> str:

@@ -15,8 +15,8 @@ from vilt_bench.errors import EmbedderError
 from vilt_bench.machine.environment import available_memory_bytes
 from vilt_bench.model import VisionLanguageModel, build_shared, shared_sizes
 from vilt_bench.model.reduction import reduced
-from vilt_bench.record.run import Model
-from vilt_bench.worker.inputs import Inputs, least_bytes, make_inputs
+from vilt_bench.record.run import NONE, Model
+from vilt_bench.worker.inputs import Inputs, least_bytes, make_inputs, text_length
 from vilt_bench.worker.meters.meta import building, needs_values
 
 
@@ -165,13 +165,13 @@ def describe_model(
         heads=sizes.heads,
         resolution=inputs.resolution,
         visual_tokens=visual_tokens,
-        text_tokens=case.text_length,
+        text_tokens=text_length(case),
         visual_weights=embedder.weights,
-        shared_weights=shared_weights,
-        linear=linear,
+        shared_weights=shared_weights if model.shared.has_text else NONE,
+        linear=linear if model.shared.has_text else NONE,
         images=inputs.names,
         text=inputs.text,
         interaction=case.interaction,
-        vocabulary=sizes.vocabulary,
+        vocabulary=sizes.vocabulary or None,
         fit=inputs.fit,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vilt_bench.ask.case import SYNTHETIC, Case, Fit
+from vilt_bench.ask.case import ALONE, SYNTHETIC, Case, Fit
 from vilt_bench.ask.images import (
     crop_size,
     find_images,
@@ -87,8 +87,13 @@ def least_bytes(case: Case, *, resolution: tuple[int, int], size_divisor: int, d
         images = len(sizes)
     scalars = 3 * max(height for height, _ in sizes) * max(width for _, width in sizes)
     count = max(BATCHES, math.ceil(images / case.batch_size))
-    on_device = count * case.batch_size * (scalars * dtype.itemsize + 8 * case.text_length)
+    on_device = count * case.batch_size * (scalars * dtype.itemsize + 8 * text_length(case))
     return on_device, images * scalars + case.batch_size * scalars * torch.float32.itemsize
+
+
+def text_length(case: Case) -> int:
+    """Returns how many text tokens the passes of a case have; those of an embedder alone have none."""
+    return 0 if case.interaction == ALONE else case.text_length
 
 
 def make_inputs(
@@ -142,7 +147,7 @@ def make_inputs(
         image_batch = _image_batch(
             images, first=index * case.batch_size, batch_size=case.batch_size, mean=mean, std=std
         )
-        token_ids = _token_ids(case.batch_size, case.text_length, vocabulary=vocabulary, generator=texts)
+        token_ids = _token_ids(case.batch_size, text_length(case), vocabulary=vocabulary, generator=texts)
         mask = None if image_batch.mask is None else image_batch.mask.to(device)
         batches.append((ImageBatch(image_batch.pixels.to(device, dtype), mask), TextBatch(token_ids.to(device))))
     height, width = batches[0][0].pixels.shape[-2:]
@@ -154,7 +159,7 @@ def make_inputs(
     return Inputs(
         batches=tuple(batches),
         names=tuple(Path(path).name for path in paths),
-        text="synthetic token ids",
+        text="none" if case.interaction == ALONE else "synthetic token ids",
         resolution=(height, width),
         notes=tuple(notes),
         preprocessing=Preprocessing(
@@ -222,6 +227,8 @@ def _mirrored(image: Tensor, cycle: int) -> Tensor:
 
 def _token_ids(batch_size: int, length: int, *, vocabulary: int, generator: torch.Generator) -> Tensor:
     """Returns random words between [CLS] and [SEP], [B, L]; in a vocabulary too small for BERT's, random ids only."""
+    if not length:
+        return torch.empty(batch_size, 0, dtype=torch.int64)
     if vocabulary <= _FIRST_WORD:
         return torch.randint(vocabulary, (batch_size, length), generator=generator)
     token_ids = torch.randint(_FIRST_WORD, vocabulary, (batch_size, length), generator=generator)

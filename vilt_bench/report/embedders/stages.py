@@ -24,7 +24,7 @@ def show_stages(
         Text.assemble(
             (case_name(case), "bold"),
             f" – {model.kind} visual embedder, {height}×{width} pixels ({_input(model)}), batch {case.batch_size}: "
-            f"{model.visual_tokens} visual and {model.text_tokens} text tokens of width {model.hidden_size}",
+            f"{_tokens(model)} of width {model.hidden_size}",
         )
     )
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -70,6 +70,12 @@ def show_stages(
     for stage in stages:
         if stage.note:
             console.print(Text(f"• {stage.name.partition('.')[2]}: {stage.note}"))
+
+
+def _tokens(model: Model) -> str:
+    if model.is_alone:
+        return f"{model.visual_tokens} visual tokens"
+    return f"{model.visual_tokens} visual and {model.text_tokens} text tokens"
 
 
 def _input(model: Model) -> str:

@@ -12,7 +12,7 @@ from vilt_bench.ask.case import ALL
 from vilt_bench.errors import ConfigError
 from vilt_bench.judge.estimate import Estimate
 from vilt_bench.judge.summary import COMPONENTS, OPTIONAL, TITLES, Row, Summary, summaries
-from vilt_bench.record.run import Run
+from vilt_bench.record.run import NONE, Run
 from vilt_bench.report import numbers
 from vilt_bench.report.lines import alike as run_alike
 from vilt_bench.report.lines import comparison_remarks, size_line
@@ -111,7 +111,8 @@ def figure2(
             limit=100.0,
         ),
     ]
-    legend = [(name, title) for name, title in TITLES.items() if name != OPTIONAL]
+    seen = {part.name for chart in charts for bar in chart.bars for part in bar.parts}
+    legend = [(name, title) for name, title in TITLES.items() if name in seen or (not seen and name != OPTIONAL)]
     footer = _side_by_side(runs, titles, ranks=False)
     return draw(charts, style.looks(COMPONENTS), legend, footer, width_in=width_in).figure
 
@@ -246,12 +247,12 @@ def conditions_of(runs: Sequence[Summary], *, different: bool) -> list[str]:
         for name, run in zip(run_names(runs), runs, strict=True)
         if run.model
     }
-    if set(weights.values()) == {("random", "random")}:
+    if weights and set(weights.values()) <= {("random", "random"), ("random", NONE)}:
         return [*lines, "Random weights."]
     return [
         *lines,
         *(
-            f"{name}: weights {visual} (visual embedder), {shared} (shared)"
+            f"{name}: weights {visual} (visual embedder)" + ("" if shared == NONE else f", {shared} (shared)")
             for name, (visual, shared) in weights.items()
         ),
     ]
