@@ -431,8 +431,8 @@ def test_a_gpu_that_slowed_down_is_told():
 def test_gated_stages_share_the_error_with_the_whole():
     rng = random.Random(1)
     pairs = [simulate_pair(rng, QUIET, slowdown=0.035) for _ in range(8)]
-    whole_alone = judge_pairs(pairs, tolerance=0.025, gated="total", error=0.01)[0]
-    assert judge_pairs(pairs, tolerance=0.025, gated="stages", error=0.02)[0] == whole_alone
+    whole_alone = judge_pairs(pairs, tolerance=0.025, decides="total", error=0.01)[0]
+    assert judge_pairs(pairs, tolerance=0.025, decides="stages", error=0.02)[0] == whole_alone
 
 
 def test_a_side_that_imports_what_the_other_side_is_is_refused(tmp_path):
@@ -533,7 +533,7 @@ def test_a_side_of_another_protocol_is_refused():
 def test_a_stage_that_the_candidate_lacks_is_missing():
     script = Script()
     script.stages = {"baseline": (STAGE, "visual_embedder.fpn"), "candidate": (STAGE,)}
-    comparison = script.play(gated="stages").comparison
+    comparison = script.play(decides="stages").comparison
     assert comparison.verdict == "missing"
     assert {stage.name: stage.verdict for stage in comparison.stages}["visual_embedder.fpn"] == "missing"
 

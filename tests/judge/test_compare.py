@@ -92,7 +92,7 @@ def test_a_tolerance_above_the_drift_can_pass(session):
 
 def test_stages_have_verdicts_and_decide_where_they_are_gated(session):
     rng = random.Random(6)
-    seen = compare([session(rng, load=0.01)], [session(rng, load=0.01, slowdown=0.5)], gated="stages")
+    seen = compare([session(rng, load=0.01)], [session(rng, load=0.01, slowdown=0.5)], decides="stages")
     assert [stage.name for stage in seen.stages] == ["visual_embedder.projection", "modality_interaction"]
     assert {stage.verdict for stage in seen.stages} == {"regressed"}
 
@@ -106,7 +106,7 @@ def test_a_stage_that_the_candidate_lacks_fails_where_stages_are_gated(session):
         )
         for each in candidate.trials
     )
-    seen = compare([baseline], [dataclasses.replace(candidate, trials=trials)], gated="stages")
+    seen = compare([baseline], [dataclasses.replace(candidate, trials=trials)], decides="stages")
     assert seen.stages[0].verdict == "missing"
     assert seen.verdict == "missing"
 
@@ -330,7 +330,7 @@ def test_false_alarms_of_ten_stages_and_ten_cases_stay_below_one_in_a_hundred(se
     for _ in range(300):
         history = [session(rng, spread=0.04, trials=3) for _ in range(8)]
         sides = [[session(rng, spread=0.04, trials=5)] for _ in range(2)]
-        wrong["stages"] += compare(*sides, history=history, gated="stages").verdict == "regressed"
+        wrong["stages"] += compare(*sides, history=history, decides="stages").verdict == "regressed"
         cases = [Case(f"a:{name}") for name in "bcdef"]
         many = [[session(rng, spread=0.04, trials=5, case=case) for case in cases] for _ in range(2)]
         known = [session(rng, spread=0.04, trials=3, case=case) for _ in range(8) for case in cases]

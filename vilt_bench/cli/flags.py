@@ -15,7 +15,7 @@ FLAGS = {
     "beside": "--with-paper",
     "embedders": "--embedder",
     "folder": "--output",
-    "gated": "--gate",
+    "decides": "--gate",
     "images": "--image",
     "max_time_s": "--max-time",
     "path": "--output",

@@ -130,7 +130,7 @@ def _within(path: Path, trees: list[Path]) -> str:
     return min(inside, key=lambda each: len(each.parts)).as_posix()
 
 
-def _key(here: PurePosixPath, wanted: list[str], own: Iterable[layers.Local], parts: list[_Submodule]) -> str:
+def _key(here: PurePosixPath, wanted: list[str], own: Iterable[layers.LocalPackage], parts: list[_Submodule]) -> str:
     """Returns what tells layers of one commit apart.
 
     Another interpreter, another place of its packages, or another version of one, is another layer; so is another

@@ -33,7 +33,7 @@ from vilt_bench.director.process import Overhear, TurnTakingProcess, WorkerFaile
 from vilt_bench.director.side import SideState
 from vilt_bench.errors import ConfigError, MeasurementError
 from vilt_bench.judge.compare import TOLERANCE, check_tolerance, count_changes, share_of_error, software_differences
-from vilt_bench.judge.comparison import Comparison, Gate, Side, SideName, StageVerdict, missing
+from vilt_bench.judge.comparison import Comparison, Decides, Side, SideName, StageVerdict, missing
 from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LOOKS, Verdicts, decide, evidence
 from vilt_bench.judge.significance import GATE_ERROR, PLANNED_PAIRS, best_detectable
 from vilt_bench.record.run import SLOWDOWNS, WHOLE, Failure, Run, Trial
@@ -65,7 +65,7 @@ def gate(
     *,
     max_time_s: float = 300.0,
     tolerance: float = TOLERANCE,
-    gated: Gate = "total",
+    decides: Decides = "total",
     error: float = GATE_ERROR,
     report: Callable[[GateProgress], None] = lambda _: None,
     patience_s: float | None = None,
@@ -84,7 +84,7 @@ def gate(
         candidate: the one in question; this process's own if `None`.
         max_time_s: of everything.
         tolerance: accepted slowdown, as a share.
-        gated: what the verdict is of, `total` or the `stages` as well.
+        decides: what the verdict is of, `total` or the `stages` as well.
         error: probability of a false alarm; `gate_all` shares it among several cases.
         report: told where the measuring stands, between passes.
         patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `wire.Patience`.
@@ -113,7 +113,7 @@ def gate(
     )
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     try:
-        total, stages = decide(lockstep.play(), tolerance=tolerance, gated=gated, error=error)[0]
+        total, stages = decide(lockstep.play(), tolerance=tolerance, decides=decides, error=error)[0]
     except NoBaselineError as lacking:
         total, stages = _missing(str(lacking), BASELINE), ()
     except WorkerFailedError as problem:
@@ -129,11 +129,11 @@ def gate(
             total = _candidate_lost(lockstep, problem.failure, reason)
         else:
             total = _undecided(reason)
-        stages = decide(lockstep.pairs, tolerance=tolerance, gated=gated, error=error)[0][1]
+        stages = decide(lockstep.pairs, tolerance=tolerance, decides=decides, error=error)[0][1]
     except KeyboardInterrupt:  # while judging
         lockstep.interrupted = True
-        total, stages = decide(lockstep.pairs, tolerance=tolerance, gated=gated, error=error)[0]
-    return _outcome(lockstep, case, (total, stages), tolerance, gated, error, started_at=started_at)
+        total, stages = decide(lockstep.pairs, tolerance=tolerance, decides=decides, error=error)[0]
+    return _outcome(lockstep, case, (total, stages), tolerance, decides, error, started_at=started_at)
 
 
 def gate_all(
@@ -143,7 +143,7 @@ def gate_all(
     *,
     max_time_s: float = 300.0,
     tolerance: float = TOLERANCE,
-    gated: Gate = "total",
+    decides: Decides = "total",
     error: float = GATE_ERROR,
     report: Callable[[GateProgress], None] = lambda _: None,
     patience_s: float | None = None,
@@ -162,7 +162,7 @@ def gate_all(
         candidate: as `gate`.
         max_time_s: of each case.
         tolerance: as `gate`.
-        gated: as `gate`.
+        decides: as `gate`.
         error: probability of a false alarm in any of the cases.
         report: as `gate`.
         patience_s: as `gate`.
@@ -186,7 +186,7 @@ def gate_all(
                     candidate,
                     max_time_s=max_time_s,
                     tolerance=tolerance,
-                    gated=gated,
+                    decides=decides,
                     error=share,
                     report=report,
                     patience_s=patience_s,
@@ -195,7 +195,7 @@ def gate_all(
                     clock=clock,
                 )
             except errors.ViltBenchError as problem:
-                found = _unmeasured(case, baseline, candidate or HERE, problem, tolerance, gated, share)
+                found = _unmeasured(case, baseline, candidate or HERE, problem, tolerance, decides, share)
             yield found
             if found.interrupted:
                 return
@@ -215,7 +215,7 @@ def _unmeasured(
     candidate: Installation,
     problem: errors.ViltBenchError,
     tolerance: float,
-    gated: Gate,
+    decides: Decides,
     error: float,
 ) -> Outcome:
     """Returns what is told of a case that could not be measured, beside others that could."""
@@ -226,7 +226,7 @@ def _unmeasured(
         _missing(f"it could not be measured: {problem}", "both"),
         tolerance=tolerance,
         error=error,
-        gate=gated,
+        gate=decides,
     )
     return Outcome(comparison, (), interrupted=False, problem=problem)
 
@@ -274,7 +274,14 @@ def _undecided(reason: str) -> StageVerdict:
 
 
 def _outcome(
-    lockstep: Lockstep, case: Case, verdicts: Verdicts, tolerance: float, gated: Gate, error: float, *, started_at: str
+    lockstep: Lockstep,
+    case: Case,
+    verdicts: Verdicts,
+    tolerance: float,
+    decides: Decides,
+    error: float,
+    *,
+    started_at: str,
 ) -> Outcome:
     pairs = lockstep.pairs
     total, stages = verdicts
@@ -302,7 +309,7 @@ def _outcome(
     # A gate that ended early would have gone on with a slowdown: what it finds is what fits into its time.
     fit = math.floor(lockstep.budget_s * len(pairs) / lockstep.spent_s) if lockstep.spent_s else 0
     found = [each.of_pairs(max(len(pairs), min(fit, max(LOOKS)))) for each in evidence(pairs)]
-    chance = share_of_error(error, gated)
+    chance = share_of_error(error, decides)
     detectable, detectable_channel = best_detectable(found, tolerance=tolerance, error=chance)
     comparison = Comparison(
         case=case,
@@ -315,7 +322,7 @@ def _outcome(
         counts=count_changes(lockstep.sides[BASELINE].draft.stages, lockstep.sides[CANDIDATE].draft.stages),
         tolerance=tolerance,
         error=error,
-        gate=gated,
+        gate=decides,
         detectable=detectable,
         detectable_channel=detectable_channel,
         spent_s=lockstep.spent_s,

@@ -39,7 +39,7 @@ SUFFIXES = (".py", ".so", ".pyd")
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalPackage:
     """A distribution of this environment that was installed from a folder, or from a file in it."""
 
     name: str
@@ -212,7 +212,7 @@ def is_package(folder: Path) -> bool:
     return settings.has_section("metadata")
 
 
-def locals_of(root: Path) -> list[Local]:
+def locals_of(root: Path) -> list[LocalPackage]:
     """Returns the distributions that this environment has installed from a folder, or from what lies in it."""
     return sorted(_locals_of(root.resolve()), key=lambda local: (local.name, str(local.origin)))
 
@@ -227,7 +227,7 @@ def python_of(environment: Path) -> Path:
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def _locals_of(root: Path) -> Iterator[Local]:
+def _locals_of(root: Path) -> Iterator[LocalPackage]:
     for each in importlib.metadata.distributions(path=package_folders()):
         try:
             told = json.loads(each.read_text("direct_url.json") or "null")
@@ -237,7 +237,7 @@ def _locals_of(root: Path) -> Iterator[Local]:
                 continue
             is_editable = told.get("dir_info", {}).get("editable", False)
             named = [file for file in each.files or () if file.suffix in SUFFIXES and not is_editable]
-            yield Local(each.name, origin, tuple(Path(str(each.locate_file(file))) for file in named))
+            yield LocalPackage(each.name, origin, tuple(Path(str(each.locate_file(file))) for file in named))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):  # not from a folder, or damaged
             continue
 

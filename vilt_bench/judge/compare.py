@@ -14,7 +14,7 @@ from statistics import fmean, median, stdev
 
 from vilt_bench.ask.case import ALL, case_name
 from vilt_bench.errors import ConfigError, RecordError
-from vilt_bench.judge.comparison import Comparison, CountChange, Gate, Side, SideName, StageVerdict, missing
+from vilt_bench.judge.comparison import Comparison, CountChange, Decides, Side, SideName, StageVerdict, missing
 from vilt_bench.judge.estimate import student_t
 from vilt_bench.judge.significance import (
     WIDEST,
@@ -51,7 +51,7 @@ def compare(
     *,
     history: Sequence[Run] = (),
     tolerance: float = TOLERANCE,
-    gated: Gate = "total",
+    decides: Decides = "total",
     allow_different: Sequence[str] = (),
     names: tuple[str, str] = ("baseline", "candidate"),
     cases: int = 1,
@@ -63,7 +63,7 @@ def compare(
         candidate: runs of the same case.
         history: earlier runs; those of this case and machine tell how far the machine drifts.
         tolerance: accepted slowdown, as a share.
-        gated: what the verdict is of, `total` or the `stages` as well.
+        decides: what the verdict is of, `total` or the `stages` as well.
         allow_different: names of what may differ, such as `torch`; `all`: everything.
         names: of the sides, as a reader knows them.
         cases: how many are compared at once: they share the probability of a false alarm.
@@ -85,10 +85,10 @@ def compare(
     sessions = [
         run for run in known_runs if run.failure is None and alike(run, candidate[0], "drift", but=allow_different)
     ]
-    chance = share_of_error(ERROR / 2, gated) / cases
+    chance = share_of_error(ERROR / 2, decides) / cases
     stages = dict.fromkeys(name for run in (*baseline, *candidate) for name in _stage_names(run))
     # Drift has the other half of the error; where stages decide, it is shared among all that may be called slower.
-    drift_error = ERROR / 2 / cases / (1 if gated == "total" else 1 + len(stages))
+    drift_error = ERROR / 2 / cases / (1 if decides == "total" else 1 + len(stages))
 
     def subject(stage: str) -> Subject:
         return Subject(
@@ -116,7 +116,7 @@ def compare(
         counts=count_changes(baseline[-1].stages, candidate[-1].stages),
         tolerance=tolerance,
         error=ERROR / cases,
-        gate=gated,
+        gate=decides,
         detectable=detectable,
         detectable_channel=detectable_channel,
         spent_s=None,
@@ -131,7 +131,7 @@ def compare_all(
     *,
     history: Sequence[Run] = (),
     tolerance: float = TOLERANCE,
-    gated: Gate = "total",
+    decides: Decides = "total",
     allow_different: Sequence[str] = (),
     names: tuple[str, str] = ("baseline", "candidate"),
     complete: bool = True,
@@ -146,7 +146,7 @@ def compare_all(
         candidate: runs.
         history: as `compare`.
         tolerance: as `compare`.
-        gated: as `compare`.
+        decides: as `compare`.
         allow_different: as `compare`.
         names: as `compare`.
         complete: whether the candidate should have all cases of the baseline; else what it lacks is left out.
@@ -168,7 +168,7 @@ def compare_all(
     for case, runs in after.items():
         same = before.get(case)
         if same is None:
-            found.append(_missing(runs, "baseline", tolerance=tolerance, gated=gated, names=names))
+            found.append(_missing(runs, "baseline", tolerance=tolerance, decides=decides, names=names))
             continue
         found.append(
             compare(
@@ -176,7 +176,7 @@ def compare_all(
                 runs,
                 history=history,
                 tolerance=tolerance,
-                gated=gated,
+                decides=decides,
                 allow_different=allow_different,
                 names=names,
                 cases=len(before.keys() & after.keys()),
@@ -184,20 +184,20 @@ def compare_all(
         )
     if complete:
         gone = [runs for case, runs in before.items() if case not in after]
-        found += [_missing(runs, "candidate", tolerance=tolerance, gated=gated, names=names) for runs in gone]
+        found += [_missing(runs, "candidate", tolerance=tolerance, decides=decides, names=names) for runs in gone]
     return found
 
 
-def share_of_error(error: float, gated: Gate) -> float:
+def share_of_error(error: float, decides: Decides) -> float:
     """Returns the probability of a false alarm for the whole; the stages together have as much.
 
     Where the whole alone decides, the stages' own false alarms fail nothing.
     """
-    return error if gated == "total" else error / 2
+    return error if decides == "total" else error / 2
 
 
 def _missing(
-    runs: Sequence[Run], lacking: SideName, *, tolerance: float, gated: Gate, names: tuple[str, str]
+    runs: Sequence[Run], lacking: SideName, *, tolerance: float, decides: Decides, names: tuple[str, str]
 ) -> Comparison:
     """Returns the comparison of a case that only one side has."""
     there = _latency_s(runs, WHOLE)
@@ -213,7 +213,7 @@ def _missing(
         StageVerdict(WHOLE, "missing", before_s, after_s, None, "", reason, lacking),
         tolerance=tolerance,
         error=ERROR,
-        gate=gated,
+        gate=decides,
         environment=runs[-1].environment,
     )
 

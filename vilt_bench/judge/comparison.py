@@ -18,7 +18,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Method = Literal["lockstep", "stored"]
 """`lockstep`: both sides measured together, sample by sample; `stored`: against records of another time."""
 SideName = Literal["baseline", "candidate"]
-Gate = Literal["total", "stages"]
+Decides = Literal["total", "stages"]
 """What decides the exit code: the whole alone, or every stage as well."""
 
 
@@ -100,7 +100,8 @@ class Comparison:
     """Accepted slowdown, as a share: 0.025 is 2.5%."""
     error: float
     """Probability of a false alarm that the rule was set to, over all that the gate looks at."""
-    gate: Gate
+    gate: Decides
+    """What decides; in JSON, too, by the name of the command line's option."""
     detectable: float | None
     """The smallest slowdown that would be found in 95 of 100 cases with this noise, as a share; `None`: not known."""
     spent_s: float | None
@@ -114,7 +115,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """The gate's verdict: of the whole, and of the stages where they are gated."""
+        """The verdict of what decides: of the whole, and of the stages where they do."""
         seen = [self.total, *(self.stages if self.gate == "stages" else ())]
         for worst in ("regressed", "missing", "inconclusive"):
             if any(stage.verdict == worst for stage in seen):
@@ -130,7 +131,7 @@ def missing(
     *,
     tolerance: float,
     error: float,
-    gate: Gate,
+    gate: Decides,
     environment: Environment | None = None,
 ) -> Comparison:
     """Returns the comparison of a case of which there is nothing to compare, but for what its verdict says."""

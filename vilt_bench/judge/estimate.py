@@ -119,7 +119,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Summary:
+class KnownPercentiles:
     """A distribution of which only this is known; percentiles between two hundredths lie on a straight line."""
 
     count: int

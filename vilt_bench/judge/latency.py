@@ -14,8 +14,8 @@ from vilt_bench.judge.estimate import (
     PERCENTILES,
     Distribution,
     Estimate,
+    KnownPercentiles,
     Samples,
-    Summary,
     estimate,
     estimate_of,
     median,
@@ -104,7 +104,7 @@ def _whole(series: Series) -> Distribution | None:
         and len(every.whole_percentiles_s) == PERCENTILES
         and len(every.whole_medians_s) == len(every.blocks)
     ):
-        return Summary(series.passes, every.whole_medians_s, every.whole_percentiles_s)
+        return KnownPercentiles(series.passes, every.whole_medians_s, every.whole_percentiles_s)
     blocks = _split(series.whole.latency_s, series.blocks)
     return Samples(blocks) if blocks else None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from vilt_bench.judge.compare import TOLERANCE, share_of_error
-from vilt_bench.judge.comparison import Gate, SideName, StageVerdict
+from vilt_bench.judge.comparison import Decides, SideName, StageVerdict
 from vilt_bench.judge.significance import GATE_ERROR, Evidence, Subject, judge, paired, trimmed_mean, turn_logs
 from vilt_bench.record.run import WHOLE, Run, Series, Times
 from vilt_bench.words import counted
@@ -89,7 +89,7 @@ class Pair:
 
 
 def decide(
-    pairs: Iterable[Pair], *, tolerance: float = TOLERANCE, gated: Gate = "total", error: float = GATE_ERROR
+    pairs: Iterable[Pair], *, tolerance: float = TOLERANCE, decides: Decides = "total", error: float = GATE_ERROR
 ) -> tuple[Verdicts, int]:
     """Returns the verdicts and the number of pairs behind them: of the first look that is clear, or of all pairs.
 
@@ -101,18 +101,18 @@ def decide(
         seen.append(pair)
         if len(seen) in LOOKS:
             share = LOOKS[len(seen)] - spent
-            verdicts = judge_pairs(seen, tolerance=tolerance, gated=gated, error=error * share)
+            verdicts = judge_pairs(seen, tolerance=tolerance, decides=decides, error=error * share)
             spent = LOOKS[len(seen)]
-            if _is_clear(verdicts, gated) or len(seen) == max(LOOKS):
+            if _is_clear(verdicts, decides) or len(seen) == max(LOOKS):
                 return verdicts, len(seen)
     looked = len(seen) in LOOKS  # the same pairs, with what is left of the error
     share = 1.0 - max((at for count, at in LOOKS.items() if count < len(seen)), default=0.0) if looked else 1.0 - spent
-    return judge_pairs(seen, tolerance=tolerance, gated=gated, error=error * share), len(seen)
+    return judge_pairs(seen, tolerance=tolerance, decides=decides, error=error * share), len(seen)
 
 
-def judge_pairs(pairs: Sequence[Pair], *, tolerance: float, gated: Gate, error: float) -> Verdicts:
+def judge_pairs(pairs: Sequence[Pair], *, tolerance: float, decides: Decides, error: float) -> Verdicts:
     """Returns the verdicts of the whole and of the stages, what decides with that probability of a false alarm."""
-    error = share_of_error(error, gated)
+    error = share_of_error(error, decides)
     whole = _subject(pairs, WHOLE)
     names = dict.fromkeys(name for pair in pairs for side in (pair.baseline, pair.candidate) for name in side.stages)
     (total,) = judge([whole], tolerance=tolerance, error=error)
@@ -157,9 +157,9 @@ def _typical_s(pairs: Sequence[Pair], side: SideName, stage: str, clock: str = "
     return median(medians) if medians else None
 
 
-def _is_clear(verdicts: Verdicts, gated: Gate) -> bool:
+def _is_clear(verdicts: Verdicts, decides: Decides) -> bool:
     total, stages = verdicts
-    seen = [total, *(stages if gated == "stages" else ())]
+    seen = [total, *(stages if decides == "stages" else ())]
     return any(each.verdict in ("regressed", "missing") for each in seen) or all(
         each.verdict != "inconclusive" for each in seen
     )

@@ -28,12 +28,12 @@ def exit_code(comparisons: Iterable[Comparison], inconclusive: Undecided = "fail
         inconclusive: `pass` makes 0 of 3.
         otherwise: code of what is no comparison: 130 for an interruption.
     """
-    found = {stage_code(stage, inconclusive) for each in comparisons for stage in gated(each)} or {NO_BASELINE}
+    found = {stage_code(stage, inconclusive) for each in comparisons for stage in decisive(each)} or {NO_BASELINE}
     return next(code for code in _WORST_FIRST if code in {*found, otherwise})
 
 
 def stage_code(stage: StageVerdict, inconclusive: Undecided = "fail") -> int:
-    """Returns the exit code of one gated verdict alone."""
+    """Returns the exit code of one verdict that decides, alone."""
     match stage.verdict:
         case "regressed":
             return FAILED
@@ -46,8 +46,8 @@ def stage_code(stage: StageVerdict, inconclusive: Undecided = "fail") -> int:
             return PASSED
 
 
-def gated(comparison: Comparison) -> Iterator[StageVerdict]:
-    """Yields the verdicts that decide: of the whole, and of the stages where they are gated."""
+def decisive(comparison: Comparison) -> Iterator[StageVerdict]:
+    """Yields the verdicts that decide: of the whole, and of the stages where they do."""
     yield comparison.total
     if comparison.gate == "stages":
         yield from comparison.stages

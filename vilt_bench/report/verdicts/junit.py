@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from vilt_bench.judge.comparison import Comparison, StageVerdict
 from vilt_bench.report import clean
 from vilt_bench.report.verdicts import words
-from vilt_bench.report.verdicts.decision import PASSED, Undecided, gated, stage_code
+from vilt_bench.report.verdicts.decision import PASSED, Undecided, decisive, stage_code
 
 
 def render(comparisons: Sequence[Comparison], inconclusive: Undecided = "fail") -> str:
@@ -41,9 +41,9 @@ def _suite(comparison: Comparison, inconclusive: Undecided) -> ET.Element:
     properties = ET.SubElement(suite, "properties")
     for key, value in facts.items():
         ET.SubElement(properties, "property", name=key, value=clean.xml(value))
-    decisive = {stage.name for stage in gated(comparison)}
+    deciding = {stage.name for stage in decisive(comparison)}
     for stage in (comparison.total, *comparison.stages):
-        suite.append(_case(stage, name, gated=stage.name in decisive, inconclusive=inconclusive))
+        suite.append(_case(stage, name, decides=stage.name in deciding, inconclusive=inconclusive))
     remarks = [words.different(comparison), *comparison.notes]
     remarks += [f"{words.stage_title(change.stage)}: {words.count(change)}" for change in comparison.counts]
     if said := [clean.xml(remark) for remark in remarks if remark]:
@@ -57,7 +57,7 @@ def _suite(comparison: Comparison, inconclusive: Undecided) -> ET.Element:
     return suite
 
 
-def _case(stage: StageVerdict, suite: str, *, gated: bool, inconclusive: Undecided) -> ET.Element:
+def _case(stage: StageVerdict, suite: str, *, decides: bool, inconclusive: Undecided) -> ET.Element:
     case = ET.Element("testcase", classname=suite, name=clean.xml(stage.name))
     if stage.candidate_s is not None:
         case.set("time", f"{stage.candidate_s:.9f}")
@@ -66,11 +66,11 @@ def _case(stage: StageVerdict, suite: str, *, gated: bool, inconclusive: Undecid
         f"{stage.verdict}: {words.size(stage)}\n{stage.reason}\n"
         f"baseline {baseline} ms, candidate {candidate} ms, ratio of {stage.channel} {words.ratio(stage.ratio)}"
     )
-    if gated and stage_code(stage, inconclusive) != PASSED:
+    if decides and stage_code(stage, inconclusive) != PASSED:
         said = ET.SubElement(case, "failure", type=stage.verdict, message=clean.xml(stage.reason))
     elif stage.verdict in ("inconclusive", "missing"):
         said = ET.SubElement(case, "skipped", type=stage.verdict, message=clean.xml(stage.reason))
     else:
         said = ET.SubElement(case, "system-out")
-    said.text = clean.xml(text if gated else f"{text}\nnot gated")
+    said.text = clean.xml(text if decides else f"{text}\nnot gated")
     return case

@@ -1,0 +1,29 @@
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def classes(folder: str) -> dict[str, str]:
+    """Returns public classes by name, but for errors, and the file of each."""
+    return {
+        node.name: f"{folder}/{path.relative_to(ROOT / 'vilt_bench' / folder).as_posix()}"
+        for path in sorted((ROOT / "vilt_bench" / folder).rglob("*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not node.name.endswith("Error")
+    }
+
+
+def test_the_list_of_words_explains_every_class_of_the_director_and_names_its_file() -> None:
+    rows = [line for line in (ROOT / "docs/words.md").read_text().splitlines() if line.startswith("|")]
+    told = {name: row.rsplit("|", 2)[1] for row in rows for name in re.findall(r"`([A-Z]\w+)`", row)}
+    known = classes("director")
+    assert [name for name in known if name not in told] == []
+    assert [name for name, file in known.items() if name in told and file not in told[name]] == []
+
+
+def test_every_class_that_the_list_of_words_names_is_there() -> None:
+    text = (ROOT / "docs/words.md").read_text()
+    known = {name for folder in ("ask", "director", "judge", "record", "worker") for name in classes(folder)}
+    assert set(re.findall(r"`([A-Z]\w+)`", text)) - known <= {"Decides"}
