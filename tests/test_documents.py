@@ -1,7 +1,10 @@
+import argparse
 import re
 from pathlib import Path
 
 import pytest
+
+from vilt_bench.cli import _parser
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -53,3 +56,14 @@ def test_the_readme_names_every_folder_and_module_of_the_package():
     ]
     named = [f"{path.name}/" if path.is_dir() else path.name for path in modules if path.name != "py.typed"]
     assert [name for name in named if not re.search(rf"`(vilt_bench/)?{re.escape(name)}`", architecture)] == []
+
+
+def test_the_readme_names_every_command():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\| `vilt-bench (\w+)", text, re.MULTILINE)
+    assert sorted(commands) == sorted(choices_of(_parser()))
+
+
+def choices_of(parser):
+    (found,) = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return found

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def renewed(text: str, name: str, made: str) -> str:
 def put(made: str, name: str, document: Path) -> None:
     """Renew a document, and say so."""
     document.write_text(renewed(document.read_text(encoding="utf-8"), name, made), encoding="utf-8")
-    print(f"wrote {name} into {document}", file=sys.stderr)
+    print(f"wrote {name} into {os.path.relpath(document)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

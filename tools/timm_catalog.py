@@ -14,7 +14,6 @@ merges squares of tokens.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -22,10 +21,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from family import row_of, table_of, write
 from marked import ROOT, put
 
 STATE = ROOT / "tools" / "timm_catalog.jsonl"
-TABLE = ROOT / "embedders" / "catalog-timm.csv"
 DOCS = ROOT / "docs" / "embedders.md"
 CAUSES = {"mobilenetv5": "its fusion of scales ends in 16×16 cells, whatever its features are; so in Gemma 3n"}
 """Why models whose names begin so give another number of tokens."""
@@ -66,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("not all models have an outcome; run it again to go on", file=sys.stderr)
         return 1
     if not asked.only:
-        write(found, report)
+        write((each for each in found if "visual_tokens" in each), table_of("timm"))
+        put(report, "timm coverage", DOCS)
         STATE.unlink()
     return 0
 
@@ -98,16 +98,8 @@ def outcome(name: str) -> dict[str, Any]:
         return found | {"refused": str(error)}
     except Exception as error:  # a fault of the adapter's, which the report counts
         return found | {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
-    height, width = entry.resolution
-    return found | {
-        "kind": entry.kind,
-        "height": height,
-        "width": width,
-        "visual_tokens": entry.visual_tokens,
-        "parameters": entry.parameters,
-        "flops": entry.flops,
-        "cells": intermediate_cells(embedder.stages["backbone"].tower, entry.resolution),
-    }
+    cells = intermediate_cells(embedder.stages["backbone"].tower, entry.resolution)
+    return found | row_of(name, entry) | {"cells": cells}
 
 
 def intermediate_cells(tower: Any, resolution: tuple[int, int]) -> int | None:
@@ -173,17 +165,6 @@ def cause(name: str) -> str:
 def names_of(models: Iterable[dict[str, Any]], what: str) -> str:
     names = [f"`{each['name']}`" for each in models]
     return f"It {what} {', '.join(names)}." if names else ""
-
-
-def write(found: Sequence[dict[str, Any]], report: str) -> None:
-    """Write the family's catalogue and the part of the documentation."""
-    from vilt_bench.ask.catalog import FAMILY_COLUMNS
-
-    with TABLE.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FAMILY_COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(each for each in found if "visual_tokens" in each)
-    put(report, "timm coverage", DOCS)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,12 @@ fetched; it takes some minutes on two cores.
 
 from __future__ import annotations
 
-import csv
-
-from marked import ROOT
-
-TABLE = ROOT / "embedders" / "catalog-torchvision.csv"
+from family import row_of, table_of, write
 
 
 def main() -> None:
     from torchvision import models
 
-    from vilt_bench.ask.catalog import FAMILY_COLUMNS
     from vilt_bench.errors import EmbedderError
     from vilt_bench.worker.catalog import compute
 
@@ -29,11 +24,9 @@ def main() -> None:
         except EmbedderError as error:
             print(f"{name}: {error}", flush=True)
             continue
-        rows.append((name, entry.kind, *entry.resolution, entry.visual_tokens, entry.parameters, entry.flops))
-        print(*rows[-1], flush=True)
-    with TABLE.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([FAMILY_COLUMNS, *rows])
+        rows.append(row_of(name, entry))
+        print(*rows[-1].values(), flush=True)
+    write(rows, table_of("torchvision"))
 
 
 if __name__ == "__main__":
