@@ -48,6 +48,7 @@ COMMANDS = {
     "report-80.txt": "report sitting others",
     "report-120.txt": "report sitting others",
     "report.md": "report sitting others --format markdown",
+    "report.tex": "report sitting others --format latex",
     "report.csv": "report sitting --format csv",
     "report.json": "report others --format json",
     "report-github-action-benchmark.json": "report sitting --format github-action-benchmark",

@@ -123,7 +123,7 @@ def test_every_format_bears_runs_with_nothing_in_them(make_run: MakeRun, failed:
 
 
 def test_unknown_format_is_refused(make_run: MakeRun) -> None:
-    with pytest.raises(ConfigError, match="table, csv, markdown, json"):
+    with pytest.raises(ConfigError, match="table, csv, markdown, latex, json"):
         render([make_run()], "html")
 
 

@@ -85,7 +85,7 @@ def test_latex_is_a_table_of_booktabs() -> None:
         r"  \caption{Stages}",
         r"  \begin{tabular}{@{}lrrl@{}}",
         r"    \toprule",
-        r"     & Latency (ms) & Parameters &  \\",
+        r"     & Latency (ms) & Params &  \\",
         r"    Stage & {[}95\% interval{]} & (M) & Verdict \\",
         r"    \midrule",
         r"    \textbf{visual embedder} & 9.10 {[}9.10, 9.11{]} & 2.36 &  \\",

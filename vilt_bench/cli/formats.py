@@ -16,6 +16,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     ".csv": ("csv",),
     ".md": ("markdown",),
     ".markdown": ("markdown",),
+    ".tex": ("latex",),
     ".json": ("json", "github-action-benchmark", "bencher"),
     ".xml": ("junit",),
     ".svg": ("svg",),

@@ -42,6 +42,8 @@ class Row:
     peak_bytes: int | None
     counts: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
+    stages: tuple[Stage, ...] = ()
+    """What was counted, by stage; of a stage its own."""
 
     @property
     def macs(self) -> int | None:
@@ -161,6 +163,20 @@ def _stage_names(run: Run) -> list[str]:
 
 def _row(found: Latencies, level: Level, name: str, component: str | None, stages: Sequence[Stage]) -> Row:
     latency = found.whole if level == "whole" else found.stages.get(name)
+    share = 1.0 if level == "whole" and latency is not None else _share(latency, found.total)
+    return counted_row(level, name, component, stages, latency=latency, share=share)
+
+
+def counted_row(
+    level: Level,
+    name: str,
+    component: str | None,
+    stages: Sequence[Stage],
+    *,
+    latency: Estimate | None = None,
+    share: float | None = None,
+) -> Row:
+    """Returns the row of what was counted of stages; without latency and share, of a model that was not run."""
     flops = [stage.flops for stage in stages if stage.flops is not None]
     peaks = [stage.memory.peak_bytes for stage in stages if stage.memory is not None]
     one = stages[0] if level == "stage" and stages else None
@@ -169,13 +185,14 @@ def _row(found: Latencies, level: Level, name: str, component: str | None, stage
         name=name,
         component=component,
         latency=latency,
-        share=1.0 if level == "whole" and latency is not None else _share(latency, found.total),
+        share=share,
         parameters=sum(stage.parameters for stage in stages) if stages else None,
         # A sum with an unknown part is unknown.
         flops=sum(flops) if flops and len(flops) == len(stages) else None,
         peak_bytes=max(peaks) if peaks and len(peaks) == len(stages) else None,
         counts={} if one is None else one.counts,
         note="" if one is None else one.note,
+        stages=tuple(stages),
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vilt_bench.record.run import Run
     from vilt_bench.report.pictures.latency import Beside
 
-_TELLING = ("table", "markdown", "json")
+_TELLING = ("table", "markdown", "latex", "json")
 PICTURES = ("svg", "png", "pdf", "html")
 """Formats of `render_picture`; the only ones that need matplotlib."""
 FIGURES = ("latency", "size")

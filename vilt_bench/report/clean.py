@@ -114,12 +114,6 @@ def markdown_table(head: Sequence[str], rule: Sequence[str], lines: Iterable[Seq
     return "\n".join(f"| {' | '.join(cells)} |" for cells in told)
 
 
-def plain(text: str) -> str:
-    """Returns what `markdown` made its line of."""
-    kept = re.compile(r"\\([!-/:-@\[-`{-~])|(&lt;|&gt;|&amp;)")
-    return kept.sub(lambda found: found[1] or markup.unescape(found[2]), text.replace(_BETWEEN, ""))
-
-
 def code(text: str, *, cell: bool = False) -> str:
     """Returns the text as code in Markdown; in a table's cell, bars do not end the cell."""
     text = within(text)

@@ -31,7 +31,7 @@ class Column:
     aside: str = ""
     """Told in square brackets behind title and unit, such as `95% interval`."""
     screen: str | None = None
-    """The title on a terminal, where another than `title` is needed; may hold line breaks."""
+    """The title where there is little room, as on a terminal, if it is another; may hold line breaks."""
     align: Literal["left", "right"] = "right"
     long: Literal["whole", "fold", "cut"] = "whole"
     """What becomes on a terminal of a text that has no room: it gets its room, is folded, or is cut."""
@@ -141,7 +141,7 @@ def drawn_by_rich(table: Table, width: int) -> rich.table.Table:
     )
     folded = any(table.columns[index].long == "fold" for index in shown if index)
     for column in (table.columns[index] for index in shown):
-        title = clean.printed(column.title) if column.screen is None else column.screen
+        title = _narrow(column)
         own.add_column(
             "\n".join(column.heading(title)),
             justify=column.align,
@@ -261,9 +261,14 @@ def _html_cell(line: Line, index: int) -> str:
 
 
 def latex(table: Table) -> str:
-    """Returns the table as LaTeX has it with the package booktabs; notes stand beneath in small print."""
-    heads = [column.heading(clean.latex(column.title)) for column in table.columns]
-    heads = [[head[0], *(clean.latex(beneath) for beneath in head[1:])] for head in heads]
+    """Returns the table as LaTeX has it with the package booktabs; notes stand beneath in small print.
+
+    Titles are those of a terminal, as a column of a paper has no more room.
+    """
+    heads = [
+        [clean.latex(part) for said in column.heading(_narrow(column)) for part in said.split("\n")]
+        for column in table.columns
+    ]
     height = max(map(len, heads))
     head = [[*[""] * (height - len(lines)), *lines] for lines in heads]
     body = []
@@ -327,3 +332,7 @@ def cell_of(line: Line, index: int) -> Cell:
     """Returns the cell of a column; one that is left out is empty."""
     found = line.cells[index] if index < len(line.cells) else ""
     return Cell(found) if isinstance(found, str) else found
+
+
+def _narrow(column: Column) -> str:
+    return clean.line(column.title) if column.screen is None else column.screen

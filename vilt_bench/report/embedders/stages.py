@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from vilt_bench.ask.case import LANGUAGE_MODEL, Case, case_name
-from vilt_bench.judge.summary import TITLES
+from vilt_bench.judge.summary import TITLES, counted_row
 from vilt_bench.record.run import Bounds, Model, Stage
-from vilt_bench.report.numbers import giga, millions, milliseconds_of, percent
+from vilt_bench.report import tables
+from vilt_bench.report.columns import built
+from vilt_bench.report.numbers import giga, milliseconds_of, percent
+from vilt_bench.report.tables import Column, Line, Table, text_column
 
 
 def show_stages(
@@ -27,28 +30,7 @@ def show_stages(
             f"{_tokens(model)} of width {model.hidden_size}",
         )
     )
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("Stage", no_wrap=True)
-    table.add_column("Output", overflow="fold")
-    for title in ("Params (M)", "GFLOPs", "GMACs", *(["At least (ms)"] if bounds else [])):
-        table.add_column(title, justify="right")
-
-    def sizes(chosen: Sequence[Stage]) -> tuple[str, ...]:
-        return (*_sizes(chosen), *([_least(chosen, bounds)] if bounds else []))
-
-    for component, title in TITLES.items():
-        own = [stage for stage in stages if stage.component == component]
-        if not own:
-            continue
-        if [stage.name for stage in own] == [component]:
-            table.add_row(title, Text(own[0].output), *sizes(own))
-            continue
-        table.add_row(title, "", *sizes(own))
-        for stage in own:
-            table.add_row(f"  {stage.name.partition('.')[2]}", Text(stage.output), *sizes([stage]))
-    table.add_section()
-    table.add_row("all", "", *sizes(stages), style="bold")
-    console.print(table)
+    tables.show(_table(stages, bounds), console)
     console.print(
         "Computed on the meta device; the model was not run. FLOPs: 2 per multiply-add; NMS, RoIAlign, normalisation "
         "and activations count 0. After NMS as many regions are assumed as can be kept."
@@ -97,16 +79,32 @@ def _first_token(stages: Sequence[Stage]) -> str:
     )
 
 
+def _table(stages: Sequence[Stage], bounds: Bounds | None) -> Table:
+    quantities = built()
+
+    def line(title: str, chosen: Sequence[Stage], output: str = "", **look: Any) -> Line:
+        row = counted_row("stage", title, None, chosen)
+        least = [_least(chosen, bounds)] if bounds is not None else []
+        return Line([title, output, *(quantity.text(row) for quantity in quantities), *least], **look)
+
+    lines = []
+    for component, title in TITLES.items():
+        own = [stage for stage in stages if stage.component == component]
+        alone = [stage.name for stage in own] == [component]
+        if own:
+            lines.append(line(title, own, own[0].output if alone else "", strong=True))
+        if not alone:
+            lines += [line(stage.name.partition(".")[2], [stage], stage.output, depth=1) for stage in own]
+    lines.append(line("all", stages, strong=True, apart=True))
+    columns = (
+        text_column("Stage"),
+        text_column("Output", long="fold"),
+        *(replace(quantity.column, least_width=0) for quantity in quantities),
+        *([Column("At least", "ms")] if bounds is not None else []),
+    )
+    return Table(columns, lines)
+
+
 def _least(stages: Sequence[Stage], bounds: Bounds) -> str:
     known = [bounds.seconds[stage.name] for stage in stages if stage.name in bounds.seconds]
     return milliseconds_of(sum(known) if len(known) == len(stages) else None)
-
-
-def _sizes(stages: Sequence[Stage]) -> tuple[str, str, str]:
-    flops = [stage.flops for stage in stages if stage.flops is not None]
-    total = sum(flops) if len(flops) == len(stages) else None
-    return (
-        millions(sum(stage.parameters for stage in stages)),
-        giga(total),
-        giga(None if total is None else total // 2),
-    )

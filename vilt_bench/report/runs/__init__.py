@@ -4,6 +4,7 @@ FORMATS = {
     "table": "table",
     "csv": "tidy_csv",
     "markdown": "markdown",
+    "latex": "latex",
     "json": "summary_json",
     "github-action-benchmark": "github_action_benchmark",
     "bencher": "bencher",

@@ -7,6 +7,7 @@ from typing import Any
 
 from vilt_bench.ask.case import case_name, label
 from vilt_bench.judge.summary import Row, Summary
+from vilt_bench.report import columns
 
 
 def run_fields(run: Summary) -> dict[str, str | int | float | None]:
@@ -43,22 +44,11 @@ def run_fields(run: Summary) -> dict[str, str | int | float | None]:
 
 def stage_fields(row: Row) -> dict[str, Any]:
     """Returns the stage's columns of a tidy table; `None` where unknown."""
-    found = row.latency
     return {
         "level": row.level,
         "component": row.component,
         "stage": row.name,
-        "latency_median_s": found.value if found is not None else None,
-        "latency_low_s": found.low if found is not None else None,
-        "latency_high_s": found.high if found is not None else None,
-        "samples": found.samples if found is not None else None,
-        "interval_units": found.units if found is not None else None,
-        "interval_unit": found.unit if found is not None else None,
-        "share": row.share,
-        "parameters": row.parameters,
-        "flops": row.flops,
-        "macs": row.macs,
-        "memory_peak_bytes": row.peak_bytes,
+        **{name: value for each in columns.QUANTITIES for name, value in each.data(row).items()},
         "counts": dict(row.counts),
         "note": row.note or None,
     }

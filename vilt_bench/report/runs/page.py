@@ -1,13 +1,13 @@
-"""One self-contained page: the pictures, and the Markdown report as HTML; nothing is loaded, nothing is run."""
+"""One self-contained page: the pictures, and what the Markdown report says; nothing is loaded, nothing is run."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from vilt_bench.judge.summary import Summary
-from vilt_bench.report import clean
-from vilt_bench.report.runs import markdown
+from vilt_bench.report import clean, tables
+from vilt_bench.report.runs.document import Block, Heading, Items, Paragraph, document
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --ground: #fff; --rule: #d0d0d0; --muted: #555; }
@@ -37,7 +37,7 @@ def page(runs: Sequence[Summary], pictures: Sequence[tuple[str, bytes]], *, left
         left_out: as in the Markdown report.
     """
     figures = (_figure(caption, svg, index) for index, (caption, svg) in enumerate(pictures))
-    body = "\n".join([f"<h1>{TITLE}</h1>", *figures, *_blocks(markdown.render(runs, left_out=left_out))])
+    body = "\n".join([f"<h1>{TITLE}</h1>", *figures, *map(_block, document(runs, left_out))])
     text = (
         f'<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml">\n<head>\n<meta charset="utf-8"/>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"/>\n<title>vilt-bench: {TITLE}</title>\n'
@@ -56,33 +56,13 @@ def _figure(caption: str, svg: bytes, index: int) -> str:
     return f"<figure>{text.strip()}\n<figcaption>{clean.html(caption)}</figcaption></figure>"
 
 
-def _blocks(report: str) -> Iterator[str]:
-    """Yields the blocks of our own Markdown, which has headings, tables, lists and paragraphs only."""
-    for block in report.strip().split("\n\n"):
-        lines = block.splitlines()
-        if block.startswith("## "):
-            yield f"<h2>{_inline(block[3:])}</h2>"
-        elif block.startswith("| "):
-            head, _, *rows = ([_inline(cell) for cell in _cells(line)] for line in lines)
-            yield _table(head, rows)
-        elif block.startswith("- "):
-            items = "\n".join(f"<li>{_inline(line[2:])}</li>" for line in lines)
-            yield f"<ul>\n{items}\n</ul>"
-        else:
-            yield f"<p>{_inline(block)}</p>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    titles = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="table"><table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
-
-
-def _cells(line: str) -> list[str]:
-    # A bar that is a cell's own has an odd number of backslashes before it.
-    return [cell.strip() for cell in re.findall(r"((?:\\.|[^\\|])*)\|", line)[1:]]
-
-
-def _inline(text: str) -> str:
-    strong = re.fullmatch(r"\*\*(.+)\*\*", text)
-    return f"<strong>{clean.html(clean.plain(strong[1]))}</strong>" if strong else clean.html(clean.plain(text))
+def _block(block: Block) -> str:
+    match block:
+        case Heading(text):
+            return f"<h2>{clean.html(text)}</h2>"
+        case Paragraph(text):
+            return f"<p>{clean.html(text)}</p>"
+        case Items(sentences):
+            return tables.html_list(sentences)
+        case _:
+            return tables.html(block)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 
@@ -11,14 +11,12 @@ from vilt_bench.judge.remarks import Failed
 from vilt_bench.judge.summary import Summary
 from vilt_bench.record.run import Component, Run
 from vilt_bench.report import lines, tables, terminal
-from vilt_bench.report.numbers import giga, mebibytes, millions, milliseconds, milliseconds_interval, percent
+from vilt_bench.report.numbers import milliseconds
 from vilt_bench.report.remarks import sentence
-from vilt_bench.report.tables import Column, Line, Table
+from vilt_bench.report.runs.tables import by_stage, side_by_side
 
 WIDTH = 100
 """Columns of a report that goes to a file."""
-WIDE = 90
-"""Columns from which the stages' MACs have room; and side by side what each run's own table has as well."""
 # Colour and shade, so that bars can be told apart without colour as well; the last is for ASCII-only terminals.
 LOOKS = {
     "preprocessing": ("yellow", "▓", "="),
@@ -33,21 +31,13 @@ def render(runs: Sequence[Summary], *, left_out: Sequence[str] = ()) -> str:
     return terminal.text(lambda console: show(runs, console, left_out=left_out), WIDTH)
 
 
-_SCREEN: Mapping[Component, str] = {
-    "preprocessing": "Preproc.",
-    "textual_embedder": "Textual",
-    "visual_embedder": "Visual",
-    "modality_interaction": "Interact.",
-}
-
-
 def show(runs: Sequence[Run | Summary], console: Console, *, left_out: Sequence[str] = ()) -> None:
     """Print the runs: side by side if there are several, then each with its stages and remarks; what was left out."""
     runs = summary.summaries(runs)
     width = console.width
     if len(runs) > 1:
         _show_bars(runs, console)
-        console.print(tables.drawn(_comparison(runs), width))
+        console.print(tables.drawn(side_by_side(runs, narrow=True), width))
         _print(console, *(f"• {remark}" for remark in lines.comparison_remarks(runs)))
     for run in runs:
         console.print(Group(*_run(run, width)))
@@ -60,7 +50,7 @@ def _run(run: Summary, width: int) -> Iterator[RenderableType]:
     yield terminal.Lines([[], head, *([[(machine, "dim")]] if machine else [])])
     if len(run.rows) > 1 or run.timed:
         yield terminal.Lines([[]])
-        yield tables.drawn(_stages(run.rows), width)
+        yield tables.drawn(by_stage(run), width)
     yield terminal.Lines(
         [(f"• {sentence(remark)}", "red" if isinstance(remark, Failed) else "")] for remark in run.remarks
     )
@@ -68,69 +58,6 @@ def _run(run: Summary, width: int) -> Iterator[RenderableType]:
 
 def _print(console: Console, *texts: str) -> None:
     console.print(terminal.Lines([(text, "")] for text in texts))
-
-
-def _stages(rows: Sequence[summary.Row]) -> Table:
-    inner = {row.component for row in rows if row.level == "component"}
-    columns = [
-        Column("Stage", align="left", long="fold"),
-        Column("Latency", "ms", "95% interval"),
-        Column("Share"),
-        Column("Parameters", "M", screen="Params"),
-        Column("GFLOPs"),
-        Column("GMACs", least_width=WIDE),
-        Column("Peak memory", "MiB", screen="Peak mem."),
-    ]
-    return Table(
-        columns,
-        [
-            Line(
-                [
-                    row.title,
-                    milliseconds_interval(row.latency),
-                    percent(row.share),
-                    millions(row.parameters),
-                    giga(row.flops),
-                    giga(row.macs),
-                    mebibytes(row.peak_bytes),
-                ],
-                depth=(depth := int(row.level == "stage" and row.component in inner)),
-                strong=not depth,
-                apart=row.level == "whole",
-            )
-            for row in rows
-        ],
-    )
-
-
-def _comparison(runs: Sequence[Summary]) -> Table:
-    components = summary.shown_components(runs)
-    columns = [
-        Column("Embedder", align="left", long="fold"),
-        Column("Pixels"),
-        Column("Visual tokens", screen="Visual\ntokens"),
-        *(Column(summary.TITLES[name].capitalize(), "ms", screen=_SCREEN[name]) for name in components),
-        Column("Whole", "ms"),
-        Column("Share of visual embedder", screen="Visual\nshare", least_width=WIDE),
-        Column("Parameters", "M", screen="Params", least_width=WIDE),
-        Column("GFLOPs", least_width=WIDE),
-    ]
-    return Table(columns, [Line(cells) for cells in _compared(runs, components)])
-
-
-def _compared(runs: Sequence[Summary], components: Sequence[Component]) -> Iterator[list[str]]:
-    for name, run in zip(lines.names(runs), runs, strict=True):
-        failed = "failed" if run.failure is not None and not run.timed else None
-        yield [
-            name,
-            lines.pixels(run.model),
-            lines.tokens(run.model),
-            *(milliseconds(run.components[component].latency) for component in components),
-            failed or milliseconds(run.whole.latency),
-            percent(run.components["visual_embedder"].share),
-            millions(run.whole.parameters),
-            giga(run.whole.flops),
-        ]
 
 
 def _show_bars(runs: Sequence[Summary], console: Console) -> None:

@@ -10,16 +10,11 @@ from vilt_bench.judge.comparison import Comparison, CountChange, Ratio, Side, St
 from vilt_bench.judge.significance import WIDEST, clock_name
 from vilt_bench.judge.summary import TITLES
 from vilt_bench.record.run import WHOLE
+from vilt_bench.report.columns import quantity
 from vilt_bench.report.lines import environment_line
-from vilt_bench.report.numbers import ABSENT, decimals, giga, mebibytes, millions
+from vilt_bench.report.numbers import ABSENT, decimals
 from vilt_bench.report.verdicts.decision import SEVERITY
 from vilt_bench.words import counted
-
-_QUANTITIES = {
-    "parameters": ("parameters", millions, "M"),
-    "flops": ("FLOPs", giga, "G"),
-    "peak_bytes": ("peak memory", mebibytes, "MiB"),
-}
 
 
 def name(comparison: Comparison) -> str:
@@ -140,13 +135,14 @@ def _change_s(stage: StageVerdict) -> float | None:
 
 def count(change: CountChange) -> str:
     """Returns a count that changed, such as `parameters 85.06 → 85.65 M (+0.7%)`."""
-    title, write, unit = _QUANTITIES[change.quantity]
+    found = quantity(change.quantity)
+    title, unit = found.said
     before, after = change.baseline, change.candidate
     share = f" ({_signed((after - before) / before)})" if before and after is not None else ""
-    texts = write(before), write(after)
+    texts = found.write(before), found.write(after)
     if texts[0] == texts[1]:  # a small change of a large number
         texts = (ABSENT if before is None else f"{before:,}", ABSENT if after is None else f"{after:,}")
-        unit = "B" if change.quantity == "peak_bytes" else ""
+        unit = found.base_unit
     return f"{title} {texts[0]} → {texts[1]} {unit}".rstrip() + share
 
 
