@@ -283,7 +283,7 @@ class ProposalNMS(nn.Module):
         if extent.is_meta:  # NMS keeps a number that only values tell; assume all that may be kept
             boxes = tuple(torch.cat(scored.boxes, dim=1)[:, : self.proposals].unbind())
             return Chosen(scored.features, boxes, extent, candidates)
-        found = find_top_rpn_proposals(
+        proposals = find_top_rpn_proposals(
             list(scored.boxes),
             list(scored.objectness),
             image_sizes(scored.features),
@@ -293,7 +293,7 @@ class ProposalNMS(nn.Module):
             self.smallest_side,
             False,
         )
-        boxes = tuple(image.proposal_boxes.tensor for image in found)
+        boxes = tuple(image.proposal_boxes.tensor for image in proposals)
         if not all(map(len, boxes)):
             raise EmbedderError(
                 f"detectron2/{self.name} found no proposal in an image; give trained weights, or plant=true"

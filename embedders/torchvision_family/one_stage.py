@@ -181,9 +181,9 @@ class DenseNMS(nn.Module):
             levels = list(dense.levels)
             outputs = {name: list(output.split(levels, dim=1)) for name, output in outputs.items()}
             anchors = [list(torch.split(image, levels)) for image in dense.anchors]
-        found = self.postprocess(outputs, anchors, image_sizes(dense.features))
+        detections = self.postprocess(outputs, anchors, image_sizes(dense.features))
         boxes, scores, labels = (  # sorted by score
-            tuple(image[part][: self.regions] for image in found) for part in ("boxes", "scores", "labels")
+            tuple(image[part][: self.regions] for image in detections) for part in ("boxes", "scores", "labels")
         )
         count_kept(boxes, self.name, None)
         return Detections(dense.features, boxes, scores, labels)

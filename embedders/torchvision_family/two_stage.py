@@ -100,10 +100,10 @@ class ProposalNetwork(nn.Module):
             best_scores.append(top)
             best_boxes.append(clip(level_boxes.take_along_dim(chosen.unsqueeze(2), dim=1), extent.unsqueeze(1)))
         counts = tuple(level.shape[1] for level in best_scores)
-        found = torch.cat(best_boxes, dim=1), torch.cat(best_scores, dim=1)
+        best = torch.cat(best_boxes, dim=1), torch.cat(best_scores, dim=1)
         if self.planted is not None:
-            found = self.planted(counts, extent)
-        return Candidates(features, *found, counts, extent)
+            best = self.planted(counts, extent)
+        return Candidates(features, *best, counts, extent)
 
 
 class Align(nn.Module):
@@ -178,8 +178,8 @@ class ClassNMS(nn.Module):
         """
         counts = list(predictions.counts)
         images = zip(*(torch.split(part, counts) for part in predictions[:3]), strict=True)
-        found = [self._keep(*image) for image in images]
-        features, scores, boxes, labels, candidates = map(tuple, zip(*found, strict=True))
+        detections = [self._keep(*image) for image in images]
+        features, scores, boxes, labels, candidates = map(tuple, zip(*detections, strict=True))
         kept = count_kept(boxes, self.name, self.score_threshold)
         return Selection(
             features=padded(features, self.regions),

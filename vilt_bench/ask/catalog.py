@@ -66,17 +66,17 @@ def find(query: str = "") -> Listing:
     """
     offered = installed()
     wanted = query.strip().lower()
-    families = {name.removesuffix(FAMILY): found for name, found in offered.items() if found.family}
+    families = {name.removesuffix(FAMILY): offer for name, offer in offered.items() if offer.family}
     family, slash, part = wanted.partition("/")
     if slash and family in families:
-        found = families[family]
+        offer = families[family]
         rows = [
-            ListRow(name, found.distribution, entry)
-            for name, entry in read_family(found.package, family).items()
+            ListRow(name, offer.distribution, entry)
+            for name, entry in read_family(offer.package, family).items()
             if part in name.partition("/")[2].lower() or part == entry.kind
         ]
         if not rows:
-            known = [name.partition("/")[2] for name in read_family(found.package, family)]
+            known = [name.partition("/")[2] for name in read_family(offer.package, family)]
             if not known:
                 raise EmbedderError(f"{family}/NAME is of names that only {family} knows; there is no list of them")
             raise EmbedderError(
@@ -84,19 +84,19 @@ def find(query: str = "") -> Listing:
             )
         return Listing(tuple(rows), {})
     hits = [
-        ListRow(name, found.distribution, entry)
-        for name, found in offered.items()
-        if not found.family
-        for entry in [catalogue(found.package).get(name)]
+        ListRow(name, offer.distribution, entry)
+        for name, offer in offered.items()
+        if not offer.family
+        for entry in [catalogue(offer.package).get(name)]
         if wanted in name.lower() or (entry is not None and wanted == entry.kind)
     ]
     more = {
         name: count
-        for name, found in families.items()
+        for name, offer in families.items()
         if (
             count := sum(
                 wanted in f"{name}/" or wanted in each.partition("/")[2].lower() or wanted == entry.kind
-                for each, entry in read_family(found.package, name).items()
+                for each, entry in read_family(offer.package, name).items()
             )
         )
         or wanted in f"{name}/"  # a family may have no catalogue

@@ -107,13 +107,13 @@ def _quota_held_s(root: Path) -> dict[Path, float]:
     for group in control_groups(root, "cpu"):
         text = read_text(group / "cpu.stat")
         for field, unit_s in (("throttled_usec", 1e-6), ("throttled_time", 1e-9)):  # of version 2, and of 1
-            if (told := field_of(text, field, " ")) is not None and told.isdigit():
-                held_s[group] = int(told) * unit_s
+            if (time := field_of(text, field, " ")) is not None and time.isdigit():
+                held_s[group] = int(time) * unit_s
     return held_s
 
 
 def _swap_used_bytes(root: Path) -> int | None:
     text = read_text(root / "proc/meminfo")
-    told = [field_of(text, f"Swap{name}") for name in ("Total", "Free")]
-    sizes = [int(match[1]) * 1024 for size in told if (match := re.fullmatch(r"(\d+) kB", size or ""))]
-    return sizes[0] - sizes[1] if len(sizes) == 2 else None
+    sizes = [field_of(text, f"Swap{name}") for name in ("Total", "Free")]
+    known = [int(match[1]) * 1024 for size in sizes if (match := re.fullmatch(r"(\d+) kB", size or ""))]
+    return known[0] - known[1] if len(known) == 2 else None

@@ -127,17 +127,17 @@ def look_at_gpus() -> tuple[GpuFacts, ...]:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return ()
-    found = []
+    gpus = []
     try:
         for index in range(pynvml.nvmlDeviceGetCount()):
             gpu = Gpu.open(str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))))
-            found.append(gpu.facts())
+            gpus.append(gpu.facts())
             gpu.close()
     except pynvml.NVMLError:  # a GPU that is lost, or not permitted
         pass
     finally:
         pynvml.nvmlShutdown()
-    return tuple(found)
+    return tuple(gpus)
 
 
 def open_gpu(device: torch.device) -> Gpu | None:

@@ -102,12 +102,12 @@ def load_checkpoint(model: VisionLanguageModel, source: str) -> str:
             f"{source} would be a ViLT's, and the shared model is a {type(shared).__name__}; leave it out"
         )
     path = fetch_weights(source.removeprefix(HUB)) if source.startswith(HUB) else source
-    found = read_state_dict(path)
-    state = {name.removeprefix("vilt."): tensor for name, tensor in found.items()}
+    loaded = read_state_dict(path)
+    state = {name.removeprefix("vilt."): tensor for name, tensor in loaded.items()}
     layout = OFFICIAL if f"{OFFICIAL.image}cls_token" in state else HUGGING_FACE
     remarks = _check_config(path, shared.config, source)
-    if found.remark:
-        remarks.append(found.remark.removeprefix(", "))
+    if loaded.remark:
+        remarks.append(loaded.remark.removeprefix(", "))
 
     state = {
         name: tensor

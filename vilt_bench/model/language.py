@@ -205,8 +205,8 @@ def _text_config(name: str) -> Any:
     family = LANGUAGE_MODEL
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError(f"`interaction` {family}{name} needs transformers; {INSTALL}")
-    found = find_configuration(name, TABLE, family=family)
-    return _parsed(name, json.dumps(found.config))
+    configuration = find_configuration(name, TABLE, family=family)
+    return _parsed(name, json.dumps(configuration.config))
 
 
 @functools.lru_cache(maxsize=8)

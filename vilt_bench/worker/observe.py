@@ -75,15 +75,15 @@ class Observer:
 
 def strange_values(tokens: VisualTokens, *, dtype: str) -> tuple[str, ...]:
     """Returns what a reader must know of the values of visual tokens, a sentence each."""
-    found = []
+    remarks = []
     if not bool(tokens.embeddings.isfinite().all()):
-        found.append(
+        remarks.append(
             f"Visual tokens hold NaN or infinite values in {dtype}: their times are of a pass whose answer is of no "
             "use."
         )
     if tokens.mask is not None and not bool(tokens.mask.any(dim=1).all()):
-        found.append("The mask of the visual tokens leaves an image without a token.")
-    return tuple(found)
+        remarks.append("The mask of the visual tokens leaves an image without a token.")
+    return tuple(remarks)
 
 
 def check_tokens(tokens: VisualTokens, *, name: str, batch_size: int, hidden_size: int) -> None:

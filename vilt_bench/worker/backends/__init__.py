@@ -60,14 +60,14 @@ def load(name: str) -> Backend:
     """
     point = _find(name)
     try:
-        found = importlib.import_module(f"{__name__}.{name}") if point is None else point.load()
+        backend = importlib.import_module(f"{__name__}.{name}") if point is None else point.load()
     except Exception as error:  # whatever an outsider's module does on import
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"backend {name!r} can't be imported: {problem}; mend or remove it") from error
-    missing = [each for each in ("prepare", "packed_bytes") if not callable(getattr(found, each, None))]
+    missing = [each for each in ("prepare", "packed_bytes") if not callable(getattr(backend, each, None))]
     if missing:
         raise ConfigError(f"backend {name!r} has no function {missing[0]}; expected prepare and packed_bytes")
-    return cast("Backend", found)
+    return cast("Backend", backend)
 
 
 def _find(name: str) -> EntryPoint | None:
