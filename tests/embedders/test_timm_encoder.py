@@ -287,7 +287,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Any) -> None:
         ("test_vit", {"tome": -1}, "expected 0 or more"),
         ("resnet18", {"dynamic": True}, "dynamic=true; leave it out"),
         ("efficientvim_m1", {"tome": 1}, "is no plain ViT"),
-        ("xcit_nano_12_p16_224", {"resolution": (100, 100)}, "refuses --resolution 100x100; its own is 224x224"),
+        ("xcit_nano_12_p16_224", {"resolution": (100, 100)}, "refuses `resolution` 100x100; its own is 224x224"),
     ],
 )
 def test_what_a_model_refuses_is_told_in_one_line(model: str, options: dict[str, Any], said: str) -> None:

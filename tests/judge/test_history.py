@@ -169,12 +169,12 @@ def test_since_limit_embedder_and_stage_choose(save_history, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"embedders": ["patch3"]}, "no run of --embedder patch3; there is patch32"),
-        ({"stages": ["rpn"]}, "no run has --stage rpn; there is whole"),
+        ({"embedders": ["patch3"]}, "no run of `embedders` patch3; there is patch32"),
+        ({"stages": ["rpn"]}, "no run has `stages` rpn; there is whole"),
         ({"since": "yesterday"}, "neither a date"),
         ({"since": "2099-01-01"}, "no run since"),
-        ({"limit": 0}, "--limit must be at least 1"),
-        ({"order": "size"}, "--order must be one of"),
+        ({"limit": 0}, "`limit` must be at least 1"),
+        ({"order": "size"}, "`order` must be one of"),
     ],
 )
 def test_a_choice_that_fits_nothing_is_refused_with_what_there_is(make_run, tmp_path, arguments, said) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def register(add: Add) -> None:
     """Add the command."""
     parser = add("report", report, "show records as a table, CSV, Markdown, JSON, a picture or a page")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="a record, or a folder of them")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="a record, or a folder of them; a path or a URL")
     parser.add_argument(
         "--format", choices=[*TEXTS, *PICTURES], help="default: what --output's name says, else a table"
     )

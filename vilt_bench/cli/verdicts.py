@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vilt_bench import files
 from vilt_bench.ask.case import case_name, names_apart
 from vilt_bench.cli import options, outcome, screen, values
 from vilt_bench.cli.flags import in_flags
@@ -122,6 +121,7 @@ def gate(asked: argparse.Namespace) -> int:
 def compare(asked: argparse.Namespace) -> int:
     """Compare records and print the verdicts; returns the exit code."""
     from vilt_bench.judge.compare import compare_all, newest
+    from vilt_bench.record import load
 
     if asked.baseline is not None and asked.baseline_ref is not None:
         raise ConfigError("--baseline and --baseline-ref both name the baseline; give one of them")
@@ -157,7 +157,7 @@ def compare(asked: argparse.Namespace) -> int:
         decides=asked.gate,
         allow_different=asked.allow_different,
         names=(name, " ".join(paths)),
-        complete=any(map(files.is_folder, paths)),
+        complete=any(map(load.is_folder, paths)),
     )
     return outcome.finish([replace(each, notes=(*each.notes, *told)) for each in comparisons], asked)
 
@@ -173,7 +173,7 @@ def _load(paths: list[str], left_out: list[str], *, like: Sequence[Run] = ()) ->
     chosen: list[Run] = []
     earlier: list[Run] = []
     for path in paths:
-        if not files.is_folder(path):
+        if not load.is_folder(path):
             chosen.append(load.load(path))
             continue
         new, old = newest(load.load_folder(path, left_out=left_out.append), like=like)

@@ -11,15 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vilt_bench.director import git, layers
 from vilt_bench.director.installation import Installation
 from vilt_bench.errors import ConfigError
-from vilt_bench.record import load, store
-from vilt_bench.record.codec import decode
+from vilt_bench.record import load
 from vilt_bench.record.run import Run
 from vilt_bench.words import did_you_mean, nearest
 
@@ -41,16 +38,12 @@ def records_at(reference: str, folder: str, *, left_out: Callable[[str], object]
     """
     commit = resolve(reference)
     listed = _git("--literal-pathspecs", "ls-tree", "-r", "-z", "--name-only", commit, "--", folder).split("\0")
-    names = sorted(
-        (name for name in listed if fnmatch(PurePosixPath(name).name, load.PATTERN)),
-        key=lambda name: PurePosixPath(name).name,
+    # As a checkout has them: they may be kept in another form, as Git LFS does.
+    contents = (
+        (f"{reference}:{name}", _ask("cat-file", "--filters", f"{commit}:./{name}"))
+        for name in load.records_among(listed)
     )
-
-    def read(name: str) -> Run:
-        # As a checkout has them: they may be kept in another form, as Git LFS does.
-        return decode(_ask("cat-file", "--filters", f"{commit}:./{name}"), name=f"{reference}:{name}")
-
-    return store.readable((partial(read, name) for name in names), left_out)
+    return load.decode_each(contents, lambda run, _: run, left_out)
 
 
 def resolve(reference: str) -> str:

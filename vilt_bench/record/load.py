@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +17,11 @@ from vilt_bench.errors import ConfigError, FileError, RecordError
 from vilt_bench.record.codec import decode
 from vilt_bench.record.join import join_trials, joinable, place, without_samples
 from vilt_bench.record.run import Run
-from vilt_bench.record.store import readable
 
 Kept = TypeVar("Kept")
 
+PATTERN = "[0-9]*T[0-9]*Z-*.json"
+"""Names of the records in a folder; what else lies there, such as reports, is not read."""
 _AT_ONCE = 128
 """Files that are fetched together: remote file systems fetch them side by side."""
 
@@ -42,48 +42,73 @@ def read_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[str, bytes | R
         RecordError: there is no such folder.
     """
     text = os.fspath(folder)
-    if not text:
-        raise RecordError("'' names no folder; give one of records, such as results")
-    found = _remote(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)", text) else _local(Path(text))
-    first = next(found, None)
-    if first is None:
+    names, read = _look_into(text)
+    if not names:
         raise EmptyFolderError(f"no record in folder {text}; 'vilt-bench run --output FOLDER' saves one")
-    yield first
-    yield from found
+    yield from read(names)
 
 
-def _local(folder: Path) -> Iterator[tuple[str, bytes | RecordError]]:
+def records_among(names: Iterable[str]) -> list[str]:
+    """Returns the names of files that are records, by the last part, which begins with the time."""
+    last = {name: name.replace(os.sep, "/").rpartition("/")[2] for name in names}
+    return sorted((name for name in last if fnmatch(last[name], PATTERN)), key=last.__getitem__)
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a text is for fsspec to read, such as `s3://bucket/folder`."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)", os.fspath(path)) is not None
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a path or URL is read as a folder; a URL is, unless it ends as a record's name does."""
+    return not os.fspath(path).endswith(".json") if is_url(path) else files.is_folder(path)
+
+
+Contents = Iterator[tuple[str, bytes | RecordError]]
+"""Names of records, and what they hold, or why it can't be read."""
+
+
+def _look_into(folder: str) -> tuple[list[str], Callable[[Sequence[str]], Contents]]:
+    """Returns the names of a folder's records, and what reads some of them."""
+    if not folder:
+        raise RecordError("'' names no folder; give one of records, such as results")
+    if is_url(folder):
+        return _look_elsewhere(folder)
     if files.is_file(folder):
-        found = [folder]
-    elif files.is_folder(folder):
-        found = sorted(folder.rglob(PATTERN), key=lambda file: file.name)
-    else:
+        return [folder], _read
+    if not files.is_folder(folder):
         raise RecordError(f"no folder {folder}; expected one that 'vilt-bench run --output {folder}' saved records in")
-    for file in found:
+    return records_among(map(str, Path(folder).rglob(PATTERN))), _read
+
+
+def _read(names: Sequence[str]) -> Contents:
+    for name in names:
         try:
-            yield str(file), files.read_bytes(file)
+            yield name, files.read_bytes(name)
         except FileError as error:
-            yield str(file), RecordError(str(error))
+            yield name, RecordError(str(error))
 
 
-def _remote(url: str) -> Iterator[tuple[str, bytes | RecordError]]:
+def _look_elsewhere(url: str) -> tuple[list[str], Callable[[Sequence[str]], Contents]]:
     system, folder = _open(url)
     try:
-        names = [
-            name
+        found = {
+            str(system.unstrip_protocol(name)): name
             for name, facts in system.find(folder, detail=True).items()
-            # What is no file, such as a pipe, would be waited for.
-            if fnmatch(name.rpartition("/")[2], PATTERN) and facts.get("type", "file") == "file"
-        ]
+            if facts.get("type", "file") == "file"  # what is none, such as a pipe, would be waited for
+        }
     except Exception as error:  # each file system has errors of its own: credentials, network, permissions
         raise ConfigError(f"{url} can't be reached ({type(error).__name__}: {_line(error)})") from error
-    names.sort(key=lambda name: name.rpartition("/")[2])
-    for start in range(0, len(names), _AT_ONCE):
-        contents = system.cat(names[start : start + _AT_ONCE], on_error="return")
-        for name in names[start : start + _AT_ONCE]:
-            content = contents[name]
-            full = str(system.unstrip_protocol(name))
-            yield full, content if isinstance(content, bytes) else _unreadable(full, content)
+
+    def read(names: Sequence[str]) -> Contents:
+        for start in range(0, len(names), _AT_ONCE):
+            some = names[start : start + _AT_ONCE]
+            contents = system.cat([found[name] for name in some], on_error="return")
+            for name in some:
+                content = contents[found[name]]
+                yield name, content if isinstance(content, bytes) else _unreadable(name, content)
+
+    return records_among(found), read
 
 
 def _open(url: str) -> tuple[Any, str]:
@@ -115,16 +140,22 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-PATTERN = "[0-9]*T[0-9]*Z-*.json"
-"""Names of the records in a folder; what else lies there, such as reports, is not read."""
-
-
 def load(path: str | os.PathLike[str]) -> Run:
     """Returns the run of a record's file.
 
+    Args:
+        path: of a file, or its URL.
+
     Raises:
+        ConfigError: what reads such a URL is not installed, or it can't be reached.
         RecordError: the file is missing, unreadable, or no record.
     """
+    if is_url(path):
+        names, read = _look_into(os.fspath(path))
+        found = next(read(names), None)
+        if found is None:
+            raise RecordError(f"no record {path}; expected a file that 'vilt-bench run' saved")
+        return _decode(*found)
     try:
         data = files.read_bytes(path)
     except FileError as error:
@@ -137,10 +168,11 @@ def load_all(paths: Iterable[str | os.PathLike[str]], *, left_out: Callable[[str
     """Returns the runs of files and folders, in the order given; a folder's, subfolders included, as `in_order`.
 
     Args:
-        paths: of files and folders.
+        paths: of files and folders, or URLs that fsspec understands.
         left_out: as `load_folder`; a file that is named itself is never left out.
 
     Raises:
+        ConfigError: a URL can't be reached, or what reads it is not installed.
         RecordError: a path is missing, a folder has no record that can be read, or a file is no record.
     """
     return load_each(paths, lambda run, _: run, left_out=left_out)
@@ -148,7 +180,7 @@ def load_all(paths: Iterable[str | os.PathLike[str]], *, left_out: Callable[[str
 
 def load_each(
     paths: Iterable[str | os.PathLike[str]],
-    keep: Callable[[Run, Path], Kept],
+    keep: Callable[[Run, str], Kept],
     *,
     left_out: Callable[[str], object] | None = None,
 ) -> list[Kept]:
@@ -157,26 +189,31 @@ def load_each(
     One record is in memory at a time, so that there may be more of them than fit.
 
     Args:
-        paths: of files and folders.
-        keep: makes of a run, and its file, what is kept.
+        paths: as `load_all`.
+        keep: makes of a run, and its file's path or URL, what is kept.
         left_out: as `load_all`.
 
     Raises:
-        RecordError: as `load_all`.
+        ViltBenchError: as `load_all`.
     """
-    paths = list(paths)
-    if not all(map(os.fspath, paths)):
+    texts = [os.fspath(path) for path in paths]
+    if not all(texts):
         raise RecordError("'' names no record; give a file that 'vilt-bench run' saved, or a folder of them")
-    found_all: list[Kept] = []
-    seen: set[Path] = set()
-    for path in map(Path, paths):
-        found = _records(path) if files.is_folder(path) else [path]
-        if not found:
-            raise RecordError(f"no record in folder {path}; 'vilt-bench run --output {path}' saves one")
-        new = {real: file for file in found if (real := files.real_path(file)) not in seen}
+    kept: list[Kept] = []
+    seen: set[object] = set()
+    for text in texts:
+        if not is_folder(text):
+            if (real := _real(text)) not in seen:
+                kept.append(keep(load(text), text))
+            seen.add(real)
+            continue
+        names, read = _look_into(text)
+        if not names:
+            raise EmptyFolderError(f"no record in folder {text}; 'vilt-bench run --output FOLDER' saves one")
+        new = {real: name for name in names if (real := _real(name)) not in seen}
         seen.update(new)
-        found_all += _load_each(new.values(), keep, left_out if files.is_folder(path) else None)
-    return found_all
+        kept += decode_each(read(list(new.values())), keep, left_out)
+    return kept
 
 
 def load_joined(
@@ -195,7 +232,7 @@ def load_joined(
         left_out: as `load_all`.
 
     Raises:
-        RecordError: as `load_all`.
+        ViltBenchError: as `load_all`.
     """
     entries = load_each(paths, lambda run, path: (without_samples(run), path), left_out=left_out)
     return [
@@ -213,28 +250,63 @@ def load_folder(
     """Returns the runs of a folder, subfolders included, as `in_order`; none where there is no folder or no record.
 
     Args:
-        folder: need not be there.
+        folder: a path, which need not be there, or a URL that fsspec understands.
         left_out: told in a sentence of each file that can't be read, while the others are; `None`: it is an error.
         keep: makes of each run what is kept, such as one without samples.
 
     Raises:
+        ConfigError: a URL can't be reached, or what reads it is not installed.
         RecordError: a file is no record; with `left_out`, none of them is.
     """
-    return _load_each(_records(Path(folder)), lambda run, _: run if keep is None else keep(run), left_out)
+    if not is_folder(folder):
+        return []
+    names, read = _look_into(os.fspath(folder))
+    return decode_each(read(names), lambda run, _: run if keep is None else keep(run), left_out)
 
 
-def _load_each(
-    paths: Iterable[Path], keep: Callable[[Run, Path], Kept], left_out: Callable[[str], object] | None
+def decode_each(
+    contents: Contents, keep: Callable[[Run, str], Kept], left_out: Callable[[str], object] | None
 ) -> list[Kept]:
-    """Returns what is kept of each, as `in_order`."""
+    """Returns what is kept of each run, as `in_order`.
 
-    def read(path: Path) -> tuple[Any, Kept]:
-        run = load(path)
-        return place(run), keep(run, path)
+    Args:
+        contents: of records.
+        keep: makes of a run, and its record's name, what is kept.
+        left_out: as `load_folder`.
 
+    Raises:
+        RecordError: as `load_folder`.
+    """
+    found: list[tuple[Any, Kept]] = []
+    problems: list[RecordError] = []
     with collecting_later():
-        found = readable((partial(read, path) for path in paths), left_out)
+        for name, content in contents:
+            try:
+                run = _decode(name, content)
+            except RecordError as error:
+                if left_out is None:
+                    raise
+                problems.append(error)
+            else:
+                found.append((place(run), keep(run, name)))
+    if problems and not found:
+        more = f" (and {len(problems) - 1} more, of which none can be read)" if len(problems) > 1 else ""
+        raise RecordError(f"{problems[0]}{more}")
+    for problem in problems:
+        if left_out is not None:
+            left_out(str(problem))
     return [kept for _, kept in sorted(found, key=itemgetter(0))]
+
+
+def _decode(name: str, content: bytes | RecordError) -> Run:
+    if isinstance(content, RecordError):
+        raise content
+    return decode(content, name=name)
+
+
+def _real(name: str) -> object:
+    """Returns what is equal for two ways to one file."""
+    return name if is_url(name) else files.real_path(Path(name))
 
 
 @contextmanager
@@ -247,7 +319,3 @@ def collecting_later() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _records(folder: Path) -> list[Path]:
-    return sorted(folder.rglob(PATTERN), key=lambda file: file.name)

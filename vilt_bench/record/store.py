@@ -7,18 +7,15 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 from vilt_bench import files
 from vilt_bench.ask.case import label
 from vilt_bench.errors import ConfigError, FileError, RecordError
 from vilt_bench.record.codec import encode
 from vilt_bench.record.run import Run
-
-Read = TypeVar("Read")
 
 
 def save(run: Run, folder: str | os.PathLike[str]) -> Path:
@@ -90,34 +87,6 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     finally:
         with contextlib.suppress(OSError, ValueError):
             probe.unlink()
-
-
-def readable(reads: Iterable[Callable[[], Read]], left_out: Callable[[str], object] | None = None) -> list[Read]:
-    """Returns what can be read.
-
-    Args:
-        reads: each reads one.
-        left_out: as `load_folder`.
-
-    Raises:
-        RecordError: as `load_folder`.
-    """
-    found: list[Read] = []
-    problems: list[RecordError] = []
-    for read in reads:
-        try:
-            found.append(read())
-        except RecordError as error:
-            if left_out is None:
-                raise
-            problems.append(error)
-    if problems and not found:
-        more = f" (and {len(problems) - 1} more, of which none can be read)" if len(problems) > 1 else ""
-        raise RecordError(f"{problems[0]}{more}")
-    for problem in problems:
-        if left_out is not None:
-            left_out(str(problem))
-    return found
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
