@@ -63,7 +63,7 @@ def test_a_broken_record_is_refused_by_its_name(repository, make_run):
 
 def test_an_unknown_reference_is_refused_with_what_helps(repository):
     commit(repository)
-    with pytest.raises(ConfigError, match=r"nowhere: .* no such branch, tag or commit.*unshallow"):
+    with pytest.raises(ConfigError, match=r"nowhere: .* no such branch, tag or commit; git branch --all shows"):
         resolve("nowhere")
     with pytest.raises(ConfigError, match="no such branch"):
         resolve("--help")
@@ -168,6 +168,17 @@ def test_a_branch_that_only_a_remote_has_is_named(repository, tmp_path):
         resolve("trunk")
     assert resolve("origin/trunk") == repository("rev-parse", "HEAD")
     with pytest.raises(ConfigError, match=r"no such branch, tag or commit; did you mean 'main'\?$"):
+        resolve("mian")
+    with pytest.raises(ConfigError, match=r"no such branch, tag or commit; did you mean 'origin/trunk'\?$"):
+        resolve("trnk")
+
+
+def test_a_shallow_clone_says_that_it_lacks_most(repository, tmp_path, monkeypatch):
+    commit(repository)
+    commit(repository)
+    repository("clone", "--quiet", "--depth", "1", f"file://{Path.cwd()}", str(tmp_path / "shallow"))
+    monkeypatch.chdir(tmp_path / "shallow")
+    with pytest.raises(ConfigError, match=r"mian: .* no such branch, tag or commit; .*unshallow"):
         resolve("mian")
 
 

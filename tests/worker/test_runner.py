@@ -395,18 +395,25 @@ def test_a_case_whose_weights_and_inputs_do_not_fit_is_refused_before_they_are_m
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "said", "smaller"),
     [
-        ({"resolution": (10_000, 10_000), "images": ("synthetic",)}, r"inputs 7\.2 GB"),  # 6 × 4 × 3 × 9984² bytes
-        ({"batch_size": 65_536}, r"inputs 24\.2 GB"),  # 65,536 × 3 × 64 × 96 scalars, 5 × 4 bytes
+        (  # 6 × 4 × 3 × 9984² bytes
+            {"resolution": (10_000, 10_000), "images": ("synthetic",)},
+            r"inputs 7\.2 GB",
+            "batch or resolution",
+        ),
+        # 65,536 × 3 × 64 × 96 scalars, 5 × 4 bytes
+        ({"batch_size": 65_536}, r"inputs 24\.2 GB", "batch or resolution"),
         (
             {"vilt": ViltConfig(hidden_size=65_536, layers=1000, heads=64, mlp_size=262_144)},
             r"weights take 206,\d+\.\d GB",
+            "model",
         ),
     ],
 )
-def test_absurd_sizes_are_told_with_what_they_take_and_what_is_there(changes, said):
-    with pytest.raises(MemoryError, match=f"{said}.*, and 2\\.0 GB of memory are available on cpu$"):
+def test_absurd_sizes_are_told_with_what_they_take_what_is_there_and_what_to_give(changes, said, smaller):
+    told = f"{said}.*, and 2\\.0 GB of memory are available on cpu; give a smaller {smaller}$"
+    with pytest.raises(MemoryError, match=told):
         check_case(tiny_case(**changes), there=2 * 10**9)
 
 

@@ -97,6 +97,8 @@ def _plan(cases: Sequence[Case], sampling: Sampling) -> str:
 
 def _failure(failed: Run) -> str:
     assert failed.failure is not None
-    advice = "; try a smaller --batch-size or --resolution" if failed.failure.kind == "out-of-memory" else ""
+    # What ran out before a pass says itself what to do, if anything helps.
+    in_a_pass = failed.failure.kind == "out-of-memory" and failed.failure.stage
+    advice = "; try a smaller --batch-size or --resolution" if in_a_pass else ""
     where = f" in {failed.failure.stage}" if failed.failure.stage else ""
     return f"{failed.failure.kind}{where}: {failed.failure.message}{advice}"

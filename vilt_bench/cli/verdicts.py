@@ -144,7 +144,9 @@ def compare(asked: argparse.Namespace) -> int:
         baseline, history = _load(given, left_out, like=candidate)
     told = screen.leave_out(left_out)
     if not baseline:
-        screen.complain(f"no baseline: {name} has no record; 'vilt-bench run --output FOLDER' saves one")
+        screen.complain(
+            f"no baseline: {name} has no record that is not the candidate's; 'vilt-bench run --output FOLDER' saves one"
+        )
         return NO_BASELINE
     if not candidate:
         raise ConfigError(f"no record in {' '.join(paths)}; 'vilt-bench run --output FOLDER' saves one")

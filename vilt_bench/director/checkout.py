@@ -268,11 +268,13 @@ def _lacking(reference: str) -> str:
     if elsewhere := [name for name in remote if reference and name.endswith(f"/{reference}")]:
         there = " and ".join(elsewhere)
         return f"there is no such branch, tag or commit here, but {there}: give `reference` {elsewhere[0]}"
-    shallow = "a shallow clone lacks most of them, 'git fetch --unshallow' gets all"
-    close = nearest(reference, [*here, *remote], cutoff=0.6)
-    if close and _git("rev-parse", "--is-shallow-repository") != "true":
-        return f"this repository has no such branch, tag or commit{did_you_mean(close)}"
-    return f"this repository has no such branch, tag or commit; {shallow}"
+    lacking = "this repository has no such branch, tag or commit"
+    if _git("rev-parse", "--is-shallow-repository") == "true":
+        return f"{lacking}; a shallow clone lacks most of them, 'git fetch --unshallow' gets all"
+    # A branch that only a remote has is meant without the remote's name.
+    plain = {name.partition("/")[2]: name for name in remote} | {name: name for name in [*remote, *here]}
+    close = nearest(reference, plain, cutoff=0.6)
+    return f"{lacking}{did_you_mean(plain.get(close or ''), otherwise='; git branch --all shows what there is')}"
 
 
 def _git(*arguments: str) -> str:

@@ -58,7 +58,10 @@ def check_memory(
         there = available(place)
         if there is not None and for_weights + for_inputs > there:
             takes = f"weights take {_in_gb(for_weights)} and inputs" if weights else "inputs take"
-            raise MemoryError(f"{takes} {_in_gb(for_inputs)}, and {_in_gb(there)} of memory are available on {place}")
+            advice = "a smaller batch or resolution" if for_inputs > for_weights else "a smaller model"
+            raise MemoryError(
+                f"{takes} {_in_gb(for_inputs)}, and {_in_gb(there)} of memory are available on {place}; give {advice}"
+            )
 
 
 def _weights_on_meta(case: Case, embedder: VisualEmbedder) -> Iterator[Tensor]:

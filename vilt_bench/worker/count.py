@@ -166,7 +166,7 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
         inputs = build_inputs(case, embedder, torch.device("cpu"))
         model, observer, on_meta = count_on_meta(case, inputs)
     except MemoryError as error:
-        raise InputError(f"{label(case)}: {error}; give a smaller `resolution` or `batch_size`") from None
+        raise InputError(f"{label(case)}: {error}") from None
     except EmbedderError as error:
         if error.__cause__ is None or not needs_values(error.__cause__):
             raise

@@ -31,7 +31,7 @@ def part_of(case: Case, stage: str | None) -> str:
 
 def cause_of(error: BaseException) -> str:
     """Returns an error in one line, with the place that is its author's: not torch's, and not this toolkit's."""
-    what = f"{type(error).__name__}: {first_line(error)}"
+    what = f"{type(error).__name__}: {first_line(error).removesuffix('.')}"
     ours = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))
     frames = [
         frame
