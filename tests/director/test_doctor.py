@@ -15,6 +15,10 @@ from vilt_bench.judge.fitness import diagnose
         ("#!/bin/sh\nexec sleep 600\n", "no answer for 0.3 s; --patience allows more"),
         ("#!/bin/sh\necho gone >&2\n", "gone"),
         ("#!/no/such/shell\n", "could not be started"),
+        (
+            "#!/usr/bin/env bash\neval exec 3'>&'${VILT_BENCH_WIRE%%:*}-\necho hello >&3\nexec sleep 600\n",
+            "replied what can't be read",
+        ),
     ],
 )
 def test_a_kernel_that_hangs_dies_or_does_not_start_is_told_in_one_line(script, said, tmp_path, monkeypatch) -> None:
