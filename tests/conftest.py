@@ -1,12 +1,15 @@
 import dataclasses
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.judge.comparison import Comparison, CountChange, Ratio, Side, StageVerdict, Verdict
+from vilt_bench.record import store
 from vilt_bench.record.run import (
     Component,
     Conditions,
@@ -14,6 +17,7 @@ from vilt_bench.record.run import (
     Model,
     Run,
     Series,
+    Source,
     Stage,
     StageMemory,
     Times,
@@ -153,6 +157,37 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+FIRST_COMMIT = datetime(2026, 9, 1, tzinfo=UTC)
+HISTORY_S = {"textual_embedder": 0.0003, "visual_embedder.backbone": 0.17, "modality_interaction": 0.0955}
+
+
+@pytest.fixture
+def save_history(make_run: MakeRun) -> Callable[..., None]:
+    """Returns a function that saves runs of successive commits; `slower` from `since` on in the backbone."""
+
+    def save(folder: Path, count: int, *, since: int = 10**6, slower: float = 1.0, name: str = "patch32") -> None:
+        rng = random.Random(name)
+        for index in range(count):
+            noise = math.exp(rng.gauss(0, 0.01))
+            backbone = slower if index >= since else 1.0
+            time = FIRST_COMMIT + timedelta(days=index)
+            run = make_run(
+                name,
+                latencies_s={
+                    stage: value * noise * (backbone if stage.endswith("backbone") else 1)
+                    for stage, value in HISTORY_S.items()
+                },
+                run_id=f"{name}-{index}",
+                started_at=time.isoformat(),
+                source=Source(
+                    f"{index + 1:08x}" + 32 * "0", "main", index == 3, (time - timedelta(hours=1)).isoformat()
+                ),
+            )
+            store.save(run, folder)
+
+    return save
 
 
 # Comparisons as the gate makes them, for tests of what prints, files and hands them on.

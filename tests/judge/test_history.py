@@ -1,11 +1,6 @@
 """Histories, from records in a folder to what a reader sees."""
 
-import csv
 import dataclasses
-import io
-import json
-import math
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,10 +16,8 @@ from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.judge.history import history, rows
 from vilt_bench.record import codec, load, store
 from vilt_bench.record.run import Failure, Run, Source
-from vilt_bench.report import terminal
 from vilt_bench.report.history import render as run_render
-from vilt_bench.report.history.table import WIDTH, show
-from vilt_bench.report.history.words import machine_line, sparkline
+from vilt_bench.report.history.words import machine_line
 
 MakeRun = Callable[..., Run]
 FIRST = datetime(2026, 9, 1, tzinfo=UTC)
@@ -33,31 +26,6 @@ STAGES_S = {"textual_embedder": 0.0003, "visual_embedder.backbone": 0.17, "modal
 
 def commit(index: int) -> str:
     return f"{index + 1:08x}" + 32 * "0"
-
-
-@pytest.fixture
-def save_history(make_run: MakeRun) -> Callable[..., None]:
-    """Returns a function that saves runs of successive commits; `slower` from `since` on in the backbone."""
-
-    def save(folder: Path, count: int, *, since: int = 10**6, slower: float = 1.0, name: str = "patch32") -> None:
-        rng = random.Random(name)
-        for index in range(count):
-            noise = math.exp(rng.gauss(0, 0.01))
-            backbone = slower if index >= since else 1.0
-            time = FIRST + timedelta(days=index)
-            run = make_run(
-                name,
-                latencies_s={
-                    stage: value * noise * (backbone if stage.endswith("backbone") else 1)
-                    for stage, value in STAGES_S.items()
-                },
-                run_id=f"{name}-{index}",
-                started_at=time.isoformat(),
-                source=Source(commit(index), "main", index == 3, (time - timedelta(hours=1)).isoformat()),
-            )
-            store.save(run, folder)
-
-    return save
 
 
 def test_a_slowdown_is_told_with_its_commit_size_and_stage(save_history, tmp_path) -> None:
@@ -259,108 +227,6 @@ def test_a_missing_file_system_is_told_with_the_line_that_installs_it(url, said,
     complaint = capsys.readouterr().err
     assert said in complaint
     assert complaint.count("\n") == 1
-
-
-def test_the_check_tells_a_new_slowdown_an_old_one_and_too_few_runs_apart(save_history, tmp_path, capsys) -> None:
-    save_history(tmp_path / "new", 30, since=24, slower=1.2)
-    save_history(tmp_path / "old", 40, since=10, slower=1.2)
-    save_history(tmp_path / "faster", 30, since=24, slower=0.8)
-    save_history(tmp_path / "few", 4)
-    assert main(["history", "check", str(tmp_path / "new")]) == 1
-    assert f"slower since 2026-09-24 at {commit(24)[:8]}" in capsys.readouterr().out
-    assert main(["history", "check", str(tmp_path / "old")]) == 0
-    assert main(["history", "check", str(tmp_path / "old"), "--newest", "35"]) == 1
-    assert main(["history", "check", str(tmp_path / "faster")]) == 0
-    assert main(["history", "check", str(tmp_path / "few")]) == 3
-    assert main(["history", "check", str(tmp_path / "missing")]) == 2
-
-
-def test_a_folder_called_check_is_reached_by_its_path_or_beside_the_option(
-    save_history, tmp_path, monkeypatch, capsys
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    save_history(tmp_path / "results", 30)
-    save_history(tmp_path / "check", 30, since=24, slower=1.2)
-    assert main(["history", "./check", "--format", "csv"]) == 0
-    assert capsys.readouterr().out == run_render(history("check"), "csv")
-    assert main(["history", "check"]) == 0  # of results/
-    for arguments in (["check", "check"], ["check", "./check"], ["--check", "check"], ["check", "--check"]):
-        assert main(["history", *arguments]) == 1, arguments
-
-
-def test_the_check_goes_by_the_whole_unless_stages_are_asked_for(save_history, make_run, tmp_path) -> None:
-    save_history(tmp_path, 30, since=24, slower=1.004)
-    assert main(["history", "check", str(tmp_path)]) == 0
-    assert not history(tmp_path, stages=["backbone"]).began()
-
-
-def test_all_formats_agree(save_history, tmp_path, capsys) -> None:
-    save_history(tmp_path, 30, since=20, slower=1.2)
-    found = history(tmp_path)
-    (case,) = json.loads(run_render(found, "json"))
-    lines = list(csv.DictReader(io.StringIO(run_render(found, "csv"))))
-    frame = found.to_frame()
-    assert len(case["runs"]) == len(lines) == len(frame) == 30 * len(found.cases[0].stages)
-    assert [float(line["latency_s"]) for line in lines] == frame["latency_s"].tolist()
-    (change,) = [change for change in case["changes"] if change["stage"] == "whole"]
-    assert change["first"]["commit"] == commit(20)
-    assert frame[frame["change"].notna() & (frame["stage"] == "whole")]["commit"].tolist() == [commit(20)]
-    for format in ("table", "markdown"):
-        text = run_render(found, format)
-        assert f"2026-09-20 at {commit(20)[:8]} (after {commit(19)[:8]}): whole +1" in text
-    assert all(len(line) <= WIDTH for line in run_render(found, "table").splitlines())
-
-
-def test_no_figure_and_no_commit_is_cut_on_a_narrow_terminal(save_history, tmp_path) -> None:
-    save_history(tmp_path, 40, since=30, slower=1.2)
-    found = history(tmp_path)
-    text = terminal.text(lambda console: show(found, console), 80)
-    assert "…" not in text
-    assert all(len(line) <= 80 for line in text.splitlines())
-    newest = found.cases[0].points[-1].latency_s("whole")
-    assert text.count(f"{1000 * newest:.1f}") >= 2  # as the newest, and in the list
-    assert commit(39)[:8] in text
-
-
-@pytest.mark.parametrize(("format", "begin"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")])
-def test_the_picture_is_written_to_a_file(save_history, tmp_path, format, begin) -> None:
-    save_history(tmp_path, 12, since=6, slower=1.3)
-    picture = tmp_path / "picture"
-    arguments = ["history", str(tmp_path), "--stage", "whole", "--format", format, "--output", str(picture)]
-    assert main(arguments) == 0
-    assert picture.read_bytes().startswith(begin)
-
-
-def test_the_picture_names_the_change_and_its_commit(save_history, tmp_path) -> None:
-    from vilt_bench.report.history.picture import render
-
-    save_history(tmp_path, 12, since=6, slower=1.3)
-    found = history(tmp_path, stages=["backbone"])
-    (change,) = found.cases[0].changes
-    text = render(found, "svg").decode()
-    assert f"{100 * (change.ratio - 1):+.1f}% {commit(6)[:8]}" in text
-    assert "backbone (ms)" in text
-
-
-def test_more_histories_than_a_picture_holds_are_refused(make_run, tmp_path) -> None:
-    for index in range(21):
-        store.save(make_run(f"embedder{index}", run_id=str(index)), tmp_path)
-    assert main(["history", str(tmp_path), "--format", "svg", "--output", str(tmp_path / "picture")]) == 2
-    assert not (tmp_path / "picture").exists()
-
-
-def test_a_sparkline_keeps_the_shape_and_flattens_noise() -> None:
-    assert sparkline([1.0, 1.0, 2.0, 2.0]) == "▁▁██"
-    assert len(set(sparkline([1.0, 1.01, 0.99, 1.0]))) < 4
-    assert sparkline([1.0] * 100, cells=10) == sparkline([1.0]) * 10
-    assert sparkline([1.0, None, 2.0]) == "▁ █"
-    assert sparkline([1.0, 2.0], plain=True) == "_#"
-
-
-@pytest.mark.parametrize("arguments", [["--format", "csv", "check"], ["--newest", "3"], ["check", "--newest", "0"]])
-def test_options_that_do_not_belong_together_are_refused(arguments, capsys) -> None:
-    assert main(["history", *(["check"] if "check" in arguments else []), *[a for a in arguments if a != "check"]]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
 
 
 def with_a_wrong_clock(save_history, folder: Path, *, late: int) -> None:

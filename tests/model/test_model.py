@@ -1,4 +1,3 @@
-import io
 import math
 from collections.abc import Iterator
 
@@ -14,7 +13,6 @@ from vilt_bench.errors import EmbedderError, InputError
 from vilt_bench.model import Vilt, VisionLanguageModel, load_checkpoint, stages
 from vilt_bench.model.positions import interpolate_positions, interpolate_positions_padded
 from vilt_bench.model.shared import build_shared
-from vilt_bench.worker.backends import onednn
 
 SMALL = ViltConfig(hidden_size=32, layers=2, heads=4, mlp_size=64, vocabulary=200)
 STAGES = [
@@ -299,70 +297,3 @@ def test_a_text_longer_than_the_position_table_is_refused():
 def test_an_embedder_of_another_width_is_refused():
     with pytest.raises(EmbedderError, match=r"16 channels.*32"):
         VisionLanguageModel(Vilt(SMALL), patch(hidden_size=16))
-
-
-@pytest.mark.parametrize("lengths", [[6, 6], [6, 3]])
-def test_onednn_computes_the_same_pooled_output(lengths):
-    model = build()
-    inputs = batch([(64, 96)] * 2, lengths)
-    expected = model(*inputs)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    names = set(model.state_dict())
-    description = onednn.prepare(model.shared.modality_interaction.stages["transformer"])
-    if description != "oneDNN, prepacked weights":
-        pytest.skip(description)
-    assert (model(*inputs).pooled - expected.pooled).abs().max() < 1e-5
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
-    assert set(model.state_dict()) == names
-    with torch.profiler.profile() as profile:
-        model(*inputs)
-    calls = {event.key: event.count for event in profile.key_averages()}
-    assert calls["mkldnn::_linear_pointwise"] == 4 * SMALL.layers
-    assert "aten::gelu" not in calls
-
-
-@pytest.mark.slow
-def test_onednn_computes_the_same_pooled_output_in_full_size():
-    model = build(ViltConfig())
-    inputs = batch([(384, 640)], [40], vocabulary=30_522)
-    expected = model(*inputs).pooled
-    onednn.prepare(model.shared)
-    assert (model(*inputs).pooled - expected).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda model: model.to("meta"), "on meta"),
-        (lambda model: model.half(), "float16"),
-        (lambda model: model.double(), "float64"),
-    ],
-)
-def test_onednn_falls_back_and_says_why(change, reason):
-    model = change(build())
-    modules = [type(module) for module in model.modules()]
-    description = onednn.prepare(model)
-    assert description.startswith("torch (oneDNN asked for, but ")
-    assert reason in description
-    assert [type(module) for module in model.modules()] == modules
-
-
-def test_onednn_falls_back_where_the_operator_is_gone(monkeypatch):
-    monkeypatch.setattr("vilt_bench.worker.backends.onednn.PackedLinear.__init__", _raise_attribute_error)
-    assert "does not offer it" in onednn.prepare(build())
-
-
-def _raise_attribute_error(*args: object, **options: object) -> None:
-    raise AttributeError("no such operator")
-
-
-def test_a_packed_model_survives_a_round_trip_of_its_state():
-    model = build()
-    onednn.prepare(model)
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
-    file.seek(0)
-    restored = build()
-    restored.load_state_dict(torch.load(file, weights_only=True))
-    inputs = batch([(64, 96)], [6])
-    torch.testing.assert_close(restored(*inputs).pooled, model(*inputs).pooled, atol=1e-5, rtol=0)
