@@ -13,10 +13,10 @@ import pytest
 from vilt_bench import protocol
 from vilt_bench.ask.case import Case, ViltConfig
 from vilt_bench.director.gate import gate, gate_all
-from vilt_bench.director.lockstep import SAMPLE_TURNS, Installation
+from vilt_bench.director.lockstep import Installation
 from vilt_bench.director.process import WorkerFailedError, WorkerHungError, WorkerNotStartedError
 from vilt_bench.errors import ConfigError, EmbedderError, MeasurementError, UnknownEmbedderError
-from vilt_bench.judge.pairs import LOOKS, Pair, decide, judge_pairs, pairs_of
+from vilt_bench.judge.pairs import LOOKS, SAMPLE_TURNS, Pair, decide, judge_pairs, pairs_of
 from vilt_bench.judge.significance import turn_logs
 from vilt_bench.record.run import Conditions, Environment, Failure, Model, Series, Stage, Times
 from vilt_bench.report.verdicts import exit_code

@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +77,15 @@ def test_noise_that_hides_every_slowdown_makes_the_smallest_unknown_and_the_mach
     told = diagnose(examination(pairs=wild))
     assert (told.fit, told.detectable) == (False, None)
     assert "in 95 of 100 cases is unknown" in told.verdict
+
+
+def test_the_time_of_a_pair_is_that_of_a_gate_by_its_documented_passes() -> None:
+    text = " ".join((Path(__file__).parents[2] / "docs" / "gate.md").read_text(encoding="utf-8").split())
+    said = re.search(r"mean over 15 turns \((\d+) passes a process, after (\d+) of warm-up", text)
+    assert said is not None
+    passes = 2 * sum(map(int, said.groups()))  # of both processes
+    (start_s,) = {pair.start_s for pair in pairs(0.002)}
+    assert diagnose(examination()).pair_s == pytest.approx(start_s + passes * 0.1)  # a model of 100 ms
 
 
 def test_two_pairs_are_too_few_to_tell() -> None:

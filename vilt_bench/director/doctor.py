@@ -1,6 +1,6 @@
 """Examines the machine: is it fit to measure on? Times a fixed kernel in fresh processes, looks at who else is here.
 
-The director imports no torch and sleeps while a process measures. What is found is judged in `report.doctor`.
+The director imports no torch and sleeps while a process measures. What is found is judged in `judge.fitness`.
 """
 
 from __future__ import annotations

@@ -21,8 +21,6 @@ from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import Draft
 from vilt_bench.director.installation import HERE, Installation
 from vilt_bench.director.lockstep import (
-    SAMPLE_TURNS,
-    WARMUP_TURNS,
     GateProgress,
     Lockstep,
     NoBaselineError,
@@ -34,7 +32,7 @@ from vilt_bench.director.side import SideState
 from vilt_bench.errors import ConfigError, MeasurementError
 from vilt_bench.judge.compare import TOLERANCE, check_tolerance, count_changes, share_of_error, software_differences
 from vilt_bench.judge.comparison import Comparison, Decides, Side, SideName, StageVerdict, missing
-from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LOOKS, Verdicts, decide, evidence
+from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LOOKS, SAMPLE_TURNS, WARMUP_TURNS, Verdicts, decide, evidence
 from vilt_bench.judge.significance import GATE_ERROR, PLANNED_PAIRS, best_detectable
 from vilt_bench.record.run import SLOWDOWNS, WHOLE, Failure, Run, Trial
 from vilt_bench.wire import Patience

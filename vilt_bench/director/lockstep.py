@@ -27,19 +27,11 @@ from vilt_bench.director.process import (
 from vilt_bench.director.side import SideState, check_origins
 from vilt_bench.errors import ConfigError, MeasurementError
 from vilt_bench.judge.comparison import SideName
-from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LEAST_TURNS, Pair, evidence
+from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LEAST_TURNS, SAMPLE_TURNS, WARMUP_TURNS, Pair, evidence
 from vilt_bench.judge.significance import PLANNED_PAIRS
 from vilt_bench.record.join import join_passes
 from vilt_bench.record.run import Failure, Series, Trial
 from vilt_bench.wire import BYE_S
-
-WARMUP_TURNS = 2
-"""Four passes a process, after the first call."""
-
-
-SAMPLE_TURNS = 15
-"""Thirty passes a process: fewer find less, more find hardly more."""
-
 
 SHORT_TURNS = 6
 """Where time is short: nine pairs of six turns find more than six of ten, as their spread is known better."""

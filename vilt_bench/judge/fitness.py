@@ -8,9 +8,10 @@ from statistics import fmean, median
 from typing import Literal
 
 from vilt_bench.judge.detectable import MOST_PAIRS, detectable, pair_noise, pairs_needed, process_noise, sample_noise
+from vilt_bench.judge.pairs import PASSES
 from vilt_bench.judge.remarks import NOTABLE_STEAL
 from vilt_bench.judge.significance import PLANNED_PAIRS
-from vilt_bench.record.examination import LEAST_PAIRS, TURNS, WARMUP_TURNS, Examination, samples_of
+from vilt_bench.record.examination import LEAST_PAIRS, Examination, samples_of
 from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS
 
 Mark = Literal["ok", "warn", "unknown"]
@@ -65,7 +66,7 @@ class Diagnosis:
     pairs_for_fit: int | None
     """Process pairs that find a slowdown of 5%; `None`: more than 60, or not known."""
     pair_s: float
-    """Time of one process pair for a model of `EXAMPLE_PASS_S` a pass."""
+    """Time that a gate takes for one process pair of a model of `EXAMPLE_PASS_S` a pass."""
     findings: tuple[Finding, ...]
 
 
@@ -74,8 +75,7 @@ def diagnose(found: Examination) -> Diagnosis:
     noise = pair_noise([(pair.first_s, pair.second_s) for pair in found.pairs])
     smallest = None if noise is None else detectable(noise)
     needed = None if noise is None else pairs_needed(noise, FIT)
-    passes = 4 * (WARMUP_TURNS + TURNS)
-    pair_s = fmean(pair.start_s for pair in found.pairs) + passes * EXAMPLE_PASS_S
+    pair_s = fmean(pair.start_s for pair in found.pairs) + PASSES * EXAMPLE_PASS_S
     return Diagnosis(
         fit=None if noise is None else _good(smallest),
         verdict=_verdict(found, noise, smallest, needed, pair_s),

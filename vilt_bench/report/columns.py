@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vilt_bench.judge.estimate import Estimate
-from vilt_bench.judge.summary import Row
-from vilt_bench.record.run import Stage
 from vilt_bench.report.numbers import giga, mebibytes, millions, milliseconds_interval, percent
 from vilt_bench.report.tables import Column
+
+if TYPE_CHECKING:
+    from vilt_bench.judge.estimate import Estimate
+    from vilt_bench.judge.summary import Row
+    from vilt_bench.record.run import Stage
 
 WIDE = 90
 """Columns of a terminal from which there is room for what follows from other columns."""

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 from vilt_bench.ask.catalog import HIDDEN_SIZE, Entry, Listing, catalogue, read
 from vilt_bench.ask.presets import Preset, Used
 from vilt_bench.ask.registry import installed
+from vilt_bench.report import tables
+from vilt_bench.report.columns import FLOPS, PARAMETERS
+from vilt_bench.report.numbers import ABSENT
+from vilt_bench.report.tables import Cell, Column, Table, lines, text_column
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-
-_ABSENT = "–"
+_FIGURES = (Column("Resolution"), Column("Tokens"), PARAMETERS.column, FLOPS.column)
 
 
 def render_list(listing: Listing, console: Console, *, query: str = "") -> None:
@@ -22,12 +24,11 @@ def render_list(listing: Listing, console: Console, *, query: str = "") -> None:
     from rich.text import Text
 
     if listing.rows:
-        table = _table("Embedder")
-        for row in listing.rows:
-            table.add_row(Text(row.name), *_cells(row.entry))
-        console.print(table)
+        found = lines([row.name, *_cells(row.entry)] for row in listing.rows)
+        columns = (text_column("Embedder", long="fold"), text_column("Kind"), *_FIGURES)
+        tables.show(Table(columns, found, gap=3), console)
     if unknown := [row.name for row in listing.rows if row.entry is None]:
-        console.print(Text(f"{_ABSENT}: not in a catalogue; 'vilt-bench show {unknown[0]}' computes it"))
+        console.print(Text(f"{ABSENT}: not in a catalogue; 'vilt-bench show {unknown[0]}' computes it"))
     for family, count in listing.families.items():
         counted = f"{count:,} models" if count else "any model that it knows"
         part = "" if query.strip().lower() in f"{family}/" else query.strip()  # which is not in its models' names
@@ -66,28 +67,14 @@ def render_presets(presets: Mapping[str, Preset], console: Console) -> None:
 
 def markdown(package: str) -> str:
     """Returns the embedders that a package offers by name as a table of Markdown, from its catalogue."""
-    lines = [
-        "| name | kind | what it is | stages | pixels | tokens | parameters (M) | GFLOPs |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
     offered = installed()
+    rows: list[list[Cell | str]] = []
     for name, entry in read(package).items():
         if name in offered:
-            kind, *numbers = _cells(entry)
-            lines.append(f"| {' | '.join([f'`{name}`', kind, entry.about, ', '.join(entry.stages), *numbers])} |")
-    return "\n".join(lines) + "\n"
-
-
-def _table(title: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column(title, overflow="fold")
-    table.add_column("Kind")
-    for title in ("Resolution", "Tokens", "Params (M)", "GFLOPs"):
-        table.add_column(title, justify="right")
-    return table
+            kind, *figures = _cells(entry)
+            rows.append([Cell(name, code=True), kind, entry.about, ", ".join(entry.stages), *figures])
+    columns = (*map(text_column, ("Name", "Kind", "What it is", "Stages")), *_FIGURES)
+    return tables.markdown(Table(columns, lines(rows))) + "\n"
 
 
 def _line(name: str, cells: Sequence[str]) -> str:
@@ -97,7 +84,7 @@ def _line(name: str, cells: Sequence[str]) -> str:
 
 def _cells(entry: Entry | None) -> Sequence[str]:
     if entry is None:
-        return [_ABSENT] * 5
+        return [ABSENT] * 5
     height, width = entry.resolution
-    flops = _ABSENT if entry.flops is None else f"{entry.flops / 1e9:,.2f}"
+    flops = ABSENT if entry.flops is None else f"{entry.flops / 1e9:,.2f}"
     return [entry.kind, f"{height}×{width}", f"{entry.visual_tokens:,}", f"{entry.parameters / 1e6:,.2f}", flops]
