@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from vilt_bench.record.run import Run
     from vilt_bench.report.pictures.latency import Beside
 
-_TELLING = ("table", "markdown", "latex", "json")
 PICTURES = ("svg", "png", "pdf", "html")
 """Formats of `render_picture`; the only ones that need matplotlib."""
 FIGURES = ("latency", "size")
@@ -43,8 +42,7 @@ def render(runs: Iterable[Run | Summary], format: str, *, left_out: Sequence[str
         raise ConfigError(f"`format` must be one of {', '.join(FORMATS)}; got {format!r}")
     from vilt_bench.judge.summary import summaries
 
-    told = {"left_out": left_out} if left_out and format in _TELLING else {}
-    text: str = import_module(f"{__name__}.runs.{FORMATS[format]}").render(summaries(runs), **told)
+    text: str = import_module(f"{__name__}.runs.{FORMATS[format]}").render(summaries(runs), left_out=left_out)
     return text
 
 

@@ -1,4 +1,4 @@
-"""Runs as text: one file a format, each with `render(runs)`."""
+"""Runs as text: one file a format, each with `render(runs, *, left_out)`."""
 
 FORMATS = {
     "table": "table",

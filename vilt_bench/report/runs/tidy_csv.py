@@ -9,8 +9,11 @@ from vilt_bench.report import clean
 from vilt_bench.report.runs.fields import run_fields, stage_fields
 
 
-def render(runs: Sequence[Summary]) -> str:
-    """Returns the rows, the columns of the run before those of the stage; what a stage found as `NAME=COUNT`."""
+def render(runs: Sequence[Summary], *, left_out: Sequence[str] = ()) -> str:
+    """Returns the rows, the columns of the run before those of the stage; what a stage found as `NAME=COUNT`.
+
+    What was left out has no place here.
+    """
     head = [*run_fields(runs[0]), *stage_fields(runs[0].whole)] if runs else []
     return "".join([clean.csv_lines([head]), *map(_lines, runs)])
 
