@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from vilt_bench.ask.case import Case
-from vilt_bench.ask.images import check_images, find_images, read_image, resize
+from vilt_bench.ask.images import check_images, find_images, read_image, resize, target_size
 from vilt_bench.errors import InputError
-from vilt_bench.worker.inputs import Inputs, make_inputs, target_size
+from vilt_bench.worker.inputs import Inputs, make_inputs
 
 HALVES = (0.5, 0.5, 0.5)
 HUGGING_FACE = (384, int(1333 / 800 * 384))

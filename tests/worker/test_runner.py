@@ -1,6 +1,7 @@
 """The runner, on workloads of known cost and on small models."""
 
 import time
+from dataclasses import dataclass
 from statistics import median
 
 import pytest
@@ -208,6 +209,13 @@ def test_a_gpu_out_of_memory_is_recognised_and_other_errors_are_not():
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
+@dataclass
+class Boxes:
+    corners: torch.Tensor
+    labels: torch.Tensor | None
+    scores: dict[str, list[torch.Tensor]]
+
+
 def test_shapes_are_described_by_field():
     from vilt_bench.embedding import VisualTokens
 
@@ -216,6 +224,7 @@ def test_shapes_are_described_by_field():
     assert describe(torch.zeros(2, 3)) == "[2, 3]"
     assert describe([torch.zeros(1), torch.zeros(2)]) == "[1], [2]"
     assert describe(VisualTokens([torch.zeros(1), {"p2": torch.zeros(2)}])) == "embeddings [1], [2]"
+    assert describe(Boxes(torch.zeros(4, 4), None, {"of": [torch.zeros(4)]})) == "corners [4, 4], scores [4]"
 
 
 @pytest.mark.gpu

@@ -19,12 +19,9 @@ from vilt_bench.ask.images import (
     read_encoded,
     read_image,
     resize,
-    target_size,
 )
 from vilt_bench.embedding import ImageBatch, TextBatch
 from vilt_bench.worker.preprocessing import Encoded, Preprocessing, Target, batch_images, to_tensor
-
-__all__ = ["Inputs", "make_inputs", "target_size"]
 
 MOST_BATCHES = 16
 """They stay on the device, so that no pass waits for its input."""

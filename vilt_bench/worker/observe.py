@@ -100,11 +100,12 @@ def describe(output: Any) -> str:
     """Returns the shapes of a stage's output, such as `embeddings [1, 240, 768]`."""
     if isinstance(output, Tensor):
         return str(list(output.shape))
-    if (names := getattr(output, "_fields", None)) is not None:
-        named = [(name, describe(getattr(output, name))) for name in names]
-        return ", ".join(f"{name} {shapes}" for name, shapes in named if shapes)
-    if is_dataclass(output) and not isinstance(output, type):
-        return describe([getattr(output, field.name) for field in fields(output)])
     if isinstance(output, Mapping):
         return describe(list(output.values()))
+    names = getattr(output, "_fields", ())
+    if is_dataclass(output) and not isinstance(output, type):
+        names = [field.name for field in fields(output)]
+    if names:
+        named = [(name, describe(getattr(output, name))) for name in names]
+        return ", ".join(f"{name} {shapes}" for name, shapes in named if shapes)
     return ", ".join(filter(None, map(describe, output))) if isinstance(output, tuple | list) else ""
