@@ -9,7 +9,7 @@ import pytest
 
 from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.errors import ConfigError, RecordError
-from vilt_bench.judge.compare import compare, compare_all, newest
+from vilt_bench.judge.compare import compare, compare_all, condensed, newest
 from vilt_bench.judge.summary import summaries
 from vilt_bench.record.run import Failure, Series, Times, Trial
 from vilt_bench.report.runs.comparable import check_comparable
@@ -438,3 +438,32 @@ def test_runs_whose_threads_wait_otherwise_are_refused_and_that_is_told_once(ses
     with pytest.raises(ConfigError, match=r"differ in omp wait policy \(unset, PASSIVE\); .*omp-wait-policy to label"):
         check_comparable(summaries([spinning, calm]))
     check_comparable(summaries([spinning, calm]), ["omp-wait-policy"])
+
+
+def test_runs_of_one_time_a_process_compare_as_those_of_all_samples(session):
+    rng = random.Random(9)
+    runs = [session(rng, trials=3, spread=0.01, load=0.01) for _ in range(8)]
+    coarse = Times(wall_time_s=(0.0, 0.001, 0.002, 0.0), cpu_time_s=(0.0,) * 4)
+    samples = dataclasses.replace(runs[0].trials[0].samples, stages={"textual_embedder": coarse})
+    runs[0] = dataclasses.replace(runs[0], trials=(dataclasses.replace(runs[0].trials[0], samples=samples),))
+    few = list(map(condensed, runs))
+    assert max(len(trial.samples.whole.wall_time_s) for run in few for trial in run.trials) == 1
+    for one, other in ((0, 1), (1, 2), (2, 0)):
+        found, expected = (
+            compare([each[one]], [each[other]], history=each[3:], decides="stages") for each in (few, runs)
+        )
+        assert found == expected
+
+
+@pytest.mark.parametrize("wrong_s", [-1.0, 0.0, math.inf, math.nan])
+def test_a_time_that_cant_be_true_is_refused_of_runs_of_one_time_a_process_too(session, wrong_s):
+    run = session(random.Random(0))
+    whole = Times(wall_time_s=(0.2, wrong_s, 0.2))
+    wrong = dataclasses.replace(run.trials[3], samples=Series(whole=whole, blocks=(3,)))
+    run = dataclasses.replace(run, trials=(*run.trials[:3], wrong))
+    refused = []
+    for each in (run, condensed(run)):
+        with pytest.raises(RecordError, match="trial 4, whole: a time is") as told:
+            compare([session(random.Random(1))], [each])
+        refused.append(str(told.value))
+    assert refused[0] == refused[1]

@@ -120,7 +120,7 @@ def gate(asked: argparse.Namespace) -> int:
 
 def compare(asked: argparse.Namespace) -> int:
     """Compare records and print the verdicts; returns the exit code."""
-    from vilt_bench.judge.compare import compare_all, newest
+    from vilt_bench.judge.compare import compare_all, condensed, newest
     from vilt_bench.record import load
 
     if asked.baseline is not None and asked.baseline_ref is not None:
@@ -137,7 +137,7 @@ def compare(asked: argparse.Namespace) -> int:
         from vilt_bench.director.checkout import records_at
 
         baseline, history = newest(
-            records_at(asked.baseline_ref, asked.results, left_out=left_out.append), like=candidate
+            records_at(asked.baseline_ref, asked.results, left_out=left_out.append, keep=condensed), like=candidate
         )
     else:
         name = " ".join(given)
@@ -169,7 +169,7 @@ def _load(paths: list[str], left_out: list[str], *, like: Sequence[Run] = ()) ->
 
     What can't be read in a folder is left out and added to `left_out`.
     """
-    from vilt_bench.judge.compare import newest
+    from vilt_bench.judge.compare import condensed, newest
     from vilt_bench.record import load
 
     chosen: list[Run] = []
@@ -178,7 +178,7 @@ def _load(paths: list[str], left_out: list[str], *, like: Sequence[Run] = ()) ->
         if not load.is_folder(path):
             chosen.append(load.load(path))
             continue
-        new, old = newest(load.load_folder(path, left_out=left_out.append), like=like)
+        new, old = newest(load.load_folder(path, left_out=left_out.append, keep=condensed), like=like)
         chosen += new
         earlier += old
     return chosen, earlier

@@ -24,13 +24,20 @@ SOURCE = "source"
 """In an environment's folder: what the reference holds."""
 
 
-def records_at(reference: str, folder: str, *, left_out: Callable[[str], object] | None = None) -> list[Run]:
+def records_at(
+    reference: str,
+    folder: str,
+    *,
+    left_out: Callable[[str], object] | None = None,
+    keep: Callable[[Run], Run] | None = None,
+) -> list[Run]:
     """Returns the runs in the folder as the reference has it, by time; none where there is no record.
 
     Args:
         reference: a branch, tag or commit of the repository around the current folder.
         folder: relative to the current folder.
         left_out: as `load.load_folder`.
+        keep: as `load.load_folder`.
 
     Raises:
         ConfigError: there is no repository, or no such reference.
@@ -43,7 +50,7 @@ def records_at(reference: str, folder: str, *, left_out: Callable[[str], object]
         (f"{reference}:{name}", _ask("cat-file", "--filters", f"{commit}:./{name}"))
         for name in load.records_among(listed)
     )
-    return load.decode_each(contents, lambda run, _: run, left_out)
+    return load.decode_each(contents, lambda run, _: run if keep is None else keep(run), left_out)
 
 
 def resolve(reference: str) -> str:

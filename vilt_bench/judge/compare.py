@@ -10,12 +10,11 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from statistics import fmean, median, stdev
 
 from vilt_bench.ask.case import ALL, case_name
 from vilt_bench.errors import ConfigError, RecordError
 from vilt_bench.judge.comparison import Comparison, CountChange, Decides, Side, SideName, StageVerdict, missing
-from vilt_bench.judge.estimate import student_t
+from vilt_bench.judge.estimate import mean, median, stdev, student_t
 from vilt_bench.judge.significance import (
     WIDEST,
     Evidence,
@@ -27,7 +26,7 @@ from vilt_bench.judge.significance import (
     unpaired,
 )
 from vilt_bench.record.alike import OWN, alike, check_names, differences, key
-from vilt_bench.record.run import WHOLE, Environment, Run, Stage, parse_time
+from vilt_bench.record.run import WHOLE, Environment, Run, Series, Stage, Times, parse_time
 from vilt_bench.words import counted
 
 TOLERANCE = 0.025
@@ -245,6 +244,46 @@ def newest(runs: Iterable[Run], *, like: Iterable[Run] = ()) -> tuple[list[Run],
     return chosen, earlier
 
 
+def condensed(run: Run) -> Run:
+    """Returns the run with one time a process, stage and clock: all that a comparison asks of its samples.
+
+    A hundredth of the size, so that the records of years fit into memory. What can't be true of a time is kept.
+    """
+    trials = tuple(
+        dataclasses.replace(
+            trial,
+            warmup=Series(),
+            samples=Series(
+                whole=_condensed(trial.samples.whole),
+                stages={name: _condensed(times) for name, times in trial.samples.stages.items()},
+            ),
+        )
+        for trial in run.trials
+    )
+    return dataclasses.replace(run, trials=trials)
+
+
+def _condensed(times: Times) -> Times:
+    found = {clock: getattr(times, clock) for clock in _CLOCKS}
+    return Times(**{clock: _few(clock, samples) for clock, samples in found.items() if samples})
+
+
+def _few(clock: str, samples: Sequence[float]) -> tuple[float, ...]:
+    """Returns the samples' level; where one can't be true or the clock is too coarse, what tells that as well."""
+    if not all(map(math.isfinite, samples)):
+        return (math.nan,)
+    lowest = min(samples)
+    return (_level(clock, samples),) if lowest > 0 else (lowest, median(samples), max(samples))
+
+
+_CLOCKS = tuple(field.name for field in dataclasses.fields(Times))
+
+
+def _level(clock: str, samples: Sequence[float]) -> float:
+    """Returns what a process took by a clock, all its passes together; seconds."""
+    return mean(sorted(samples)[:LOWEST]) if clock == "cpu_time_s" else median(samples)
+
+
 def _time(run: Run) -> datetime:
     found = parse_time(run.started_at)
     if found is None:
@@ -350,7 +389,7 @@ def _logs(runs: Sequence[Run], stage: str, channel: str) -> list[float]:
     columns = [column for column in columns if column]
     if any(value <= 0 for column in columns for value in column):
         return []
-    return [math.log(fmean(sorted(each)[:LOWEST]) if channel == "cpu_time" else median(each)) for each in columns]
+    return [math.log(_level(f"{channel}_s", each)) for each in columns]
 
 
 def _drift(sessions: Sequence[Run], stage: str, channel: str, error: float) -> float:
@@ -367,7 +406,7 @@ def _levels(sessions: Sequence[Run], stage: str, channel: str) -> list[float]:
     groups: dict[str, list[float]] = {}  # what was measured together is one session
     for run in sessions:
         groups.setdefault(run.group, []).extend(_logs([run], stage, channel))
-    return [fmean(logs) for logs in groups.values() if logs]
+    return [mean(logs) for logs in groups.values() if logs]
 
 
 def _side(name: str, runs: Sequence[Run]) -> Side:
