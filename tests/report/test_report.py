@@ -14,6 +14,7 @@ from rich.console import Console
 from vilt_bench.ask.case import Case, ViltConfig, case_name, unusual
 from vilt_bench.errors import ConfigError
 from vilt_bench.judge.estimate import Estimate, Samples, estimate_of
+from vilt_bench.judge.history import history
 from vilt_bench.record import store
 from vilt_bench.record.run import Failure, Run, Series, Stage, Times, Trial
 from vilt_bench.report import PICTURES, render, render_picture
@@ -258,6 +259,28 @@ def test_cases_that_differ_in_any_field_bear_different_names_side_by_side(make_r
     runs = [make_run(case=case, run_id=str(index)) for index, case in enumerate(cases)]
     assert len(set(names(runs))) == len(cases)
     assert len({row["case"] for row in csv.DictReader(io.StringIO(render(runs, "csv")))}) == len(cases)
+    # On a file system, 1 and '1' are spelt alike.
+    files = {
+        store.file_name(dataclasses.replace(run, run_id="same"))
+        for run in runs
+        if type(run.case.options.get("a")) is not str
+    }
+    assert len(files) == len(cases) - 2
+
+
+def test_histories_of_cases_that_differ_in_any_field_bear_different_names(make_run: MakeRun, tmp_path: Path) -> None:
+    for index, fields in enumerate(
+        (
+            {}, {"resolution": (384, 384)}, {"fit": "exact"}, {"reduce": "avg-pool:2"}, {"images": ("a.jpg",)},
+            {"preprocessing": True}, {"text_length": 20}, {"batch_size": 8}, {"dtype": "bfloat16"},
+            {"linear": "onednn"}, {"interaction": "bert"}, {"vilt": ViltConfig(layers=3)}, {"seed": 1},
+            {"options": {"a": 1}},
+        )
+    ):  # fmt: skip
+        store.save(make_run(case=Case("patch32", **fields), run_id=str(index)), tmp_path)
+    found = history(tmp_path).cases
+    assert len(found) == 14
+    assert len({case.name for case in found}) == 14
 
 
 def test_what_all_cases_have_alike_is_told_once(make_run: MakeRun) -> None:

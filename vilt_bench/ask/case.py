@@ -324,7 +324,10 @@ def written_options(case: Case) -> str:
 
 
 def label(case: Case) -> str:
-    """Returns how a case's embedder is written on the command line: its name, options and reduction."""
+    """Returns how a case's embedder is written on the command line: its name, options and reduction.
+
+    It names the embedder, to choose by or to complain of; what names a case is `case_name`.
+    """
     reduction = [] if case.reduce is None else [f"reduce={case.reduce}"]
     return ",".join([case.embedder, *(f"{key}={value}" for key, value in case.options.items()), *reduction])
 

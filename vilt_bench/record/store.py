@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vilt_bench import files
-from vilt_bench.ask.case import label
+from vilt_bench.ask.case import case_name
 from vilt_bench.errors import ConfigError, FileError, RecordError
 from vilt_bench.record.codec import encode
 from vilt_bench.record.run import Run
@@ -112,7 +112,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def file_name(run: Run) -> str:
-    """Returns `TIME-EMBEDDER-ID.json`, safe on every file system.
+    """Returns `TIME-CASE-ID.json`, safe on every file system.
 
     Raises:
         RecordError: the run's start is no time.
@@ -121,7 +121,7 @@ def file_name(run: Run) -> str:
         time = stamp(run.started_at)
     except ValueError:
         raise RecordError(f"run {run.run_id} started at {run.started_at!r}, which is no ISO 8601 time") from None
-    return f"{time}-{_safe(label(run.case))}-{_safe(run.run_id)}.json"
+    return f"{time}-{_safe(case_name(run.case))}-{_safe(run.run_id)}.json"
 
 
 def stamp(started_at: str) -> str:
@@ -134,7 +134,7 @@ def stamp(started_at: str) -> str:
 
 
 def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("×", "x")).strip("-.")[:80]
 
 
 def _move(temporary: Path, path: Path) -> None:

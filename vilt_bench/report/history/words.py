@@ -7,7 +7,6 @@ from datetime import datetime
 from itertools import pairwise
 from statistics import median
 
-from vilt_bench.ask.case import Case
 from vilt_bench.judge.change_points import LEAST_RUNS
 from vilt_bench.judge.history import CaseHistory, Change, History
 from vilt_bench.report.numbers import ABSENT, number
@@ -23,8 +22,8 @@ FLAT = 0.1
 
 
 def case_line(case: CaseHistory) -> str:
-    """Returns what was run, in one line: what differs from the defaults, and batch size and precision."""
-    asked, usual = case.case, Case(case.case.embedder)
+    """Returns what was run, in one line, whether it is usual or not; what else is unusual is in the case's name."""
+    asked = case.case
     saw = dict.fromkeys((point.pixels, point.visual_tokens) for point in case.points)
     size = " / ".join(
         f"{pixels[0]}×{pixels[1]} pixels, {tokens:,} visual tokens"
@@ -34,12 +33,6 @@ def case_line(case: CaseHistory) -> str:
     if not size and asked.resolution is not None:
         size = f"{asked.resolution[0]}×{asked.resolution[1]} pixels asked"
     parts = [size, f"batch {asked.batch_size}", f"{asked.text_length} text tokens", asked.dtype]
-    told = ("fit", "linear", "interaction", "checkpoint", "seed")
-    parts += [f"{name} {getattr(asked, name)}" for name in told if getattr(asked, name) != getattr(usual, name)]
-    if asked.images:
-        parts.append(f"images: {', '.join(asked.images)}")
-    if asked.vilt != usual.vilt:
-        parts.append(f"shared model {asked.vilt.layers} × {asked.vilt.hidden_size}")
     return " · ".join(part for part in parts if part)
 
 
