@@ -107,6 +107,7 @@ class Child:
         self._selector = selector
         self._mark = mark
         self._output = bytearray()
+        self._printed = 0
         self._is_over = False
         self._wire, self._standard = _Lines(), _Lines()
         self._spoke = _POSIX and not older
@@ -175,6 +176,16 @@ class Child:
         return self._output.decode(errors="replace")
 
     @property
+    def printed(self) -> int:
+        """How many bytes the process has printed."""
+        return self._printed
+
+    def output_since(self, printed: int) -> str:
+        """Returns what of `output` came after so many bytes."""
+        fresh = min(self._printed - printed, len(self._output))
+        return self._output[len(self._output) - fresh :].decode(errors="replace")
+
+    @property
     def code(self) -> int | None:
         """The exit code; a signal's number negative; `None` while it runs."""
         return self._process.poll()
@@ -229,9 +240,7 @@ class Child:
         while (left_s := deadline_s - time.monotonic()) > 0 and self._pump(left_s):
             if b"most recent call first" in self._output[before:]:
                 deadline_s = min(deadline_s, time.monotonic() + 0.1)
-        frames = _FRAME.findall(self.output.rpartition("most recent call first")[2])
-        own = [frame for frame in frames if not _is_library(frame[0])]
-        return "{}, line {}, in {}".format(*(own or frames)[0]) if frames else None
+        return place_in(self.output)
 
     def wait(self, within_s: float = BYE_S) -> int | None:
         """Returns the exit code, if it ends in that time; what it prints until then is taken in."""
@@ -346,6 +355,7 @@ class Child:
         return {key.data for key in self._selector.get_map().values()}
 
     def _keep(self, data: bytes) -> None:
+        self._printed += len(data)
         self._output += data
         del self._output[:-KEPT_OUTPUT]
 
@@ -406,6 +416,7 @@ def attach() -> Owner:
     os.dup2(2, 1)
     if _POSIX:
         faulthandler.register(signal.SIGUSR1, file=2, all_threads=False)
+        faulthandler.enable(file=2, all_threads=False)  # of a crash
         # A fork has no part in the wire, and must not keep it open.
         os.register_at_fork(after_in_child=lambda: _to_nowhere(owner.requests.fileno(), owner.replies.fileno()))
     _end_with(owner)
@@ -492,6 +503,13 @@ def _selectable(pipe: IO[bytes]) -> Any:
 
     threading.Thread(target=pour, daemon=True).start()
     return near
+
+
+def place_in(output: str) -> str | None:
+    """Returns the line of Python that a process was at, as `FILE, line N, in FUNCTION`, where it has told that last."""
+    frames: list[tuple[str, str, str]] = _FRAME.findall(output.rpartition("most recent call first")[2])
+    own = [frame for frame in frames if not _is_library(frame[0])]
+    return "{}, line {}, in {}".format(*(own or frames)[0]) if frames else None
 
 
 def _is_library(path: str) -> bool:

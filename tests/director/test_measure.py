@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -381,6 +381,36 @@ def test_a_reply_too_many_is_a_failure(impostor, tmp_path):
     with pytest.raises(WorkerFailedError, match="more than it was asked"):
         worker.ask(protocol.Hello(), protocol.Welcome)
     worker.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("exit 0", "the process ended with exit code 0: it left no message"),
+        ("echo broken >&2; exit 3", "the process ended with exit code 3: broken"),
+    ],
+)
+def test_what_was_printed_before_is_not_why_a_process_ended(impostor, end, said):
+    welcome = protocol.encode(protocol.Welcome(1, "0", "/")).decode()
+    worker = impostor(f"echo 'ERROR: no GPU' >&2; echo '{welcome}' >&3; read -r request; {end}")
+    worker.ask(protocol.Hello(), protocol.Welcome)
+    with pytest.raises(WorkerFailedError) as caught:
+        worker.ask(protocol.Measure(1.0), protocol.Measured)
+    worker.close()
+    assert caught.value.failure == Failure("crashed", said)
+
+
+def test_a_process_that_a_signal_ends_is_told_with_the_line_that_it_was_at(tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(
+        "import os, signal\n\ndef build(**_):\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = Worker.start()
+    with pytest.raises(WorkerFailedError) as caught:
+        worker.ask(protocol.Prepare(replace(tiny_case(), embedder="broken:build")), protocol.Prepared)
+    worker.close()
+    file = tmp_path / "broken.py"
+    assert caught.value.failure.message == f"the process ended with signal 11 (at {file}, line 4, in build)"
 
 
 @pytest.mark.parametrize(

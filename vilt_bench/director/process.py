@@ -12,7 +12,7 @@ import msgspec
 from vilt_bench import errors, files, protocol
 from vilt_bench.director import git
 from vilt_bench.record.run import Failure
-from vilt_bench.wire import BYE_S, LONGEST_LINE, Child, Patience
+from vilt_bench.wire import BYE_S, LONGEST_LINE, Child, Patience, place_in
 
 BLOCK_RETRIES = 4
 """How often a worker measures a block at most."""
@@ -94,6 +94,8 @@ class Process:
         self._child = child
         self._overhear = overhear
         self._traceback = ""
+        self._printed_before = 0
+        """Bytes that it had printed when it was asked last."""
 
     def close(self, within_s: float = BYE_S) -> None:
         """Let the process end by itself if it waits for a request; end it otherwise, or after that time."""
@@ -134,13 +136,17 @@ class Process:
     def _death(self) -> Failure:
         code = self._child.wait(LAST_WORD_S)
         self.kill()
-        lines = self._child.output.strip().splitlines()
         if code is None:
             return Failure("crashed", "the process closed the pipe over which it is directed")
         if code == -9:  # Linux ends a process so when the machine's memory is gone, but so may anybody
             return Failure("crashed", "the process was killed (signal 9), as the system does when memory runs out")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return Failure("crashed", f"the process ended with {how}: {lines[-1] if lines else 'it left no message'}")
+        # What it printed earlier says nothing of its end; Python itself says where a signal has met it.
+        last, crash, where = self._child.output_since(self._printed_before).partition("Fatal Python error: ")
+        place = place_in(where) if crash else None
+        lines = last.strip().splitlines() or ([] if place else ["it left no message"])
+        told = [how if place is None else f"{how} (at {place})", *lines[-1:]]
+        return Failure("crashed", f"the process ended with {': '.join(told)}")
 
 
 class Worker(Process):
@@ -205,6 +211,7 @@ class Worker(Process):
         """Hand a request over and go on, for two workers that are to do something at once."""
         self._request = request
         self._spoke_unasked = self._child.is_ahead()
+        self._printed_before = self._child.printed
         self._sent_s = time.monotonic()
         self._child.send(protocol.encode(request))
 
