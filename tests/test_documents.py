@@ -34,6 +34,7 @@ def anchor(heading):
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
+@pytest.mark.skipif(not (ROOT / "results").is_dir(), reason="documents link to results, which a source archive lacks")
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_what_a_document_names_is_there(document):
     text = document.read_text(encoding="utf-8")
