@@ -27,3 +27,15 @@ def test_every_class_that_the_list_of_words_names_is_there() -> None:
     text = (ROOT / "docs/words.md").read_text()
     known = {name for folder in ("ask", "director", "judge", "record", "worker") for name in classes(folder)}
     assert set(re.findall(r"`([A-Z]\w+)`", text)) - known <= {"Decides"}
+
+
+def test_no_two_classes_of_director_and_record_bear_one_name() -> None:
+    names = [
+        node.name
+        for folder in ("ask", "director", "record")
+        for path in sorted((ROOT / "vilt_bench" / folder).rglob("*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    judged = set(classes("judge"))
+    assert [name for name in names if names.count(name) > 1 or name in judged] == []

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 from vilt_bench.judge.fitness import diagnose
-from vilt_bench.record.examination import Clock, Examination, GpuFacts, Neighbour, Pair
+from vilt_bench.record.examination import ClockFacts, Examination, GpuFacts, KernelPair, Neighbour
 from vilt_bench.record.run import Environment, Fitness, GpuState
 from vilt_bench.report.doctor import to_json
 
 QUIET = Fitness(timer_resolution_s=40e-9, steal_share=0.0, others_share=0.01, quota_held_s=0.0, thermal_throttles=0)
 
 
-def pairs(noise: float, count: int = 12) -> tuple[Pair, ...]:
+def pairs(noise: float, count: int = 12) -> tuple[KernelPair, ...]:
     rng = random.Random(3)
     found = []
     for _ in range(count):
         first, second = (0.005 * (1 + rng.gauss(0, noise)) for _ in range(2))
-        found.append(Pair((first,) * 30, (second,) * 30, cpu_share=0.99, start_s=3.0))
+        found.append(KernelPair((first,) * 30, (second,) * 30, cpu_share=0.99, start_s=3.0))
     return tuple(found)
 
 
@@ -39,7 +39,7 @@ def examination(**fields) -> Examination:
     usual = Examination(
         environment=environment,
         fitness=dataclasses.replace(QUIET, **fields.pop("fitness", {})),
-        clocks=(Clock("perf_counter", 40e-9, 70e-9),),
+        clocks=(ClockFacts("perf_counter", 40e-9, 70e-9),),
         pairs=pairs(0.002),
         neighbours=(),
         load_average=0.1,
@@ -73,7 +73,9 @@ def test_a_noisy_machine_is_not_fit_and_is_told_what_it_takes() -> None:
 
 
 def test_noise_that_hides_every_slowdown_makes_the_smallest_unknown_and_the_machine_unfit() -> None:
-    wild = tuple(Pair((0.005,) * 30, (0.005 * 20**sign,) * 30, cpu_share=0.9, start_s=3.0) for sign in (1, -1) * 4)
+    wild = tuple(
+        KernelPair((0.005,) * 30, (0.005 * 20**sign,) * 30, cpu_share=0.9, start_s=3.0) for sign in (1, -1) * 4
+    )
     told = diagnose(examination(pairs=wild))
     assert (told.fit, told.detectable) == (False, None)
     assert "in 95 of 100 cases is unknown" in told.verdict
@@ -110,7 +112,7 @@ def test_two_pairs_are_too_few_to_tell() -> None:
         ({"where": {"threads": 8}}, "threads", "OMP_NUM_THREADS=2"),
         ({"load_average": 3.0}, "load", "on 4 processors"),
         ({"clock_source": "hpet"}, "clock source", "clocksource=tsc"),
-        ({"clocks": (Clock("perf_counter", 15e-3, 70e-9),)}, "clock", "can't be told apart"),
+        ({"clocks": (ClockFacts("perf_counter", 15e-3, 70e-9),)}, "clock", "can't be told apart"),
         ({"gpus": (GpuFacts("H200", GpuState(), False, None, None, None),)}, "H200", "--persistence-mode=1"),
         (
             {"gpus": (GpuFacts("H200", GpuState(throttle_reasons=("hw_thermal_slowdown",)), True, None, 0, None),)},

@@ -30,7 +30,7 @@ from vilt_bench.judge.history import History, history
 from vilt_bench.judge.summary import summarise
 from vilt_bench.paper.pages import times
 from vilt_bench.record import load, store
-from vilt_bench.record.examination import Clock, Examination, Neighbour, Pair
+from vilt_bench.record.examination import ClockFacts, Examination, KernelPair, Neighbour
 from vilt_bench.record.run import Bounds, Energy, Failure, Fitness, Run, Source
 from vilt_bench.report import clean, terminal, verdicts
 from vilt_bench.report import doctor as report_doctor
@@ -451,8 +451,8 @@ def test_no_list_study_or_examination_lets_a_text_of_others_act(run, hostile, wi
     examined = Examination(
         environment=replaced(run.environment, hostile),
         fitness=Fitness(others_share=0.5),
-        pairs=(Pair((0.1,) * 3, (0.1,) * 3, cpu_share=0.9, start_s=3.0),) * 3,
-        clocks=(Clock(hostile, 1e-9, 1e-3),),
+        pairs=(KernelPair((0.1,) * 3, (0.1,) * 3, cpu_share=0.9, start_s=3.0),) * 3,
+        clocks=(ClockFacts(hostile, 1e-9, 1e-3),),
         clock_source=hostile,
         load_average=1.0,
         frequency_hz=None,

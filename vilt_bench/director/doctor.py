@@ -23,7 +23,15 @@ from vilt_bench.errors import MeasurementError
 from vilt_bench.machine.disturbances import FitnessProbe
 from vilt_bench.machine.gpu import look_at_gpus
 from vilt_bench.machine.system_files import ROOT, read_count, read_text
-from vilt_bench.record.examination import LEAST_PAIRS, TURNS, WARMUP_TURNS, Clock, Examination, Neighbour, Pair
+from vilt_bench.record.examination import (
+    LEAST_PAIRS,
+    TURNS,
+    WARMUP_TURNS,
+    ClockFacts,
+    Examination,
+    KernelPair,
+    Neighbour,
+)
 from vilt_bench.record.run import Environment
 from vilt_bench.wire import Child, Patience
 
@@ -81,7 +89,7 @@ def examine(
     neighbours = _neighbours(effort.look_s)
     load = None if sys.platform == "win32" else os.getloadavg()[0]
     probe = FitnessProbe(root=root, cpu_clock=lambda: sum(os.times()[:4]))
-    pairs: list[Pair] = []
+    pairs: list[KernelPair] = []
     environment = None
     probe.begin()
     while len(pairs) < effort.pairs:
@@ -164,7 +172,7 @@ def _kernel(limit_s: float) -> Iterator[Kernel]:
         kernel.close()
 
 
-def _pair(environment: Environment | None, *, budget_s: float, limit_s: float) -> tuple[Pair, Environment]:
+def _pair(environment: Environment | None, *, budget_s: float, limit_s: float) -> tuple[KernelPair, Environment]:
     """Returns one pair's samples, and the environment, asked for where it is not known."""
     begin = time.perf_counter()
     with ExitStack() as stack:
@@ -184,19 +192,19 @@ def _pair(environment: Environment | None, *, budget_s: float, limit_s: float) -
     walls = [[wall for wall, _ in samples[kernel]] for kernel in (first, second)]
     cpu_s = sum(cpu for each in samples.values() for _, cpu in each)
     return (
-        Pair(tuple(walls[0]), tuple(walls[1]), cpu_s / (environment.threads * sum(map(sum, walls))), start_s),
+        KernelPair(tuple(walls[0]), tuple(walls[1]), cpu_s / (environment.threads * sum(map(sum, walls))), start_s),
         environment,
     )
 
 
-def _clock(name: str, clock_ns: Callable[[], int], reads: int = 20_000) -> Clock:
+def _clock(name: str, clock_ns: Callable[[], int], reads: int = 20_000) -> ClockFacts:
     seen = [0] * reads
     begin = time.perf_counter()
     for index in range(reads):
         seen[index] = clock_ns()
     read_s = (time.perf_counter() - begin) / reads
     steps = [after - before for before, after in pairwise(seen) if after > before]
-    return Clock(name, min(steps) * 1e-9 if steps else None, read_s)
+    return ClockFacts(name, min(steps) * 1e-9 if steps else None, read_s)
 
 
 def _neighbours(look_s: float) -> tuple[Neighbour, ...]:

@@ -19,7 +19,7 @@ LEAST_PAIRS = 3
 
 
 @dataclass(frozen=True)
-class Pair:
+class KernelPair:
     """Two fresh processes that ran the same kernel in turn, A B B A; seconds by sample."""
 
     first_s: tuple[float, ...]
@@ -31,7 +31,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Clock:
+class ClockFacts:
     """A clock of Python's."""
 
     name: str
@@ -56,8 +56,8 @@ class Examination:
 
     environment: Environment
     fitness: Fitness
-    clocks: tuple[Clock, ...]
-    pairs: tuple[Pair, ...]
+    clocks: tuple[ClockFacts, ...]
+    pairs: tuple[KernelPair, ...]
     neighbours: tuple[Neighbour, ...]
     load_average: float | None
     frequency_hz: float | None
@@ -68,7 +68,7 @@ class Examination:
     took_s: float
 
 
-def samples_of(pairs: Sequence[Pair]) -> list[tuple[float, ...]]:
+def samples_of(pairs: Sequence[KernelPair]) -> list[tuple[float, ...]]:
     """Returns the samples of each process."""
     return [samples for pair in pairs for samples in (pair.first_s, pair.second_s)]
 
