@@ -16,7 +16,7 @@ from vilt_bench.machine.device import prepare_threads, resolve_device
 from vilt_bench.model import VisionLanguageModel, stages
 from vilt_bench.record.run import LEAST_CPU_SHARE, Bounds, Component, Model, Stage, StageMemory
 from vilt_bench.words import counted
-from vilt_bench.worker.backends.onednn import pack_linear
+from vilt_bench.worker import backends
 from vilt_bench.worker.build import (
     build_inputs,
     build_model,
@@ -237,11 +237,11 @@ def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
 
     Raises:
         DeviceError: the case's device is not there.
+        ConfigError: its backend can't be used.
     """
     device = resolve_device(case.device)
     threads = prepare_threads(case.threads)
-    packed = {"a matrix product by oneDNN with a prepacked weight": pack_linear} if device.type == "cpu" else {}
-    peak = measure_peak(device, getattr(torch, case.dtype), packed=packed)
+    peak = measure_peak(device, getattr(torch, case.dtype), packed=backends.products(case.linear))
     on = counted(threads, "thread") if device.type == "cpu" else str(device)
     return Bounds(
         peak=f"{peak.flops_per_s / 1e9:,.0f} GFLOP/s by {peak.kernel} in {case.dtype}, "

@@ -32,6 +32,8 @@ def prepare(model):
                 setattr(parent, name, Twice(child))
     return "a toy"
 
+PRODUCTS = {"a toy's product": lambda weight: lambda rows: rows @ weight.t()}
+
 def packed_bytes(model):
     return sum(layer.bytes for layer in model.modules() if isinstance(layer, Twice))
 """
@@ -61,6 +63,7 @@ def offer(folder: Path, module: str, *, name: str = "toy", distribution: str = "
 
 
 def check_that_the_toy_computes() -> None:
+    assert "a toy's product" in backends.products("toy")
     subject = prepare(case("toy"), torch.device("cpu"), HostTimer())
     assert (subject.facts().linear, subject.packed_bytes) == ("a toy", WEIGHT_BYTES)
     plain = prepare(case("torch"), torch.device("cpu"), HostTimer())

@@ -1,7 +1,8 @@
 """Who computes the shared model's layers: a backend is found by name and takes over what it can of a built model.
 
 A backend is one file in this folder, or an entry point of the group `vilt_bench.backends` that names a module or an
-object with the functions of `Backend`. To find one needs no torch.
+object with the functions of `Backend`. One whose matrix products may be faster than torch's also offers them as
+`PRODUCTS`, see `products`. To find one needs no torch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from vilt_bench.worker.meters.peak import Pack
 
 GROUP = "vilt_bench.backends"
 """The entry points' group; an entry point's name is the backend's."""
@@ -39,8 +42,7 @@ class Backend(Protocol):
 
 def names() -> list[str]:
     """Returns the names of all backends; imports none of them."""
-    own = {module.name for module in pkgutil.iter_modules(__path__)}
-    return sorted(own | {point.name for point in entry_points(group=GROUP)})
+    return sorted({*_files(), *(point.name for point in entry_points(group=GROUP))})
 
 
 def check_name(name: str) -> None:
@@ -70,9 +72,31 @@ def load(name: str) -> Backend:
     return cast("Backend", backend)
 
 
+def products(name: str) -> dict[str, Pack]:
+    """Returns the products that a machine's peak is tried with beside torch's own, by what they are in words.
+
+    Each takes a weight [out, in] and returns the product with it, or `None` where it can't be had there.
+
+    Args:
+        name: of a backend, whose products count beside those of this folder's: none is to undercut a least time.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    found: dict[str, Pack] = {}
+    for each in dict.fromkeys([*_files(), name]):
+        found |= getattr(load(each), "PRODUCTS", {})
+    return found
+
+
+def _files() -> list[str]:
+    """Returns the names of the backends in this folder."""
+    return [module.name for module in pkgutil.iter_modules(__path__)]
+
+
 def _find(name: str) -> EntryPoint | None:
     """Returns the entry point that offers a backend; `None`: it is a file of this folder."""
-    if name in {module.name for module in pkgutil.iter_modules(__path__)}:
+    if name in _files():
         return None
     points = {point.value: point for point in entry_points(group=GROUP, name=name)}
     if not points:

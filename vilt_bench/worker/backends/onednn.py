@@ -40,6 +40,10 @@ def pack_linear(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
     return None if _obstacle([linear]) else PackedLinear(linear)
 
 
+PRODUCTS = {"a matrix product by oneDNN with a prepacked weight": pack_linear}
+"""What a machine's peak is tried with beside torch's own, by what it is."""
+
+
 def packed_bytes(model: nn.Module) -> int:
     """Returns the bytes of the model's packed weights, which come on top of its parameters; padding left out."""
     return sum(layer.packed_bytes for layer in model.modules() if isinstance(layer, PackedLinear))
