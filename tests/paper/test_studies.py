@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from vilt_bench.embedding import ImageBatch
 from vilt_bench.errors import ConfigError, EmbedderError, RecordError
 from vilt_bench.paper.studies import figures, nms, rounds, sequence
 from vilt_bench.record.run import Environment, Series, Times
+from vilt_bench.record.thin import MOST_PASSES
 from vilt_bench.worker.meters.latency import Interval
 
 SMALL = ViltConfig(hidden_size=16, layers=1, heads=2, mlp_size=32)
@@ -196,6 +198,16 @@ def test_what_is_fast_is_run_several_times_a_round():
     assert set(fast.blocks) <= {9, 10}
     assert rounds.latency(fast).value == pytest.approx(0.005)
     assert rounds.latency(slow).value == pytest.approx(0.2)
+
+
+def test_a_long_study_keeps_a_bounded_number_of_passes_and_is_estimated_from_all():
+    timer = ScriptedTimer(lambda output: output)
+    lengths = itertools.cycle([0.001, 0.0012, 0.0011])
+    (found,) = rounds.time_in_rounds([lambda: next(lengths)], timer, max_time_s=60.0, seconds=timer.seconds)
+    assert found.passes > 10 * MOST_PASSES
+    assert len(found.whole.wall_time_s) <= MOST_PASSES
+    assert rounds.latency(found).value == pytest.approx(0.0011)
+    assert rounds.latency(found).samples == found.passes
 
 
 def test_the_finding_on_nms_says_the_numbers_of_the_data():

@@ -76,6 +76,12 @@ def latency(run: Run, stage: str = WHOLE) -> Estimate | None:
     return _estimated(run, [_samples(trial.samples, stage) for trial in run.trials])
 
 
+def whole_latency(series: Series) -> Estimate | None:
+    """Returns the latency in seconds of one process's uninstrumented passes, whose blocks are the units."""
+    found = _whole(series)
+    return None if found is None else estimate_of([found])
+
+
 def blocked_latency(run: Run, stage: str = WHOLE) -> list[list[Sequence[float]]]:
     """Returns latency samples in seconds, by trial by block: those behind `latency`, where all passes were kept."""
     return _blocked(run, [_samples(trial.samples, stage) for trial in run.trials])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from vilt_bench.errors import ConfigError, RecordError
-from vilt_bench.judge.estimate import Estimate, block_interval
+from vilt_bench.judge.estimate import Estimate, percentiles
+from vilt_bench.judge.growing import GrowingBlocks
+from vilt_bench.judge.latency import whole_latency
 from vilt_bench.record.run import Environment, Series
+from vilt_bench.record.thin import KeptPasses
 from vilt_bench.words import counted
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def time_in_rounds(
     seconds: Callable[[], float] = time.perf_counter,
     progress: Progress | None = None,
 ) -> list[Series]:
-    """Returns the samples of each pass, a block a round.
+    """Returns the samples of each pass, a block a round; of many thousand a bounded number, and what is known of all.
 
     All passes have their turn in each round, forth in one and back in the next, so that drift hits all alike. A first
     round is warm-up and not kept; three are measured whatever the budget.
@@ -76,22 +78,28 @@ def time_in_rounds(
     from vilt_bench.worker.meters.latency import quiet, times
 
     start = seconds()
-    blocks: list[list[Sequence[Interval]]] = [[] for _ in passes]
+    kept = [KeptPasses() for _ in passes]
+    latencies = [GrowingBlocks() for _ in passes]
     with quiet():
         sizes = [_warm_up(timer, run) for run in passes]
     longest_s = 0.0
-    while len(blocks[0]) < LEAST_ROUNDS or seconds() - start + longest_s < max_time_s:
+    while kept[0].blocks < LEAST_ROUNDS or seconds() - start + longest_s < max_time_s:
         round_start = seconds()
-        order = range(len(passes)) if len(blocks[0]) % 2 else reversed(range(len(passes)))
+        order = range(len(passes)) if kept[0].blocks % 2 else reversed(range(len(passes)))
+        took: dict[int, list[Interval]] = {}
         with quiet():
             for index in order:
-                blocks[index].append([_once(timer, passes[index]) for _ in range(sizes[index])])
+                took[index] = [_once(timer, passes[index]) for _ in range(sizes[index])]
+        for index, intervals in took.items():
+            block = Series(whole=times(intervals), blocks=(len(intervals),))
+            kept[index].add(block)
+            latencies[index].add(block.whole.latency_s)
         longest_s = max(longest_s, seconds() - round_start)
         if progress is not None:
             progress(min(1.0, (seconds() - start) / max_time_s))
     return [
-        Series(whole=times([interval for block in of_pass for interval in block]), blocks=tuple(map(len, of_pass)))
-        for of_pass in blocks
+        of_pass.series() if of_pass.is_whole else of_pass.series(whole.medians, percentiles(whole))
+        for of_pass, whole in zip(kept, latencies, strict=True)
     ]
 
 
@@ -101,8 +109,7 @@ def latency(samples: Series) -> Estimate:
     Raises:
         RecordError: there is no sample.
     """
-    rest = iter(samples.whole.latency_s)
-    found = block_interval([list(islice(rest, size)) for size in samples.blocks])
+    found = whole_latency(samples)
     if found is None:
         raise RecordError("a point of the study has no sample; measure again")
     return found
