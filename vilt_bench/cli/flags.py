@@ -6,7 +6,7 @@ import re
 
 _ALIKE = (
     "allow_different", "batch_size", "checkpoint", "columns", "device", "dtype", "embedder", "figure", "fit", "format",
-    "heads", "hidden_size", "interaction", "join", "layers", "limit", "linear", "mlp_size",
+    "heads", "hidden_size", "interaction", "join", "layers", "limit", "linear", "mlp_size", "newest",
     "order", "precision", "preset", "reduce", "resolution", "seed", "since", "study_time",
     "text_length", "text_positions", "threads", "tolerance", "trials",
 )  # fmt: skip

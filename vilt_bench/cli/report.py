@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vilt_bench.cli import formats, screen, values
 from vilt_bench.cli.options import RESULTS
 from vilt_bench.errors import ConfigError
-from vilt_bench.report import FIGURES, PICTURES
+from vilt_bench.report import FIGURES, NEWEST, PICTURES
 from vilt_bench.report.runs import FORMATS as TEXTS
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ def register(add: Add) -> None:
         "--join",
         action="store_true",
         help="show runs of the same case, machine, software and commit as one, with all trials",
+    )
+    parser.add_argument(
+        "--newest",
+        type=int,
+        metavar="N",
+        help=f"only the N runs that started last; default: all, in pictures and pages {NEWEST}",
     )
     group = parser.add_argument_group("pictures")
     group.add_argument(
@@ -74,13 +80,15 @@ def report(asked: argparse.Namespace) -> int:
             "--figure, --with-paper, --allow-different and --columns are for pictures; "
             f"add --format {', '.join(PICTURES)}"
         )
+    from vilt_bench.report import newest_of, render
+
+    runs, older = newest_of(runs, asked.newest)
+    left_out = [*older, *left_out]
     if asked.format == "table" and asked.output is None:
         from vilt_bench.report.runs import table
 
         table.show(runs, screen.console(), left_out=left_out)
         return 0
-    from vilt_bench.report import render
-
     text = render(runs, asked.format, left_out=left_out)
     if asked.output is None:
         sys.stdout.write(text)
@@ -108,6 +116,7 @@ def _picture(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Seque
         beside=beside,
         allow_different=asked.allow_different,
         columns=asked.columns,
+        newest=NEWEST if asked.newest is None else asked.newest,
         left_out=left_out,
     )
     if asked.output is None:

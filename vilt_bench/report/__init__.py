@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
@@ -20,6 +21,9 @@ FIGURES = ("latency", "size")
 """What a picture shows: the paper's Figure 1 or its Figure 2."""
 COLUMNS = (1, 2)
 """Of a two-column paper, how many a picture may span."""
+
+NEWEST = 100
+"""Runs that a picture or a page shows, unless more are asked for: thousands of bars are no picture."""
 
 CAPTIONS = {
     "latency": "Latency by stage: textual embedder, stages of the visual embedder, modality interaction",
@@ -46,6 +50,33 @@ def render(runs: Iterable[Run | Summary], format: str, *, left_out: Sequence[str
     return text
 
 
+def newest_of(runs: Iterable[Run | Summary], count: int | None) -> tuple[list[Summary], list[str]]:
+    """Returns the runs that started last, judged and in the order given; and a sentence if others were left out.
+
+    Args:
+        runs: in order.
+        count: how many; `None`: all.
+
+    Raises:
+        ConfigError: the count is not at least 1.
+    """
+    from vilt_bench.judge.summary import summaries
+    from vilt_bench.record.run import parse_time
+
+    if count is not None and count < 1:
+        raise ConfigError(f"must be at least 1, got {count}", field="newest")
+    judged = summaries(runs)
+    if count is None or len(judged) <= count:
+        return judged, []
+    started = [parse_time(run.started_at) or _LONG_AGO for run in judged]
+    chosen = sorted(sorted(range(len(judged)), key=started.__getitem__)[-count:])
+    said = f"Of {len(judged):,} runs the {count:,} newest are shown; --newest {len(judged)} shows all."
+    return [judged[index] for index in chosen], [said]
+
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
 def render_picture(
     runs: Iterable[Run | Summary],
     format: str,
@@ -54,6 +85,7 @@ def render_picture(
     beside: Beside | None = None,
     allow_different: bool | Collection[str] = False,
     columns: int = 1,
+    newest: int | None = NEWEST,
     left_out: Sequence[str] = (),
 ) -> bytes:
     """Returns the runs' Figure 1 or 2, or as `html` a page with both and all tables, as a file's content.
@@ -65,12 +97,12 @@ def render_picture(
         beside: bars from elsewhere below those of latency, such as the paper's.
         allow_different: names of what may differ, such as `torch`, or whether anything may; each bar is then labelled.
         columns: of a two-column paper that a picture spans: 3.25 or 6.75 inches.
+        newest: how many of the runs, those that started last; the picture says how many were left out. `None`: all.
         left_out: sentences on records that could not be read, for a page.
 
     Raises:
         ConfigError: there is no such format or figure, no run, or the runs can't be compared.
     """
-    from vilt_bench.judge.summary import summaries
     from vilt_bench.report.pictures import latency as figures
     from vilt_bench.report.pictures import style
     from vilt_bench.report.runs import page
@@ -84,20 +116,21 @@ def render_picture(
             raise ConfigError(f"--{name} must be one of {', '.join(map(str, choices))} for a picture; got {value!r}")
     if beside is not None and figure == "size" and format != "html":
         raise ConfigError("`beside` adds the bars of the paper's Figure 1; leave out `figure` size")
-    judged = summaries(runs)
+    judged, older = newest_of(runs, newest)
     width_in = style.COLUMN_IN if columns == 1 else style.PAGE_IN
 
     def latencies() -> bytes:
-        drawn = figures.figure1(judged, beside=beside, allow_different=allow_different, width_in=width_in)
+        drawn = figures.figure1(judged, beside=beside, allow_different=allow_different, width_in=width_in, notes=said)
         return style.write(drawn, picture, title=CAPTIONS["latency"])
 
     def sizes() -> bytes:
-        return style.write(figures.figure2(judged, width_in=width_in), picture, title=CAPTIONS["size"])
+        return style.write(figures.figure2(judged, width_in=width_in, notes=said), picture, title=CAPTIONS["size"])
 
+    said = [] if format == "html" else older  # a page says it once
     picture = cast("style.Format", "svg" if format == "html" else format)
     with style.styled():
         if format == "html":
             return page.page(
-                judged, [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())], left_out=left_out
+                judged, [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())], left_out=[*older, *left_out]
             )
         return latencies() if figure == "latency" else sizes()

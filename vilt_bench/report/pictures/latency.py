@@ -39,6 +39,7 @@ def figure1(
     allow_different: bool | Collection[str] = False,
     titles: Mapping[str, str] | None = None,
     width_in: float = style.COLUMN_IN,
+    notes: Sequence[str] = (),
 ) -> Figure:
     """Returns the runs' latency as stacked bars, one a run, by stage; call it under `style.styled`.
 
@@ -52,6 +53,7 @@ def figure1(
             and settings.
         titles: of bars, by the run's identifier; the others have the embedder's name.
         width_in: of the figure, in inches.
+        notes: what else must be known, one sentence each.
 
     Raises:
         ConfigError: there is no run, or the runs were measured on different machines or with different settings.
@@ -74,11 +76,16 @@ def figure1(
         footer.append(f"Bar and number: the sum of the stages{whisker}{few}. The whole is timed apart.")
     if beside is not None:
         footer.append(beside.note)
+    footer += notes
     return draw(charts, style.looks(names), _legend(names), footer, width_in=width_in).figure
 
 
 def figure2(
-    runs: Sequence[Run | Summary], *, titles: Mapping[str, str] | None = None, width_in: float = style.COLUMN_IN
+    runs: Sequence[Run | Summary],
+    *,
+    titles: Mapping[str, str] | None = None,
+    width_in: float = style.COLUMN_IN,
+    notes: Sequence[str] = (),
 ) -> Figure:
     """Returns the shares of textual embedder, visual embedder and interaction in FLOPs and in parameters.
 
@@ -88,6 +95,7 @@ def figure2(
         runs: from top to bottom.
         titles: of bars, by the run's identifier; the others have the embedder's name.
         width_in: of the figure, in inches.
+        notes: what else must be known, one sentence each.
 
     Raises:
         ConfigError: there is no run.
@@ -113,7 +121,7 @@ def figure2(
     ]
     seen = {part.name for chart in charts for bar in chart.bars for part in bar.parts}
     legend = [(name, title) for name, title in TITLES.items() if name in seen or (not seen and name != OPTIONAL)]
-    footer = _side_by_side(runs, titles, ranks=False)
+    footer = [*_side_by_side(runs, titles, ranks=False), *notes]
     return draw(charts, style.looks(COMPONENTS), legend, footer, width_in=width_in).figure
 
 

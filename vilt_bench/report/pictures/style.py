@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import matplotlib
@@ -172,8 +173,13 @@ class Sheet:
 
 def text_width(text: str, size: float = TEXT_PT, *, bold: bool = False) -> float:
     """Returns how wide a line is, in points."""
-    font = FontProperties(size=size, weight="bold" if bold else "normal")
-    return float(text_to_path.get_text_width_height_descent(clean.line(text), font, False)[0])
+    return _width(clean.line(text), size, bold, tuple(matplotlib.rcParams["font.family"]))
+
+
+@lru_cache(maxsize=10_000)  # bars' titles and conditions are alike
+def _width(text: str, size: float, bold: bool, family: tuple[str, ...]) -> float:
+    font = FontProperties(family=list(family), size=size, weight="bold" if bold else "normal")
+    return float(text_to_path.get_text_width_height_descent(text, font, False)[0])
 
 
 def wrap(text: str, width: float, size: float = TEXT_PT, *, bold: bool = False) -> list[str]:
