@@ -31,6 +31,7 @@ OFFERED = (
     "RecordError",
     "Run",
     "Sampling",
+    "Sweep",
     "UnknownEmbedderError",
     "ViltBenchError",
     "ViltConfig",

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _NAMES = {
+    "vilt_bench.ask.axes": ("Sweep",),
     "vilt_bench.ask.case": ("Case", "Sampling", "ViltConfig"),
     "vilt_bench.director.measure": ("measure", "measure_together"),
     "vilt_bench.director.installation": ("Installation",),
@@ -55,6 +56,7 @@ _NAMES = {
 """What the package offers, by home; a home is imported when a name of it is asked for, so that the start is fast."""
 
 if TYPE_CHECKING:  # the same, for type checkers, which see no table
+    from vilt_bench.ask.axes import Sweep as Sweep
     from vilt_bench.ask.case import Case as Case
     from vilt_bench.ask.case import Sampling as Sampling
     from vilt_bench.ask.case import ViltConfig as ViltConfig

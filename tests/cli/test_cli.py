@@ -78,7 +78,7 @@ def complaint(capsys, tmp_path):
         (["--embedder", "patch32", "--seed", "-1"], "--seed must be between"),
         (["--embedder", "patch32", "--image", "no-such-photo.jpg"], "no-such-photo.jpg"),
         (["--embedder", "patch32", "--embedder", "patch16", "--weights", "x"], "--weights is of one embedder"),
-        ([], "give --embedder NAME or --preset NAME"),
+        ([], "give --embedder NAME, --preset NAME or --plan FILE"),
         (["--preset", "papr"], "did you mean 'paper'"),
         (["--embedder", "patch32", "--reduce", "shrink:2"], "--reduce 'shrink:2' is not NAME:N"),
         (["--embedder", "patch32,reduce=avg-pool"], "--reduce 'avg-pool' is not NAME:N"),

@@ -70,7 +70,7 @@ def test_shares_are_read_alike_by_every_flag(command, flag, text, share):
         (["report", "x", "--format", "marcdown"], "did you mean markdown?"),
         (["show"], "give --embedder NAME; "),
         (["show", "patch32", "patch16"], "takes one embedder; got patch32 and patch16"),
-        (["run"], "give --embedder NAME or --preset NAME; "),
+        (["run"], "give --embedder NAME, --preset NAME or --plan FILE; "),
         (["report"], "give records or folders of them"),
         (["compare", "one"], "expected BASELINE and CANDIDATE"),
         (["compare", "--tolerance", "1%"], "expected BASELINE and CANDIDATE"),

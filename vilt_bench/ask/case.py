@@ -83,6 +83,10 @@ class ViltConfig:
             raise ConfigError(f"{self.hidden_size} must be a multiple of `heads` {self.heads}", field="hidden_size")
 
 
+SIZES = ("hidden_size", "layers", "heads", "mlp_size", "text_positions")
+"""Fields of `ViltConfig` that are options; the others are Python's."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One point to measure: an embedder, its input, and where to run it.

@@ -19,6 +19,7 @@ FLAGS = {
     "images": "--image",
     "max_time_s": "--max-time",
     "path": "--output",
+    "plan": "--plan",
     "patience_s": "--patience",
     "preprocessing": "--with-preprocessing",
     "reference": "--baseline-ref",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from vilt_bench.cli import formats, values
-from vilt_bench.cli.flags import in_flags
+from vilt_bench.cli import axes, formats, values
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,28 +26,36 @@ def add_embedders(parser: argparse.ArgumentParser, *, metavar: str = "NAME[,KEY=
     )
 
 
-def add_case(parser: argparse.ArgumentParser) -> None:
-    """Add what describes a case but its input and device."""
+def add_case(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
+    """Add what describes a case but its input and device.
+
+    Args:
+        parser: to add it to.
+        lists: whether several values may be given, with commas between them.
+    """
+    of = axes.several if lists else axes.one
     group = parser.add_argument_group("the case")
     group.add_argument(
         "--resolution",
-        type=_resolution,
+        type=of(axes.resolution),
         metavar="HxW|native",
         help="shorter edge and limit of the longer one, in pixels; native: each image's own size, floored to the "
         "multiples that the embedder asks for (default: the embedder's own, as in its paper)",
     )
     group.add_argument(
         "--reduce",
+        type=of(axes.text),
         metavar="NAME:N",
         help="reduce the visual tokens: pixel-shuffle:2, avg-pool:2 (squares of cells), perceiver:64, qformer:32 "
         "(tokens left), tome:98 (tokens merged away)",
     )
-    group.add_argument("--batch-size", type=int, default=1, metavar="N", help="images a pass (default: 1)")
-    group.add_argument("--text-length", type=int, default=40, metavar="N", help="text tokens (default: 40)")
+    group.add_argument("--batch-size", type=of(axes.number), default=1, metavar="N", help="images a pass (default: 1)")
+    group.add_argument("--text-length", type=of(axes.number), default=40, metavar="N", help="text tokens (default: 40)")
     group.add_argument("--weights", metavar="PATH", help="weights of the visual embedder (default: random)")
     group = parser.add_argument_group("the shared model (defaults: ViLT-B/32)")
     group.add_argument(
         "--interaction",
+        type=of(axes.text),
         default="vilt",
         metavar="vilt|bert|lxmert|vilbert|lm:NAME|none",
         help="what joins the modalities: the shared ViLT; that of another model of the paper's Table 6; or a language "
@@ -65,7 +72,7 @@ def add_case(parser: argparse.ArgumentParser) -> None:
 def add_measuring(parser: argparse.ArgumentParser) -> None:
     """Add input, device, effort and output."""
     add_input(parser)
-    add_linear(add_where(parser))
+    add_linear(add_where(parser, lists=True))
     add_effort(
         parser,
         precision="0.01",
@@ -138,13 +145,16 @@ def add_linear(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_where(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add where to run; returns the group, for more of its kind."""
+def add_where(parser: argparse.ArgumentParser, *, lists: bool = False) -> argparse._ArgumentGroup:
+    """Add where to run; returns the group, for more of its kind; `lists` as for `add_case`."""
+    of = axes.several if lists else axes.one
     group = parser.add_argument_group("where")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps or xpu (default: auto)")
-    group.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     group.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads (default: OMP_NUM_THREADS, else the cores)"
+        "--dtype", type=of(axes.dtype), default="float32", metavar="|".join(axes.DTYPES), help="(default: float32)"
+    )
+    group.add_argument(
+        "--threads", type=of(axes.number), metavar="N", help="CPU threads (default: OMP_NUM_THREADS, else the cores)"
     )
     return group
 
@@ -190,84 +200,12 @@ def add_patience(group: argparse._ActionsContainer) -> None:
     )
 
 
-NATIVE = "native"
-RESERVED = ("reduce", "resolution")
-"""Keys of --embedder that are the case's, not the factory's."""
-
-
-def _resolution(text: str) -> tuple[int, int] | str:
-    from vilt_bench.ask.case import parse_resolution
-
-    if text == NATIVE:
-        return NATIVE
-    try:
-        return parse_resolution(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(in_flags(error.problem)) from None  # argparse puts the flag before it
-
-
 def cases(asked: argparse.Namespace) -> list[Case]:
     """Returns the cases that the options describe, one an embedder."""
     from vilt_bench import files
-    from vilt_bench.ask.case import Case, ViltConfig, parse_embedder, parse_resolution
-    from vilt_bench.worker.backends import check_name
 
     files.check_current_folder()
-    vilt = ViltConfig(
-        hidden_size=asked.hidden_size,
-        layers=asked.layers,
-        heads=asked.heads,
-        mlp_size=asked.mlp_size,
-        text_positions=asked.text_positions,
-    )
-    # What `show` does not ask for, as nothing is run there, has its default.
-    given = {
-        name: getattr(asked, name)
-        for name in ("fit", "preprocessing", "device", "dtype", "threads", "linear", "checkpoint", "seed")
-        if hasattr(asked, name)
-    }
-    if "linear" in given:
-        check_name(given["linear"])
-    texts = _embedders(asked)
-    cases = []
-    for text in texts:
-        name, options = parse_embedder(text)
-        own = {key: str(options.pop(key)) for key in RESERVED if key in options}
-        if asked.weights is not None:
-            if len(texts) > 1:
-                raise ConfigError(f"--weights is of one embedder; with several, write --embedder {name},weights=PATH")
-            options["weights"] = asked.weights
-        resolution = own.get("resolution", asked.resolution)
-        fitted = dict(given)
-        if resolution == NATIVE:
-            fitted["fit"], resolution = NATIVE, None
-        elif isinstance(resolution, str):
-            resolution = parse_resolution(resolution)
-        cases.append(
-            Case(
-                embedder=name,
-                options=options,
-                resolution=resolution,
-                reduce=own.get("reduce", asked.reduce),
-                images=tuple(getattr(asked, "image", ())),
-                text_length=asked.text_length,
-                batch_size=asked.batch_size,
-                interaction=asked.interaction,
-                vilt=vilt,
-                **fitted,
-            )
-        )
-    return cases
-
-
-def _embedders(asked: argparse.Namespace) -> list[str]:
-    """Returns the embedders asked for, those of presets among them, each once."""
-    from vilt_bench.ask.presets import find_preset
-
-    texts = [*asked.names, *(asked.embedder or ())]
-    for name in getattr(asked, "preset", None) or ():
-        texts += find_preset(name)
-    if not texts:
-        preset = " or --preset NAME" if hasattr(asked, "preset") else ""
-        raise ConfigError(f"give --embedder NAME{preset}; 'vilt-bench list' shows all")
-    return list(dict.fromkeys(texts))
+    plan = axes.plan(asked)
+    if not plan.embedders:
+        raise ConfigError("give --embedder NAME; 'vilt-bench list' shows all")
+    return plan.sweep().cases()

@@ -6,11 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vilt_bench.ask.case import names_apart
-from vilt_bench.cli import options, screen
+from vilt_bench.ask.case import SIZES, label, names_apart
+from vilt_bench.cli import axes, options, screen
+from vilt_bench.cli.flags import in_flags
+from vilt_bench.errors import ConfigError
 from vilt_bench.words import counted
 
 if TYPE_CHECKING:
+    from vilt_bench.ask.axes import Expansion
     from vilt_bench.ask.case import Case, Sampling
     from vilt_bench.cli import Add
     from vilt_bench.record.run import Run
@@ -30,23 +33,37 @@ def register(add: Add) -> None:
         metavar="NAME",
         help="a set of embedders, such as tiny, paper or vlm-2026 (see 'vilt-bench list --presets'), or a TOML file",
     )
-    options.add_case(parser)
+    options.add_case(parser, lists=True)
     options.add_measuring(parser)
+    group = parser.add_argument_group(
+        "sweeps: --batch-size, --resolution, --dtype, --text-length, --reduce, --threads and --interaction take "
+        "several values, with commas between them; every combination with every embedder is a case"
+    )
+    group.add_argument(
+        "--plan",
+        metavar="FILE",
+        help="a TOML file with embedders, axes, exclusions and sampling, or - for standard input; see docs/sweeps.md; "
+        "options that are given beside it take the place of what it says",
+    )
+    # What was not given is to be told from what was: a plan may say it.
+    parser.set_defaults(**dict.fromkeys((*axes.LISTS, *axes.SINGLE, *SIZES, "precision", "max_time", "trials")))
 
 
 def run(asked: argparse.Namespace) -> int:
     """Measure embedders, print where the time goes, save the records."""
-    from vilt_bench.ask.case import Sampling
     from vilt_bench.director.measure import check_cases, measure_together
     from vilt_bench.record import store
+    from vilt_bench.report import clean
     from vilt_bench.report.runs import table
 
-    cases = options.cases(asked)
-    sampling = Sampling(precision=asked.precision, max_time_s=asked.max_time, trials=asked.trials)
+    expansion, sampling = _asked(asked)
+    cases = expansion.cases
     check_cases(cases)  # before the folder is made
     store.check_writable(asked.output)
     screen.keep_on_termination()
     if not asked.quiet:
+        for note in expansion.notes:
+            screen.say(f"{clean.printed(in_flags(note))}\n")
         screen.say(f"{_plan(cases, sampling)}\n")
     runs = measure_together(
         cases,
@@ -78,15 +95,34 @@ def run(asked: argparse.Namespace) -> int:
     return screen.USER_ERROR if failed else 0
 
 
+def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling]:
+    """Returns the cases and the sampling that the options describe, over a plan's if there is one."""
+    from dataclasses import replace
+
+    from vilt_bench import files
+    from vilt_bench.ask.plans import read_plan
+
+    files.check_current_folder()
+    plan = axes.plan(asked)
+    effort = {"precision": asked.precision, "max_time_s": asked.max_time, "trials": asked.trials}
+    plan = replace(plan, sampling={name: value for name, value in effort.items() if value is not None})
+    if asked.plan is not None:
+        plan = read_plan(asked.plan).under(plan)
+    if not plan.embedders:
+        raise ConfigError("give --embedder NAME, --preset NAME or --plan FILE; 'vilt-bench list' shows all")
+    return plan.expand(), plan.how()
+
+
 def _plan(cases: Sequence[Case], sampling: Sampling) -> str:
     """Returns what is about to be done, and how long it takes."""
     from vilt_bench.report import clean
 
     trials = counted(sampling.trials, "trial")
+    is_plain = len({label(case) for case in cases}) == len(cases)
     if len(cases) == 1:
         what, each = clean.within(*names_apart(cases)), ""
     else:
-        what, each = f"{len(cases)} embedders in turns", " each"
+        what, each = f"{len(cases)} {'embedders' if is_plain else 'cases'} in turns", " each"
     total_s = len(cases) * sampling.max_time_s
     total = f"{total_s:.0f} s" if total_s < 120 else f"{total_s / 60:.0f} min"
     return (

@@ -1,0 +1,83 @@
+"""Sweeps on the command line."""
+
+import pytest
+
+from vilt_bench import load
+from vilt_bench.cli import main
+from vilt_bench.judge.summary import summarise
+
+SMALL = ["--image", "synthetic", "--hidden-size", "32", "--device", "cpu", "--threads", "1", "--interaction", "none"]
+QUICK = ["--trials", "1", "--max-time", "0.3"]
+
+
+@pytest.fixture
+def refusal(capsys, tmp_path, monkeypatch):
+    """Runs a command that must be refused; returns the one line that it says."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as error:
+            code = error.code
+        captured = capsys.readouterr()
+        assert (code, captured.out, captured.err.count("\n")) == (2, "", 1)
+        assert not list(tmp_path.glob("results"))
+        return captured.err
+
+    return run
+
+
+def test_lists_are_multiplied_and_each_case_is_a_record(tmp_path, capsys):
+    folder = tmp_path / "records"
+    lists = ["--batch-size", "1,2", "--resolution", "64x64,64x96"]
+    assert main(["run", "patch32", *SMALL, *QUICK, *lists, "--output", str(folder)]) == 0
+    runs = [load(path) for path in folder.iterdir()]
+    sizes = {(run.case.resolution, run.case.batch_size): summarise(run).whole.flops for run in runs}
+    # A projection of 3072 numbers to 32 for each 32×32 patch, 2 FLOPs a multiply-add.
+    assert sizes == {
+        (size, batch): 2 * batch * patches * 3072 * 32
+        for size, patches in [((64, 64), 4), ((64, 96), 6)]
+        for batch in (1, 2)
+    }
+    assert "measuring 4 cases in turns" in capsys.readouterr().err
+
+
+def test_a_plan_is_measured_and_options_beside_it_take_its_place(tmp_path, capsys):
+    plan, folder = tmp_path / "sweep.toml", tmp_path / "records"
+    plan.write_text(
+        'embedders = ["patch32"]\n[axes]\nbatch-size = [1, 2]\nresolution = ["64x64"]\n'
+        '[[exclude]]\nbatch-size = 2\n[sampling]\ntrials = 1\nmax-time = "9h"\n'
+    )
+    assert main(["run", "--plan", str(plan), *SMALL, "--max-time", "0.3", "--output", str(folder)]) == 0
+    (run,) = [load(path) for path in folder.iterdir()]
+    assert (run.case.batch_size, run.case.resolution, run.case.interaction) == (1, (64, 64), "none")
+    assert (run.sampling.trials, run.sampling.max_time_s) == (1, 0.3)
+    assert "Excluded by --batch-size 2: 1 combination." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["gate", "show"])
+@pytest.mark.parametrize(
+    "option", [["--batch-size", "1,2"], ["--resolution", "64x64,96x96"], ["--dtype", "float32,bfloat16"]]
+)
+def test_a_list_is_refused_by_what_takes_one_value(refusal, command, option):
+    said = refusal(command, "patch32", *option)
+    assert f"argument {option[0]}: '{option[1]}' is a list, which only 'vilt-bench run' takes; give one value" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["patch32", "--batch-size", "1,,2"], "--batch-size: '1,,2' has an empty value"),
+        (["patch32", "--batch-size", "1,x"], "invalid int value: 'x'"),
+        (["patch32", "--batch-size", "1,0"], "--batch-size must be between 1"),
+        (["patch32", "--dtype", "float32,int8"], "invalid choice: 'int8'"),
+        (["patch32", "--resolution", "64x64,big"], "'big' is not HEIGHTxWIDTH"),
+        (["patch32", "--interaction", "none", "--text-length", "8,9"], "--text-length applies to no case"),
+        (["patch32", "--batch-size", ",".join(map(str, range(1, 10_002)))], "10,001 combinations"),
+        (["--plan", "."], "--plan . can't be read: it is a folder"),
+        (["--plan", "missing.toml"], "it is not there"),
+    ],
+)
+def test_a_sweep_that_can_not_be_meant_is_refused_in_one_line(refusal, arguments, said):
+    assert said in refusal("run", *arguments)

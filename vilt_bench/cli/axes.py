@@ -1,0 +1,128 @@
+"""Reads options that may be lists, and makes a plan of what was asked for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from vilt_bench.cli.flags import in_flags
+from vilt_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vilt_bench.ask.plans import Plan
+
+Read = Callable[[str], Any]
+
+NATIVE = "native"
+LISTS = ("batch_size", "resolution", "dtype", "text_length", "reduce", "threads", "interaction")
+"""Axes that are options of their own; a plan knows more."""
+SINGLE = ("fit", "preprocessing", "device", "linear", "seed")
+"""Fields of a case of which the command line takes one value."""
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def number(text: str) -> int:
+    """Returns a whole number.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
+
+
+def dtype(text: str) -> str:
+    """Returns a dtype.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if text not in DTYPES:
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(DTYPES)})")
+    return text
+
+
+def resolution(text: str) -> tuple[int, int] | str:
+    """Returns (height, width), or `native`.
+
+    Raises:
+        ArgumentTypeError: it is neither.
+    """
+    from vilt_bench.ask.case import parse_resolution
+
+    if text == NATIVE:
+        return NATIVE
+    try:
+        return parse_resolution(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(in_flags(error.problem)) from None  # argparse puts the flag before it
+
+
+def one(read: Read) -> Read:
+    """Returns what reads one value, and says of a list who takes it."""
+
+    def value(text: str) -> Any:
+        if "," in text:
+            raise argparse.ArgumentTypeError(f"{text!r} is a list, which only 'vilt-bench run' takes; give one value")
+        return read(text)
+
+    return value
+
+
+def several(read: Read) -> Read:
+    """Returns what reads values with commas between them."""
+
+    def values(text: str) -> list[Any]:
+        found = [part.strip() for part in text.split(",")]
+        if "" in found:
+            raise argparse.ArgumentTypeError(f"{text!r} has an empty value; expected values with commas between them")
+        return [read(part) for part in found]
+
+    return values
+
+
+def text(given: str) -> str:
+    """Returns it as it is."""
+    return given
+
+
+def plan(asked: argparse.Namespace) -> Plan:
+    """Returns what the options say; those that were not given, or that the command does not take, it does not have.
+
+    Raises:
+        ConfigError: a value is impossible.
+    """
+    from vilt_bench.ask.axes import read_embedder
+    from vilt_bench.ask.case import SIZES
+    from vilt_bench.ask.plans import Plan
+    from vilt_bench.ask.presets import find_preset
+    from vilt_bench.worker.backends import check_name
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(asked, name, None)) is not None}
+
+    single = given(*SINGLE)
+    if "linear" in single:
+        check_name(single["linear"])
+    texts = [*asked.names, *(asked.embedder or ())]
+    for name in getattr(asked, "preset", None) or ():
+        texts += find_preset(name)
+    embedders = [read_embedder(each) for each in dict.fromkeys(texts)]
+    if (weights := given("weights").get("weights")) is not None:
+        if len(embedders) != 1:
+            example = embedders[0].name if embedders else "NAME"
+            raise ConfigError(f"--weights is of one embedder; with several, write --embedder {example},weights=PATH")
+        embedders[0] = type(embedders[0])(
+            embedders[0].name, {**embedders[0].options, "weights": weights}, embedders[0].own
+        )
+    lists = {name: value if isinstance(value, list) else [value] for name, value in given(*LISTS).items()}
+    images = getattr(asked, "image", None)
+    return Plan(
+        embedders=tuple(embedders),
+        axes=lists | {name: [value] for name, value in single.items()},
+        common=given("checkpoint") | ({"images": tuple(images)} if images else {}),
+        sizes=given(*SIZES),
+    )
