@@ -1,4 +1,5 @@
 import argparse
+import pkgutil
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ DOCUMENTS = [
 FOLDERS = tuple(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
 ROOMS = tuple(path.name for path in (ROOT / "vilt_bench").iterdir() if path.is_dir())
 PATH = re.compile(r"`((?:[\w.-]+/)+(?:[\w.-]+\.\w+)?)`")
+DOTTED = re.compile(rf"`(?:vilt_bench\.)?((?:{'|'.join(ROOMS)})(?:\.\w+){{2,}})`")
 LINK = re.compile(r"\]\(([^)\s#]+)?(#[^)\s]+)?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
@@ -47,6 +49,12 @@ def test_what_a_document_names_is_there(document):
         if fragment:
             anchors = {anchor(heading) for heading in HEADING.findall(aim.read_text(encoding="utf-8"))}
             assert fragment[1:] in anchors, f"{file}{fragment}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_a_document_names_by_its_module_can_be_imported(document):
+    for name in DOTTED.findall(document.read_text(encoding="utf-8")):
+        assert pkgutil.resolve_name(f"vilt_bench.{name}") is not None
 
 
 def test_the_readme_names_every_folder_and_module_of_the_package():
