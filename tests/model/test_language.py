@@ -257,7 +257,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all() -> None:
     ("interaction", "vilt", "said"),
     [
         ("lm:", ViltConfig(), "needs a name"),
-        ("gpt", ViltConfig(), "must be one of vilt, bert, lxmert, vilbert, lm:NAME"),
+        ("gpt", ViltConfig(), "must be one of vilt, bert, lxmert, vilbert, none, lm:NAME"),
         ("lm:SmolLM2-135M", ViltConfig(layers=2), "has sizes of its own"),
     ],
 )
