@@ -181,11 +181,12 @@ class Lockstep:
                     draft = self.sides[side].draft
                     draft.warnings = tuple(dict.fromkeys((*draft.warnings, *finished.remarks)))
         finally:
+            joined = {side: join_passes(passes) for side, passes in samples.items()}
             for side, trial in trials.items():
                 self.sides[side].draft.trials.append(
-                    replace(trial, warmup=join_passes(warmup[side]), samples=join_passes(samples[side]))
+                    replace(trial, warmup=join_passes(warmup[side]), samples=joined[side])
                 )
-            pair = Pair(join_passes(samples[BASELINE]), join_passes(samples[CANDIDATE]))
+            pair = Pair(joined[BASELINE], joined[CANDIDATE])
             if pair.turns >= LEAST_TURNS:
                 self.pairs.append(pair)
 
