@@ -107,6 +107,7 @@ def test_latex_is_a_table_of_booktabs() -> None:
         ("50% & $x_1$ #1 ~^", r"50\% \& \$x\_1\$ \#1 \textasciitilde{}\textasciicircum{}"),
         ("[10pt] *", "{[}10pt{]} {*}"),  # after the end of a line they would be its options
         ("--fit 'a'' <b>|\"c\"", r"-{}-fit 'a'{}' \textless{}b\textgreater{}\textbar{}{''}c{''}"),
+        ("a–-b", "a{--}-b"),
         ("384×640 ±2%", r"384\(\times\)640 \(\pm\)2\%"),
         ("::error::x\n\n\\par\x1b", r":{}:error:{}:x \textbackslash{}par?"),
     ],

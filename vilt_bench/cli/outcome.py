@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from vilt_bench import files
 from vilt_bench.cli import formats, screen
@@ -38,7 +38,7 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--inconclusive",
-        choices=["pass", "fail"],
+        choices=get_args(verdicts.Undecided),
         default="fail",
         help="exit code of what could not be decided: 0, or 3 (default: fail)",
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vilt_bench.cli import formats, screen, values
 from vilt_bench.cli.options import RESULTS
 from vilt_bench.errors import ConfigError
-from vilt_bench.report import FIGURES, NEWEST, PICTURES
+from vilt_bench.report import COLUMNS, FIGURES, NEWEST, PICTURES
 from vilt_bench.report.runs import FORMATS as TEXTS
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def register(add: Add) -> None:
         help="what may differ between runs that are drawn side by side, such as torch,driver; alone: everything; each "
         "is then labelled",
     )
-    group.add_argument("--columns", type=int, choices=[1, 2], default=1, help="of a paper, to span (default: 1)")
+    group.add_argument(
+        "--columns", type=int, choices=COLUMNS, default=COLUMNS[0], help="of a paper, to span (default: 1)"
+    )
 
 
 def report(asked: argparse.Namespace) -> int:
@@ -75,7 +77,7 @@ def report(asked: argparse.Namespace) -> int:
     left_out = screen.leave_out(unreadable)
     if asked.format in PICTURES:
         return _picture(runs, asked, left_out)
-    if asked.with_paper or asked.allow_different or asked.columns != 1 or asked.figure != FIGURES[0]:
+    if asked.with_paper or asked.allow_different or asked.columns != COLUMNS[0] or asked.figure != FIGURES[0]:
         raise ConfigError(
             "--figure, --with-paper, --allow-different and --columns are for pictures; "
             f"add --format {', '.join(PICTURES)}"

@@ -57,7 +57,7 @@ _LATEX = {
     '"': r"{''}",
     **{mark: f"\\{mark}" for mark in "{}$&#_%"},
     **{mark: f"{{{mark}}}" for mark in "[]*"},  # after the end of a line they are its options
-    "−": "--",
+    "−": r"\(-\)",
     "×": r"\(\times\)",
     "±": r"\(\pm\)",
     "·": r"\(\cdot\)",
@@ -66,7 +66,7 @@ _LATEX = {
     "≥": r"\(\geq\)",
     "∝": r"\(\propto\)",
     "°": r"\(^\circ\)",
-    "–": "--",
+    "–": "{--}",
     "…": r"\dots{}",
     REPLACED: "?",  # which no font of LaTeX's own has
 }
@@ -106,12 +106,6 @@ def markdown(text: str) -> str:
     start = begins.end() if begins is not None else 0
     marked = _marked(text)
     return f"{marked[:start]}\\{marked[start:]}" if _BEGINS.match(text, start) else marked
-
-
-def markdown_table(head: Sequence[str], rule: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Returns a table of Markdown; the rule between head and lines is Markdown already, such as `---:`."""
-    told = [[*map(markdown, head)], rule, *([*map(markdown, line)] for line in lines)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in told)
 
 
 def code(text: str, *, cell: bool = False) -> str:
