@@ -159,6 +159,7 @@ def test_a_report_that_can_not_be_written_is_refused(complaint, tmp_path, make_r
 def test_a_query_or_a_name_without_a_hit_is_refused(complaint):
     assert "no embedder fits 'zzz'" in complaint("list", "zzz")
     assert "no embedder fits 'timm/zzz'" in complaint("list", "timm/zzz")
+    assert "no embedder fits 'timm/resnet5O'; did you mean 'timm/resnet50'?" in complaint("list", "timm/resnet5O")
     assert "no model fits 'zzz'" in complaint("list", "--vlm", "zzz")
     assert "did you mean" in complaint("show", "patch3")
 

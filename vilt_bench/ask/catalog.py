@@ -79,9 +79,9 @@ def find(query: str = "") -> Listing:
             known = [name.partition("/")[2] for name in read_family(offer.package, family)]
             if not known:
                 raise EmbedderError(f"{family}/NAME is of names that only {family} knows; there is no list of them")
-            raise EmbedderError(
-                f"no embedder fits {query!r}{did_you_mean(nearest(part, known))} 'vilt-bench list {family}/' shows all"
-            )
+            close = nearest(part, known)
+            guess = did_you_mean(close and f"{family}/{close}")
+            raise EmbedderError(f"no embedder fits {query!r}{guess} 'vilt-bench list {family}/' shows all")
         return Listing(tuple(rows), {})
     hits = [
         ListRow(name, offer.distribution, entry)
