@@ -80,8 +80,8 @@ def find(query: str = "") -> Listing:
             if not known:
                 raise EmbedderError(f"{family}/NAME is of names that only {family} knows; there is no list of them")
             close = nearest(part, known)
-            guess = did_you_mean(close and f"{family}/{close}")
-            raise EmbedderError(f"no embedder fits {query!r}{guess} 'vilt-bench list {family}/' shows all")
+            meant = did_you_mean(close and f"{family}/{close}")
+            raise EmbedderError(f"no embedder fits {query!r}{meant} 'vilt-bench list {family}/' shows all")
         return Listing(tuple(rows), {})
     hits = [
         ListRow(name, offer.distribution, entry)

@@ -132,6 +132,14 @@ def test_every_format_bears_what_is_not_known(make_comparison: MakeComparison, f
         assert "nan" not in text.lower()
 
 
+def test_embedders_in_a_line_each_are_named_by_what_tells_them_apart(make_comparison: MakeComparison) -> None:
+    cases = [Case("patch32", resolution=(side, side), threads=1) for side in (64, 96)]
+    lines = render([make_comparison(case=case) for case in cases], "table").splitlines()
+    assert any(line.startswith("patch32 (64×64, threads 1) – ") for line in lines)
+    assert any(line.startswith("patch32 (64×64)  ") for line in lines)
+    assert any(line.startswith("patch32 (96×96)  ") for line in lines)
+
+
 def test_unknown_format_is_refused() -> None:
     with pytest.raises(ConfigError, match="table, markdown, json, junit"):
         render([], "html")

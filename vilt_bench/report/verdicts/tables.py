@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from vilt_bench.ask.case import names_apart
 from vilt_bench.judge.comparison import Comparison, StageVerdict, Verdict
 from vilt_bench.report.tables import Cell, Column, Line, Table, text_column
 from vilt_bench.report.verdicts import words
@@ -42,10 +43,11 @@ def by_stage(comparison: Comparison) -> Table:
 
 
 def by_case(comparisons: Sequence[Comparison]) -> Table:
-    """Returns a line a comparison: its whole, with what the candidate saw."""
+    """Returns a line a comparison: its whole, with what the candidate saw; what all cases have alike is left out."""
     lines = []
-    for comparison in comparisons:
-        named = Cell(words.name(comparison), after=words.clock_mark(comparison.total))
+    names = names_apart([comparison.case for comparison in comparisons])
+    for name, comparison in zip(names, comparisons, strict=True):
+        named = Cell(name, after=words.clock_mark(comparison.total))
         lines.append(Line([named, words.short_size(comparison), *_cells(comparison.total)]))
     return Table([text_column("Whole, by embedder", long="fold"), _SIZE, *_FINDINGS], lines, gap=_GAP)
 
