@@ -118,7 +118,7 @@ def test_a_query_says_how_many_of_a_family_fit_too(family: str) -> None:
 
 
 def test_a_misspelt_model_of_a_family_gets_the_nearest(family: str) -> None:
-    with pytest.raises(EmbedderError, match="did you mean 'zoo_small'"):
+    with pytest.raises(EmbedderError, match="did you mean 'acme/zoo_small'"):
         catalog.find(f"{family}/zo_smal")
 
 
