@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from vilt_bench.ask.case import Dtype, parse_resolution
 from vilt_bench.cli.flags import in_flags
 from vilt_bench.errors import ConfigError
 
@@ -19,7 +20,7 @@ LISTS = ("batch_size", "resolution", "dtype", "text_length", "reduce", "threads"
 """Axes that are options of their own; a plan knows more."""
 SINGLE = ("fit", "preprocessing", "device", "linear", "seed")
 """Fields of a case of which the command line takes one value."""
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = get_args(Dtype)
 
 
 def number(text: str) -> int:
@@ -51,8 +52,6 @@ def resolution(text: str) -> tuple[int, int] | str:
     Raises:
         ArgumentTypeError: it is neither.
     """
-    from vilt_bench.ask.case import parse_resolution
-
     if text == NATIVE:
         return NATIVE
     try:

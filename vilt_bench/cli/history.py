@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from vilt_bench.ask.rule import NEWEST, Order
 from vilt_bench.cli import formats, options, screen
 from vilt_bench.errors import ConfigError
 from vilt_bench.report.history import FORMATS as TEXTS
@@ -50,7 +51,7 @@ def register(add: Add) -> None:
     group.add_argument("--limit", type=int, metavar="N", help="the newest N runs of each history only")
     group.add_argument(
         "--order",
-        choices=["commit", "run"],
+        choices=get_args(Order),
         default="commit",
         help="by time of the commit or the run (default: commit)",
     )
@@ -58,7 +59,7 @@ def register(add: Add) -> None:
     group = parser.add_argument_group("a nightly job's question")
     group.add_argument("--check", action="store_true", help="say only whether the newest runs begin a slowdown")
     group.add_argument(
-        "--newest", type=int, metavar="N", help="for --check: runs in whose midst a change is new (default: 10)"
+        "--newest", type=int, metavar="N", help=f"for --check: runs in whose midst a change is new (default: {NEWEST})"
     )
     group = parser.add_argument_group("output")
     group.add_argument("--format", choices=[*TEXTS, *PICTURES], help="default: what --output's name says, else a table")
@@ -89,7 +90,7 @@ def history(asked: argparse.Namespace) -> int:
         strict=asked.strict,
     )
     screen.leave_out(found.unreadable, more="; --strict refuses such a folder")
-    return _check(found, asked.newest or trend.NEWEST) if check else _print(found, asked)
+    return _check(found, asked.newest or NEWEST) if check else _print(found, asked)
 
 
 def _print(found: History, asked: argparse.Namespace) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import get_args
 
+from vilt_bench.ask.case import LANGUAGE_MODEL, SIZES, Case, Dtype, Fit, Interaction, Sampling
 from vilt_bench.cli import axes, formats, values
 from vilt_bench.errors import ConfigError
 
-if TYPE_CHECKING:
-    from vilt_bench.ask.case import Case
-
+USUAL = Case("NAME")
+"""What is asked for where nothing is said."""
 RESULTS = "results"
 """Where records go unless another folder is given."""
 
@@ -49,36 +49,51 @@ def add_case(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
         help="reduce the visual tokens: pixel-shuffle:2, avg-pool:2 (squares of cells), perceiver:64, qformer:32 "
         "(tokens left), tome:98 (tokens merged away)",
     )
-    group.add_argument("--batch-size", type=of(axes.number), default=1, metavar="N", help="images a pass (default: 1)")
-    group.add_argument("--text-length", type=of(axes.number), default=40, metavar="N", help="text tokens (default: 40)")
+    group.add_argument(
+        "--batch-size",
+        type=of(axes.number),
+        default=USUAL.batch_size,
+        metavar="N",
+        help=f"images a pass (default: {USUAL.batch_size})",
+    )
+    group.add_argument(
+        "--text-length",
+        type=of(axes.number),
+        default=USUAL.text_length,
+        metavar="N",
+        help=f"text tokens (default: {USUAL.text_length})",
+    )
     group.add_argument("--weights", metavar="PATH", help="weights of the visual embedder (default: random)")
     group = parser.add_argument_group("the shared model (defaults: ViLT-B/32)")
     group.add_argument(
         "--interaction",
         type=of(axes.text),
-        default="vilt",
-        metavar="vilt|bert|lxmert|vilbert|lm:NAME|none",
+        default=USUAL.interaction,
+        metavar="|".join((*get_args(Interaction), f"{LANGUAGE_MODEL}NAME")),
         help="what joins the modalities: the shared ViLT; that of another model of the paper's Table 6; or a language "
         "model up to its first token, such as lm:SmolLM2-135M, lm:Qwen2.5-0.5B, lm:Llama-3.2-1B, lm:FOLDER, or, from "
-        "the network, lm:hub:ORGANISATION/NAME; none: the visual embedder alone, without text (default: vilt)",
+        "the network, lm:hub:ORGANISATION/NAME; none: the visual embedder alone, without text "
+        f"(default: {USUAL.interaction})",
     )
-    group.add_argument("--hidden-size", type=int, default=768, metavar="D")
-    group.add_argument("--layers", type=int, default=12, metavar="N")
-    group.add_argument("--heads", type=int, default=12, metavar="N")
-    group.add_argument("--mlp-size", type=int, default=3072, metavar="N")
-    group.add_argument("--text-positions", type=int, default=40, metavar="N", help="rows of the text's position table")
+    for name in SIZES:
+        text = "rows of the text's position table" if name == "text_positions" else None
+        letter = "D" if name == "hidden_size" else "N"
+        usual = getattr(USUAL.vilt, name)
+        group.add_argument(f"--{name.replace('_', '-')}", type=int, default=usual, metavar=letter, help=text)
 
 
 def add_measuring(parser: argparse.ArgumentParser) -> None:
     """Add input, device, effort and output."""
+    sampling = Sampling()
     add_input(parser)
     add_linear(add_where(parser, lists=True))
     add_effort(
         parser,
-        precision="0.01",
-        max_time="60 for one embedder, all trials together",
-        trials="fresh processes an embedder; more follow where they differ and time is left (default: 3)",
-        given=(0.01, 60.0, 3),
+        precision=f"{sampling.precision:g}",
+        max_time=f"{sampling.max_time_s:g} for one embedder, all trials together",
+        trials="fresh processes an embedder; more follow where they differ and time is left "
+        f"(default: {sampling.trials})",
+        given=(sampling.precision, sampling.max_time_s, sampling.trials),
     )
     group = parser.add_argument_group("output")
     add_records(group)
@@ -105,7 +120,9 @@ def add_input(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="decode, resize and normalise the photographs within the pass, on the CPU, from files in memory",
     )
-    group.add_argument("--seed", type=int, default=0, help="of weights, text and noise (default: 0)")
+    group.add_argument(
+        "--seed", type=int, default=USUAL.seed, help=f"of weights, text and noise (default: {USUAL.seed})"
+    )
     group.add_argument(
         "--checkpoint",
         metavar="SOURCE",
@@ -126,10 +143,11 @@ def add_images(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     )
     group.add_argument(
         "--fit",
-        choices=["aspect", "crop", "exact", "native"],
-        default="aspect",
+        choices=get_args(Fit),
+        default=USUAL.fit,
         help="resize a photograph with its aspect kept; crop it to the resolution, cut to multiples of the embedder's "
-        "stride, or exact to the pixel; or keep its own size, as --resolution native does (default: aspect)",
+        "stride, or exact to the pixel; or keep its own size, as --resolution native does "
+        f"(default: {USUAL.fit})",
     )
     return group
 
@@ -138,10 +156,10 @@ def add_linear(group: argparse._ArgumentGroup) -> None:
     """Add who computes the linear layers."""
     group.add_argument(
         "--linear",
-        default="torch",
+        default=USUAL.linear,
         metavar="BACKEND",
         help="who computes the transformer's linear layers: torch; onednn with prepacked weights, faster on some "
-        "processors; or what another package offers (default: torch)",
+        f"processors; or what another package offers (default: {USUAL.linear})",
     )
 
 
@@ -149,9 +167,15 @@ def add_where(parser: argparse.ArgumentParser, *, lists: bool = False) -> argpar
     """Add where to run; returns the group, for more of its kind; `lists` as for `add_case`."""
     of = axes.several if lists else axes.one
     group = parser.add_argument_group("where")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps or xpu (default: auto)")
     group.add_argument(
-        "--dtype", type=of(axes.dtype), default="float32", metavar="|".join(axes.DTYPES), help="(default: float32)"
+        "--device", default=USUAL.device, help=f"auto, cpu, cuda, cuda:N, mps or xpu (default: {USUAL.device})"
+    )
+    group.add_argument(
+        "--dtype",
+        type=of(axes.dtype),
+        default=USUAL.dtype,
+        metavar="|".join(get_args(Dtype)),
+        help=f"(default: {USUAL.dtype})",
     )
     group.add_argument(
         "--threads", type=of(axes.number), metavar="N", help="CPU threads (default: OMP_NUM_THREADS, else the cores)"

@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-ALL = "all"
-"""As `vilt_bench.ask.case.ALL`, which would cost time to import."""
+from vilt_bench.ask.case import ALL
+
 _UNITS_S = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _PART = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|sec|s|min|m|h)")
 

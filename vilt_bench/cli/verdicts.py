@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from vilt_bench.ask.case import case_name, names_apart
+from vilt_bench.ask.rule import GATE_TIME_S, TOLERANCE, Decides
 from vilt_bench.cli import options, outcome, screen, values
 from vilt_bench.cli.flags import in_flags
 from vilt_bench.errors import ConfigError
@@ -44,10 +45,10 @@ def register(add: Add) -> None:
     group.add_argument(
         "--max-time",
         type=values.seconds,
-        default=300.0,
+        default=GATE_TIME_S,
         metavar="TIME",
         help="in seconds, or such as 90s or 5m: for an embedder, starting of processes included; it ends earlier when "
-        "the answer is clear (default: 300)",
+        f"the answer is clear (default: {GATE_TIME_S:g})",
     )
     options.add_patience(group)
     _add_rule(parser)
@@ -243,13 +244,13 @@ def _add_rule(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tolerance",
         type=_share,
-        default=0.025,
+        default=TOLERANCE,
         metavar="SHARE",
-        help="accepted slowdown, 2.5%% or 0.025 (default: 2.5%%)",
+        help=f"accepted slowdown, 2.5%% or 0.025 (default: {100 * TOLERANCE:g}%%)",
     )
     group.add_argument(
         "--gate",
-        choices=["total", "stages"],
+        choices=get_args(Decides),
         default="total",
         help="what decides: the whole alone, or every stage as well (default: total)",
     )

@@ -17,6 +17,7 @@ from typing import Literal
 from vilt_bench import errors
 from vilt_bench.ask.case import Case, Option, Sampling
 from vilt_bench.ask.images import check_images
+from vilt_bench.ask.rule import GATE_TIME_S, TOLERANCE, Decides
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import Draft
 from vilt_bench.director.installation import HERE, Installation
@@ -30,8 +31,8 @@ from vilt_bench.director.measure import Clock
 from vilt_bench.director.process import Overhear, TurnTakingProcess, WorkerFailedError, WorkerNotStartedError
 from vilt_bench.director.side import SideState
 from vilt_bench.errors import ConfigError, MeasurementError
-from vilt_bench.judge.compare import TOLERANCE, check_tolerance, count_changes, share_of_error, software_differences
-from vilt_bench.judge.comparison import Comparison, Decides, Side, SideName, StageVerdict, missing
+from vilt_bench.judge.compare import check_tolerance, count_changes, share_of_error, software_differences
+from vilt_bench.judge.comparison import Comparison, Side, SideName, StageVerdict, missing
 from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LOOKS, SAMPLE_TURNS, WARMUP_TURNS, Verdicts, decide, evidence
 from vilt_bench.judge.significance import GATE_ERROR, PLANNED_PAIRS, best_detectable
 from vilt_bench.record.run import SLOWDOWNS, WHOLE, Failure, Run, Trial
@@ -61,7 +62,7 @@ def gate(
     baseline: Installation,
     candidate: Installation | None = None,
     *,
-    max_time_s: float = 300.0,
+    max_time_s: float = GATE_TIME_S,
     tolerance: float = TOLERANCE,
     decides: Decides = "total",
     error: float = GATE_ERROR,
@@ -139,7 +140,7 @@ def gate_all(
     baseline: Installation,
     candidate: Installation | None = None,
     *,
-    max_time_s: float = 300.0,
+    max_time_s: float = GATE_TIME_S,
     tolerance: float = TOLERANCE,
     decides: Decides = "total",
     error: float = GATE_ERROR,

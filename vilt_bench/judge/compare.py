@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from vilt_bench.ask.case import ALL, case_name
+from vilt_bench.ask.rule import TOLERANCE, Decides
 from vilt_bench.errors import ConfigError, RecordError
-from vilt_bench.judge.comparison import Comparison, CountChange, Decides, Side, SideName, StageVerdict, missing
+from vilt_bench.judge.comparison import Comparison, CountChange, Side, SideName, StageVerdict, missing
 from vilt_bench.judge.estimate import mean, median, stdev, student_t
 from vilt_bench.judge.significance import (
     WIDEST,
@@ -29,8 +30,6 @@ from vilt_bench.record.alike import OWN, alike, check_names, differences, key
 from vilt_bench.record.run import WHOLE, Environment, Run, Series, Stage, Times, parse_time
 from vilt_bench.words import counted
 
-TOLERANCE = 0.025
-"""Accepted slowdown; a true 5% is then found where both sides are measured together."""
 ERROR = 0.01
 """Of a false alarm: half for chance, half for drift beyond what is allowed for."""
 LEAST_SESSIONS = 5

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vilt_bench.ask.case import Case
+from vilt_bench.ask.rule import Decides
 from vilt_bench.record.run import Environment
 
 Verdict = Literal["regressed", "improved", "unchanged", "inconclusive", "missing"]
@@ -18,8 +19,6 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Method = Literal["lockstep", "stored"]
 """`lockstep`: both sides measured together, sample by sample; `stored`: against records of another time."""
 SideName = Literal["baseline", "candidate"]
-Decides = Literal["total", "stages"]
-"""What decides the exit code: the whole alone, or every stage as well."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median, stdev
 
-from vilt_bench.judge.compare import TOLERANCE
+from vilt_bench.ask.rule import TOLERANCE
 from vilt_bench.judge.estimate import LEAST_UNITS
 from vilt_bench.judge.significance import (
     GATE_ERROR,

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from vilt_bench import files
 from vilt_bench.ask.case import Case, case_name, label
+from vilt_bench.ask.rule import NEWEST, Order
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
 from vilt_bench.judge.change_points import ERROR, LEAST_RUNS, find_shifts
 from vilt_bench.judge.estimate import Estimate, estimate
@@ -25,14 +26,6 @@ from vilt_bench.record.run import WHOLE, Model, Run, Source, parse_time
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-Order = Literal["commit", "run"]
-"""`commit`: by the commit's time, a run without a commit by its own; `run`: by the run's time."""
-
-
-NEWEST = 10
-"""Runs in whose midst a change counts as new."""
 
 
 @dataclass(frozen=True)

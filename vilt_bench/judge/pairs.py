@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from vilt_bench.judge.compare import TOLERANCE, share_of_error
-from vilt_bench.judge.comparison import Decides, SideName, StageVerdict
+from vilt_bench.ask.rule import TOLERANCE, Decides
+from vilt_bench.judge.compare import share_of_error
+from vilt_bench.judge.comparison import SideName, StageVerdict
 from vilt_bench.judge.significance import GATE_ERROR, Evidence, Subject, judge, paired, trimmed_mean, turn_logs
 from vilt_bench.record.run import WHOLE, Run, Series, Times
 from vilt_bench.words import counted
