@@ -45,6 +45,11 @@ def register(add: Add) -> None:
         help="a TOML file with embedders, axes, exclusions and sampling, or - for standard input; see docs/sweeps.md; "
         "options that are given beside it take the place of what it says",
     )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="list the cases, with pixels, tokens and an estimate of memory and time; nothing is measured or saved",
+    )
     # What was not given is to be told from what was: a plan may say it.
     parser.set_defaults(**dict.fromkeys((*axes.LISTS, *axes.SINGLE, *SIZES, "precision", "max_time", "trials")))
 
@@ -59,6 +64,8 @@ def run(asked: argparse.Namespace) -> int:
     expansion, sampling = _asked(asked)
     cases = expansion.cases
     check_cases(cases)  # before the folder is made
+    if asked.dry_run:
+        return _foresee(expansion, sampling)
     store.check_writable(asked.output)
     screen.keep_on_termination()
     if not asked.quiet:
@@ -93,6 +100,16 @@ def run(asked: argparse.Namespace) -> int:
     if any(each.interrupted for each in measured):
         return screen.INTERRUPTED
     return screen.USER_ERROR if failed else 0
+
+
+def _foresee(expansion: Expansion, sampling: Sampling) -> int:
+    """Print the cases and what is known of them beforehand; nothing is measured."""
+    from vilt_bench.report.runs import forecast
+    from vilt_bench.worker.foresee import foresee
+
+    notes = [in_flags(note) for note in expansion.notes]
+    forecast.show(list(foresee(expansion.cases)), sampling, screen.console(), notes=notes)
+    return 0
 
 
 def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling]:

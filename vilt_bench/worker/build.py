@@ -41,6 +41,24 @@ def check_memory(
         MemoryError: they do.
         InputError: an image can't be used.
     """
+    for place, for_weights, for_inputs in memory_needs(case, embedder, device, weights=weights):
+        there = available(place)
+        if there is not None and for_weights + for_inputs > there:
+            takes = f"weights take {_in_gb(for_weights)} and inputs" if weights else "inputs take"
+            advice = "a smaller batch or resolution" if for_inputs > for_weights else "a smaller model"
+            raise MemoryError(
+                f"{takes} {_in_gb(for_inputs)}, and {_in_gb(there)} of memory are available on {place}; give {advice}"
+            )
+
+
+def memory_needs(
+    case: Case, embedder: VisualEmbedder, device: torch.device, *, weights: bool = True
+) -> list[tuple[torch.device, int, int]]:
+    """Returns how many bytes weights and inputs take at least, by place: the host, and the device if it is another.
+
+    Raises:
+        InputError: an image can't be used.
+    """
     dtype: torch.dtype = getattr(torch, case.dtype)
     inputs, beside = least_bytes(
         replace(case, fit="crop") if embedder.fixed_size else case,
@@ -53,15 +71,7 @@ def check_memory(
         built += tensor.numel() * tensor.itemsize
         moved += tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
     host = torch.device("cpu")
-    needs = [(host, built, inputs + beside)] if device == host else [(host, built, beside), (device, moved, inputs)]
-    for place, for_weights, for_inputs in needs:
-        there = available(place)
-        if there is not None and for_weights + for_inputs > there:
-            takes = f"weights take {_in_gb(for_weights)} and inputs" if weights else "inputs take"
-            advice = "a smaller batch or resolution" if for_inputs > for_weights else "a smaller model"
-            raise MemoryError(
-                f"{takes} {_in_gb(for_inputs)}, and {_in_gb(there)} of memory are available on {place}; give {advice}"
-            )
+    return [(host, built, inputs + beside)] if device == host else [(host, built, beside), (device, moved, inputs)]
 
 
 def _weights_on_meta(case: Case, embedder: VisualEmbedder) -> Iterator[Tensor]:
