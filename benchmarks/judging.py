@@ -38,8 +38,8 @@ STAGES_S = {
 }
 TRIALS, BLOCKS, PASSES = 3, 6, 6
 """As `vilt-bench run` makes them in a minute of passes of 0.1 s: about 50 kB a record."""
-FIRST = datetime(2026, 1, 1, tzinfo=UTC)
-MANY = ("history", "compare", "csv", "json", "markdown", "table", "join")
+FIRST = datetime(2024, 1, 1, tzinfo=UTC)
+MANY = ("history", "compare", "csv", "json", "markdown", "latex", "table", "join")
 """Commands for all sizes; pictures and pages are for the smallest, as they bound what they draw."""
 
 
@@ -114,7 +114,7 @@ def commands(folder: Path, newest: Path, output: Path) -> Iterator[tuple[str, li
     """Returns each command's name and arguments."""
     yield "history", ["history", str(folder)]
     yield "compare", ["compare", str(folder), str(newest)]
-    for format in ("csv", "json", "markdown", "table"):
+    for format in ("csv", "json", "markdown", "latex", "table"):
         yield format, ["report", str(folder), "--format", format, "--output", str(output / f"report-{format}.txt")]
     yield "join", ["report", str(folder), "--join", "--format", "csv", "--output", str(output / "joined.csv")]
     for format in ("svg", "html"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -74,6 +75,7 @@ def report(asked: argparse.Namespace) -> int:
         runs = load.load_joined(paths, summarise, left_out=unreadable.append)
     else:
         runs = load.load_each(paths, lambda run, _: summarise(run), left_out=unreadable.append)
+    gc.freeze()  # what was read stays to the end: no collection need go through it
     left_out = screen.leave_out(unreadable)
     if asked.format in PICTURES:
         return _picture(runs, asked, left_out)

@@ -111,7 +111,7 @@ class Samples:
     @property
     def median(self) -> float:
         """Of all samples."""
-        return median(self.ordered)
+        return _middle(self.ordered)
 
     def percentile(self, share: float) -> float:
         """Returns the value below which that share (0 to 1) of the samples lies."""
@@ -196,7 +196,10 @@ def percentile(samples: Sequence[float], share: float) -> float:
 
 def median(values: Sequence[float]) -> float:
     """Returns the middle value, of two their mean."""
-    ordered = sorted(values)
+    return _middle(sorted(values))
+
+
+def _middle(ordered: Sequence[float]) -> float:
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 

@@ -235,10 +235,12 @@ def load_joined(
         ViltBenchError: as `load_all`.
     """
     entries = load_each(paths, lambda run, path: (without_samples(run), path), left_out=left_out)
-    return [
-        keep(join_trials([load(path) for _, path in group]) if len(group) > 1 else load(group[0][1]))
-        for group in joinable(entries, lambda entry: entry[0])
-    ]
+    groups = [[path for _, path in group] for group in joinable(entries, lambda entry: entry[0])]
+    del entries
+    with collecting_later():
+        return [
+            keep(join_trials([load(path) for path in group]) if len(group) > 1 else load(group[0])) for group in groups
+        ]
 
 
 def load_folder(

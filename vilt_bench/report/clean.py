@@ -101,6 +101,11 @@ def markdown(text: str) -> str:
     """Returns the text in one line that GitHub shows as it is, wherever a paragraph, an item or a cell begins."""
     if _NUMBER.fullmatch(text):
         return text  # as most cells are
+    return _markdown(text)
+
+
+@lru_cache(maxsize=1024)  # titles and stages come again
+def _markdown(text: str) -> str:
     text = " ".join(line(text).split())
     begins = re.match(r"\d{1,9}(?=[.)])|", text)
     start = begins.end() if begins is not None else 0

@@ -87,8 +87,8 @@ class QuickTable:
     def _padded(self, texts: Sequence[str], widths: Sequence[int]) -> list[str]:
         padded = []
         for index, text, width in zip(self._columns, texts, widths, strict=True):
-            blank = " " * (width - _length(text))
-            padded.append(text + blank if self._table.columns[index].align == "left" else blank + text)
+            least = width - (0 if text.isascii() else cell_len(text) - len(text))
+            padded.append(text.ljust(least) if self._table.columns[index].align == "left" else text.rjust(least))
         return padded
 
 

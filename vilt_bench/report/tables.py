@@ -191,6 +191,9 @@ def _markdown_heading(column: Column, *, broken: bool) -> str:
 
 
 def _markdown_cell(line: Line, index: int) -> str:
+    cell = line.cells[index] if index < len(line.cells) else ""
+    if index and isinstance(cell, str):
+        return clean.markdown(cell)
     cell = cell_of(line, index)
     text = clean.code(cell.text, cell=True) if cell.code else clean.markdown(cell.text)
     if cell.after:

@@ -40,7 +40,7 @@ def show(runs: Sequence[Run | Summary], console: Console, *, left_out: Sequence[
         console.print(tables.drawn(side_by_side(runs, narrow=True), width))
         _print(console, *(f"• {remark}" for remark in lines.comparison_remarks(runs)))
     for run in runs:
-        console.print(Group(*_run(run, width)))
+        console.print(Group(*_run(run, width)), crop=False)  # nothing is wider
     _print(console, *(f"• {line}" for line in left_out))
 
 
