@@ -15,6 +15,8 @@ from vilt_bench.report.numbers import milliseconds
 from vilt_bench.report.remarks import sentence
 from vilt_bench.report.runs.tables import by_stage, side_by_side
 
+_AT_ONCE = 20
+"""Runs that are printed together."""
 WIDTH = 100
 """Columns of a report that goes to a file."""
 # Colour and shade, so that bars can be told apart without colour as well; the last is for ASCII-only terminals.
@@ -39,8 +41,9 @@ def show(runs: Sequence[Run | Summary], console: Console, *, left_out: Sequence[
         _show_bars(runs, console)
         console.print(tables.drawn(side_by_side(runs, narrow=True), width))
         _print(console, *(f"• {remark}" for remark in lines.comparison_remarks(runs)))
-    for run in runs:
-        console.print(Group(*_run(run, width)), crop=False)  # nothing is wider
+    for start in range(0, len(runs), _AT_ONCE):
+        some = (part for run in runs[start : start + _AT_ONCE] for part in _run(run, width))
+        console.print(Group(*some), crop=False)  # nothing is wider
     _print(console, *(f"• {line}" for line in left_out))
 
 
