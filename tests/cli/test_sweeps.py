@@ -56,6 +56,27 @@ def test_a_plan_is_measured_and_options_beside_it_take_its_place(tmp_path, capsy
     assert "Excluded by --batch-size 2: 1 combination." in capsys.readouterr().err
 
 
+def test_an_option_beside_a_plan_counts_though_it_is_the_usual_value(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep.toml").write_text('embedders = ["patch32"]\n[axes]\nseed = 5\nbatch-size = [2, 4]\n')
+    options = ["--interaction", "none", "--image", "synthetic", "--device", "cpu", "--resolution", "64x64", "--dry-run"]
+    assert main(["run", "--plan", "sweep.toml", "--batch-size", "1", *options]) == 0
+    assert "seed 5" in (shown := capsys.readouterr().out)
+    assert "batch_size" not in shown
+    assert main(["run", "--plan", "sweep.toml", "--seed", "0", *options]) == 0
+    assert "seed" not in capsys.readouterr().out
+
+
+def test_what_can_not_be_built_so_is_left_out_of_a_sweep_and_said(tmp_path, capsys):
+    folder = tmp_path / "records"
+    embedders = ["patch32", "region-r101-c4"]  # whose regions lie in no grid
+    arguments = [*embedders, *SMALL, *QUICK, "--resolution", "64x64", "--reduce", "pixel-shuffle:2,avg-pool:2"]
+    assert main(["run", *arguments, "--output", str(folder), "--quiet"]) == 2  # one embedder has no case left
+    said = capsys.readouterr().err.splitlines()
+    assert [line.startswith("vilt-bench: left out: region-r101-c4,reduce=") for line in said] == [True, True]
+    assert {load(path).case.reduce for path in folder.iterdir()} == {"pixel-shuffle:2", "avg-pool:2"}
+
+
 @pytest.mark.parametrize("command", ["gate", "show"])
 @pytest.mark.parametrize(
     "option", [["--batch-size", "1,2"], ["--resolution", "64x64,96x96"], ["--dtype", "float32,bfloat16"]]

@@ -243,6 +243,27 @@ def test_what_the_user_can_mend_is_raised_before_anything_is_timed():
     assert "Measure" not in {kind for _, kind in script.log}
 
 
+def test_what_is_refused_is_left_out_of_a_sweep_and_the_others_go_on():
+    def run(script, left_out):
+        return measure_together(
+            [Case("patch32"), Case("grid-r50"), Case("patch16")],
+            Sampling(trials=2),
+            leave_out=lambda case, error: left_out.append((case.embedder, str(error))),
+            start_worker=script.start,
+            clock=lambda: script.now_s,
+        )
+
+    refusals = {(name, "Prepare", 1): EmbedderError(f"{name} is of one size") for name in ("grid-r50", "patch32")}
+    script, left_out = Script(pass_s={"patch16": 0.1}, break_at=refusals), []
+    (alone,) = run(script, left_out)
+    assert (alone.case.embedder, len(alone.trials), alone.failure) == ("patch16", 2, None)
+    assert left_out == [("patch32", "patch32 is of one size"), ("grid-r50", "grid-r50 is of one size")]
+    assert script.log.count(("grid-r50", "Prepare")) == 1
+    none = Script(break_at={**refusals, ("patch16", "Prepare", 1): EmbedderError("nor is patch16")})
+    with pytest.raises(EmbedderError, match="nor is patch16"):
+        run(none, [])
+
+
 def test_a_trial_of_many_passes_keeps_a_bounded_number_and_says_how_many_there_were():
     rng = random.Random(5)
     script = Script(pass_s={"patch32": 0.001}, noise=[abs(rng.gauss(0, 0.3)) for _ in range(9973)])

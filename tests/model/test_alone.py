@@ -1,5 +1,6 @@
 """The visual embedder alone: without text, without shared model."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -128,3 +129,15 @@ def test_show_tells_of_no_text(capsys):
     shown = capsys.readouterr().out
     assert "text" not in shown
     assert "transformer" not in shown
+
+
+def test_a_gate_measures_it_too(tmp_path, capsys):
+    sizes = ["--interaction", "none", "--hidden-size", "32", "--resolution", "64x64", "--image", "synthetic"]
+    where = ["--device", "cpu", "--threads", "1", "--baseline-python", sys.executable, "--output", str(tmp_path)]
+    code = main(["gate", "patch32", *sizes, *where, "--max-time", "6", "--quiet"])
+    assert code in (0, 1, 3)  # the time is too short to tell which
+    runs = list(map(load, tmp_path.rglob("*.json")))
+    assert {run.side for run in runs} == {"baseline", "candidate"}
+    for run in runs:
+        assert set(run.trials[0].samples.stages) == {"visual_embedder.projection"}
+    assert "extual" not in capsys.readouterr().out

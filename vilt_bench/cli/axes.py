@@ -95,7 +95,7 @@ def plan(asked: argparse.Namespace) -> Plan:
         ConfigError: a value is impossible.
     """
     from vilt_bench.ask.axes import read_embedder
-    from vilt_bench.ask.case import SIZES
+    from vilt_bench.ask.case import SIZES, Case
     from vilt_bench.ask.plans import Plan
     from vilt_bench.ask.presets import find_preset
     from vilt_bench.worker.backends import check_name
@@ -103,9 +103,8 @@ def plan(asked: argparse.Namespace) -> Plan:
     def given(*names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(asked, name, None)) is not None}
 
-    single = given(*SINGLE)
-    if "linear" in single:
-        check_name(single["linear"])
+    if (linear := getattr(asked, "linear", None)) is not None:
+        check_name(linear)
     texts = [*asked.names, *(asked.embedder or ())]
     for name in getattr(asked, "preset", None) or ():
         texts += find_preset(name)
@@ -117,11 +116,16 @@ def plan(asked: argparse.Namespace) -> Plan:
         embedders[0] = type(embedders[0])(
             embedders[0].name, {**embedders[0].options, "weights": weights}, embedders[0].own
         )
-    lists = {name: value if isinstance(value, list) else [value] for name, value in given(*LISTS).items()}
+    lists = {
+        name: value if isinstance(value, list) else [value]
+        for name, value in given(*LISTS, *SINGLE).items()
+        # Commands without plans have the usual values where none is given: an embedder alone knows no text's length.
+        if hasattr(asked, "plan") or value != getattr(Case, name)
+    }
     images = getattr(asked, "image", None)
     return Plan(
         embedders=tuple(embedders),
-        axes=lists | {name: [value] for name, value in single.items()},
+        axes=lists,
         common=given("checkpoint") | ({"images": tuple(images)} if images else {}),
         sizes=given(*SIZES),
     )

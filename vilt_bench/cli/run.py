@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vilt_bench.ask.case import SIZES, label, names_apart
+from vilt_bench.ask.case import SIZES, case_name, label, names_apart
 from vilt_bench.cli import axes, options, screen
 from vilt_bench.cli.flags import in_flags
-from vilt_bench.errors import ConfigError
+from vilt_bench.errors import ConfigError, ViltBenchError
 from vilt_bench.words import counted
 
 if TYPE_CHECKING:
@@ -72,12 +73,19 @@ def run(asked: argparse.Namespace) -> int:
         for note in expansion.notes:
             screen.say(f"{clean.printed(in_flags(note))}\n")
         screen.say(f"{_plan(cases, sampling)}\n")
+    left_out: list[Case] = []
+
+    def leave_out(case: Case, error: ViltBenchError) -> None:
+        left_out.append(case)
+        screen.complain(f"left out: {case_name(case)}: {error}")
+
     runs = measure_together(
         cases,
         sampling,
         report=screen.narrator(quiet=asked.quiet),
         patience_s=asked.patience,
         overhear=screen.overhear(debug=asked.debug),
+        leave_out=None if _are_embedders(cases) else leave_out,
     )
     measured = [run for run in runs if run.trials or run.failure is not None]
     if not measured:
@@ -99,7 +107,14 @@ def run(asked: argparse.Namespace) -> int:
         return screen.USER_ERROR
     if any(each.interrupted for each in measured):
         return screen.INTERRUPTED
-    return screen.USER_ERROR if failed else 0
+    # What does not apply to an embedder is left out; an embedder that has no case at all was meant otherwise.
+    lost = {case.embedder for case in left_out} - {each.case.embedder for each in measured}
+    return screen.USER_ERROR if failed or lost else 0
+
+
+def _are_embedders(cases: Sequence[Case]) -> bool:
+    """Returns whether each is of another embedder, so that no axis has made them."""
+    return len({label(replace(case, reduce=None)) for case in cases}) == len(cases)
 
 
 def _foresee(expansion: Expansion, sampling: Sampling) -> int:
@@ -114,8 +129,6 @@ def _foresee(expansion: Expansion, sampling: Sampling) -> int:
 
 def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling]:
     """Returns the cases and the sampling that the options describe, over a plan's if there is one."""
-    from dataclasses import replace
-
     from vilt_bench import files
     from vilt_bench.ask.plans import read_plan
 
@@ -135,11 +148,10 @@ def _plan(cases: Sequence[Case], sampling: Sampling) -> str:
     from vilt_bench.report import clean
 
     trials = counted(sampling.trials, "trial")
-    is_plain = len({label(case) for case in cases}) == len(cases)
     if len(cases) == 1:
         what, each = clean.within(*names_apart(cases)), ""
     else:
-        what, each = f"{len(cases)} {'embedders' if is_plain else 'cases'} in turns", " each"
+        what, each = f"{len(cases)} {'embedders' if _are_embedders(cases) else 'cases'} in turns", " each"
     total_s = len(cases) * sampling.max_time_s
     total = f"{total_s:.0f} s" if total_s < 120 else f"{total_s / 60:.0f} min"
     return (

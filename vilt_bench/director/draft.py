@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vilt_bench.ask.case import Case, Sampling
+from vilt_bench.errors import ViltBenchError
 from vilt_bench.judge.estimate import LEAST_UNITS
 from vilt_bench.judge.latency import latency
 from vilt_bench.record.run import Energy, Environment, Failure, Model, Run, Source, Stage, Trial
@@ -30,6 +31,8 @@ class Draft:
     trials: list[Trial] = field(default_factory=list)
     energy: Energy | None = None
     failure: Failure | None = None
+    refusal: ViltBenchError | None = None
+    """Why the case can't be measured as asked, where the others go on without it; it then makes no run."""
     warnings: tuple[str, ...] = ()
     spent_s: float = 0.0
     pair_s: float = 0.0

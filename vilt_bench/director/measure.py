@@ -67,6 +67,9 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+Refused = Callable[[Draft, errors.ViltBenchError], None]
+"""Told of a case that can't be measured as asked."""
+
 Clock = Callable[[], float]
 """Seconds."""
 
@@ -236,6 +239,7 @@ def measure_together(
     count: bool = True,
     patience_s: float | None = None,
     overhear: Overhear = lambda _: None,
+    leave_out: Callable[[Case, errors.ViltBenchError], None] | None = None,
     start_worker: Callable[[], MeasuringProcess] | None = None,
     clock: Clock = time.monotonic,
 ) -> list[Run]:
@@ -253,12 +257,14 @@ def measure_together(
         count: whether to count parameters, FLOPs and memory, which takes a pass or two.
         patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `wire.Patience`.
         overhear: told what a process has printed, when it has ended.
+        leave_out: told of a case that can't be measured as asked, and why; it has no run, and the others go on as long
+            as there are any. `None`: there is to be no such case.
         start_worker: starts a measuring process.
         clock: by which time is spent.
 
     Raises:
-        ViltBenchError: a case can't be measured as asked (unknown embedder, unreadable image, missing device, …);
-            nothing has been timed by then.
+        ViltBenchError: a case, or with `leave_out` every case, can't be measured as asked (unknown embedder, unreadable
+            image, missing device, …); nothing has been timed by then.
     """
     sampling = sampling or Sampling()
     check_cases(cases)
@@ -268,19 +274,21 @@ def measure_together(
     problems: list[str] = []
     source = read_source(report=problems.append)
     drafts = [Draft(case, name) for case, name in zip(cases, names_apart(cases), strict=True)]
+    refused = None if leave_out is None else lambda draft, error: _leave_out(drafts, draft, error, leave_out)
     interrupted = False
     try:
         for index in range(max(sampling.trials, MOST_TRIALS)):
             wanted = drafts if index < sampling.trials else [draft for draft in drafts if draft.wants_more(sampling)]
             if not wanted:
                 break
-            _trial(wanted, sampling, index, report, start, clock, count=count and index == 0)
+            _trial(wanted, sampling, index, report, start, clock, refused, count=count and index == 0)
     except KeyboardInterrupt:
         interrupted = True
     group = uuid.uuid4().hex
     runs = [
         draft.finished(sampling, group=group, started_at=started_at, interrupted=interrupted, source=source)
         for draft in drafts
+        if draft.refusal is None
     ]
     return [replace(run, warnings=(*run.warnings, *problems), position=position) for position, run in enumerate(runs)]
 
@@ -303,6 +311,7 @@ def _trial(
     report: Report,
     start_worker: Callable[[], MeasuringProcess],
     clock: Clock,
+    refused: Refused | None,
     *,
     count: bool,
 ) -> None:
@@ -317,7 +326,7 @@ def _trial(
                 budget_s = min(max(0.0, left_s) * share, sampling.max_time_s / sampling.trials)
                 open_trials.append(OpenTrial(draft, start_worker, sampling, index, budget_s, report, clock))
         # Made ready one after the other, before any is timed: building would disturb a neighbour's times.
-        active = [open_trial for open_trial in open_trials if _went_well(open_trial, open_trial.prepare)]
+        active = [open_trial for open_trial in open_trials if _went_well(open_trial, open_trial.prepare, refused)]
         if count:
             active = [open_trial for open_trial in active if _went_well(open_trial, open_trial.count)]
         ready = list(active)
@@ -338,7 +347,25 @@ def _trial(
                 open_trial.process.close()
 
 
-def _went_well(open_trial: OpenTrial, step: Callable[[], bool | None]) -> bool:
+def _leave_out(
+    drafts: Sequence[Draft],
+    draft: Draft,
+    error: errors.ViltBenchError,
+    tell: Callable[[Case, errors.ViltBenchError], None],
+) -> None:
+    """Go on without a case.
+
+    Raises:
+        ViltBenchError: it was the last.
+    """
+    draft.refusal = error
+    draft.failure = Failure("error", str(error))  # so that no trial of it follows
+    if all(each.refusal is not None for each in drafts):
+        raise error
+    tell(draft.case, error)
+
+
+def _went_well(open_trial: OpenTrial, step: Callable[[], bool | None], refused: Refused | None = None) -> bool:
     """Returns whether a open_trial goes on after a step; what went wrong with it is noted in its run."""
     try:
         return step() is not False
@@ -346,6 +373,9 @@ def _went_well(open_trial: OpenTrial, step: Callable[[], bool | None]) -> bool:
         open_trial.draft.failure = error.failure
     except errors.ViltBenchError as error:
         if open_trial.index == 0 and not open_trial.samples.blocks and open_trial.trial is None:
-            raise  # the user can mend it, and nothing is lost
+            if refused is None:
+                raise  # the user can mend it, and nothing is lost
+            refused(open_trial.draft, error)
+            return False
         open_trial.draft.failure = Failure("error", str(error))
     return False
