@@ -399,3 +399,11 @@ def test_named_differences_are_allowed_and_no_others(runs: list[Run]) -> None:
         figure1([runs[0], other], allow_different=["dtype"])
     with pytest.raises(ConfigError, match=r"'dtipe' is nothing that is checked; known: .*batch-size"):
         figure1(runs, allow_different=["dtipe"])
+
+
+def test_what_was_asked_for_otherwise_is_not_to_be_measured_together(runs: list[Run], elsewhere: Run) -> None:
+    other = dataclasses.replace(runs[0], case=dataclasses.replace(runs[0].case, batch_size=2))
+    with pytest.raises(ConfigError, match=r"differ in batch size .*; draw those that are alike, or"):
+        figure1([runs[0], other])
+    with pytest.raises(ConfigError, match="measure them together"):
+        figure1([runs[0], elsewhere])

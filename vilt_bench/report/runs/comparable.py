@@ -35,9 +35,12 @@ def check_comparable(runs: Sequence[Summary], allow_different: Collection[str] =
     more = [f"{len(told) - _MOST} more"] if len(told) > _MOST else []
     *most, last = [*told[:_MOST], *more]
     listed = f"{', '.join(most)} and {last}" if most else last
+    # What was asked for differs however they are measured, as in a sweep.
+    asked = all(alike.RULES.get(each.name, {}).get("case") is alike.Rule.AGREE for each in found)
+    advice = "draw those that are alike" if asked else "measure them together with one 'vilt-bench run'"
     raise ConfigError(
-        f"the runs differ in {listed}; measure them together with one 'vilt-bench run', "
-        f"or give `allow_different` {','.join(each.name for each in found)} to label each bar with its machine"
+        f"the runs differ in {listed}; {advice}, or give `allow_different` {','.join(each.name for each in found)} to "
+        "label each bar with its machine and settings"
     )
 
 
