@@ -221,7 +221,7 @@ def test_where_no_temporary_folder_is_left_a_sentence_says_what_to_set(tmp_path)
     gone = tmp_path / "gone"
     script = (
         "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/nonexistent']\n"
-        "from vilt_bench import files\nfiles.temporary_file()"
+        "from vilt_bench import files\nfiles.temporary_folder()"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "TMPDIR": str(gone)}

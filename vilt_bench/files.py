@@ -188,20 +188,6 @@ def append_bytes(path: Name, data: bytes) -> None:
         raise _refusal(path, "can't be written", why(error), missing=_missing(error)) from None
 
 
-def temporary_file() -> IO[bytes]:
-    """Returns a file without a name, which goes when it is closed.
-
-    Raises:
-        ConfigError: there is no folder for temporary files.
-    """
-    import tempfile
-
-    try:
-        return tempfile.TemporaryFile()
-    except OSError as error:
-        raise ConfigError(_no_temporary(error)) from None
-
-
 def temporary_folder() -> str:
     """Returns the system's folder for temporary files.
 

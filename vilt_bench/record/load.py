@@ -41,10 +41,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Iterator[tuple[str, bytes | R
         EmptyFolderError: there is no record in it.
         RecordError: there is no such folder.
     """
-    text = os.fspath(folder)
-    names, read = _look_into(text)
-    if not names:
-        raise EmptyFolderError(f"no record in folder {text}; 'vilt-bench run --output FOLDER' saves one")
+    names, read = _records_in(os.fspath(folder))
     yield from read(names)
 
 
@@ -66,6 +63,14 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 
 Contents = Iterator[tuple[str, bytes | RecordError]]
 """Names of records, and what they hold, or why it can't be read."""
+
+
+def _records_in(folder: str) -> tuple[list[str], Callable[[Sequence[str]], Contents]]:
+    """Returns what `_look_into` does, of a folder that has to hold records."""
+    names, read = _look_into(folder)
+    if not names:
+        raise EmptyFolderError(f"no record in folder {folder}; 'vilt-bench run --output FOLDER' saves one")
+    return names, read
 
 
 def _look_into(folder: str) -> tuple[list[str], Callable[[Sequence[str]], Contents]]:
@@ -207,9 +212,7 @@ def load_each(
                 kept.append(keep(load(text), text))
             seen.add(real)
             continue
-        names, read = _look_into(text)
-        if not names:
-            raise EmptyFolderError(f"no record in folder {text}; 'vilt-bench run --output FOLDER' saves one")
+        names, read = _records_in(text)
         new = {real: name for name in names if (real := _real(name)) not in seen}
         seen.update(new)
         kept += decode_each(read(list(new.values())), keep, left_out)
