@@ -114,7 +114,7 @@ def embedder_on_meta(case: Case) -> VisualEmbedder:
         return _build_embedder(without_weights(case), shared_sizes(case.interaction, case.vilt).hidden_size)
 
 
-def input_of(case: Case) -> VisualEmbedder:
+def embedder_for_input(case: Case) -> VisualEmbedder:
     """Returns an embedder that says what input it takes: on the meta device, unless building it looks at values."""
     try:
         return embedder_on_meta(case)

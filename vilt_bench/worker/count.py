@@ -25,7 +25,7 @@ from vilt_bench.worker.build import (
     embedder_on_meta,
     without_weights,
 )
-from vilt_bench.worker.failures import StageError, cause_of, part_of
+from vilt_bench.worker.failures import StageError, error_line, stage_and_owner
 from vilt_bench.worker.inputs import Inputs
 from vilt_bench.worker.meters.flops import FlopCount, count_flops
 from vilt_bench.worker.meters.memory import MemoryReading, measure_memory
@@ -75,8 +75,8 @@ def count(
         on_meta = OnMeta()
         stage = error.stage if isinstance(error, StageError) else None
         warnings.append(
-            f"FLOPs were not counted: {part_of(case, stage)} can't run on the meta device "
-            f"({cause_of(error.__cause__ or error)})"
+            f"FLOPs were not counted: {stage_and_owner(case, stage)} can't run on the meta device "
+            f"({error_line(error.__cause__ or error)})"
         )
     warnings.extend(f"FLOPs of {name} are not known: {why}" for name, why in _unknown_flops(on_meta.flops).items())
     memory = _measure_memory(model, inputs, packed_bytes=packed_bytes)
@@ -175,7 +175,7 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
         cause = error.__cause__ or error
         if needs_values(cause):
             raise EmbedderError(_only_run(case, error.stage, cause)) from cause
-        raise EmbedderError(f"{part_of(case, error.stage)} fails: {cause_of(cause)}") from cause
+        raise EmbedderError(f"{stage_and_owner(case, error.stage)} fails: {error_line(cause)}") from cause
     described = describe_model(case, model, inputs, visual_tokens=observer.visual_tokens)
     if weights:
         described = replace(described, visual_weights=f"{weights}, not loaded")
@@ -190,7 +190,7 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
 
 def _only_run(case: Case, stage: str | None, error: BaseException) -> str:
     return (
-        f"{part_of(case, stage)} looks at values, which the meta device does not have ({cause_of(error)}); "
+        f"{stage_and_owner(case, stage)} looks at values, which the meta device does not have ({error_line(error)}); "
         f"{command_line(case, 'run')!r} measures it for real"
     )
 

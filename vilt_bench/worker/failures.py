@@ -21,7 +21,7 @@ class StageError(Exception):
         self.stage = stage
 
 
-def part_of(case: Case, stage: str | None) -> str:
+def stage_and_owner(case: Case, stage: str | None) -> str:
     """Returns a stage with whose it is: the embedder's, or that of what joins the modalities."""
     if stage is None:
         return label(case)
@@ -29,7 +29,7 @@ def part_of(case: Case, stage: str | None) -> str:
     return f"{stage} of {label(case) if own else case.interaction}"
 
 
-def cause_of(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Returns an error in one line, with the place that is its author's: not torch's, and not this toolkit's."""
     what = f"{type(error).__name__}: {first_line(error).removesuffix('.')}"
     ours = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))

@@ -11,7 +11,7 @@ from vilt_bench.ask.forecast import Forecast
 from vilt_bench.errors import ViltBenchError
 from vilt_bench.machine.device import resolve_device
 from vilt_bench.model import shared_sizes
-from vilt_bench.worker.build import input_of, memory_needs
+from vilt_bench.worker.build import embedder_for_input, memory_needs
 from vilt_bench.worker.count import inspect
 
 WITHIN_S = 30.0
@@ -40,7 +40,7 @@ def foresee(
         try:
             resolution, visual_tokens = _shape(case, seen)
             device = resolve_device(case.device)
-            needs = memory_needs(case, input_of(case), device)
+            needs = memory_needs(case, embedder_for_input(case), device)
         except ViltBenchError as error:
             yield Forecast(case, problem=str(error))
             continue

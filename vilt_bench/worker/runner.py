@@ -19,7 +19,7 @@ from vilt_bench.machine.environment import torch_state
 from vilt_bench.model import VisionLanguageModel, load_checkpoint
 from vilt_bench.record.run import Model, Series
 from vilt_bench.worker import backends
-from vilt_bench.worker.build import build_inputs, build_model, check_memory, describe_model, input_of
+from vilt_bench.worker.build import build_inputs, build_model, check_memory, describe_model, embedder_for_input
 from vilt_bench.worker.count import Counts, count
 from vilt_bench.worker.failures import StageError
 from vilt_bench.worker.inputs import Inputs
@@ -178,7 +178,7 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
     backend = backends.load(case.linear)
     before = torch_state()
     # The input first: whether it fits is told by an embedder that takes no memory and hardly any time.
-    embedder = input_of(case)
+    embedder = embedder_for_input(case)
     check_memory(case, embedder, device)
     inputs = build_inputs(case, embedder, device)
     model = build_model(case)
