@@ -58,8 +58,7 @@ def add_case(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
     )
     group.add_argument(
         "--text-length",
-        type=of(axes.number),
-        default=USUAL.text_length,
+        type=of(axes.number),  # no default: where there is no text, a length that was asked for is refused
         metavar="N",
         help=f"text tokens (default: {USUAL.text_length})",
     )
