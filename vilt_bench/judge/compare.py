@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from vilt_bench.ask.case import ALL, case_name
 from vilt_bench.ask.rule import TOLERANCE, Decides
 from vilt_bench.errors import ConfigError, RecordError
-from vilt_bench.judge.comparison import Comparison, CountChange, Side, SideName, StageVerdict, missing
+from vilt_bench.judge.comparison import Comparison, CountChange, Counted, Side, SideName, StageVerdict, missing
 from vilt_bench.judge.estimate import mean, median, stdev, student_t
 from vilt_bench.judge.significance import (
     WIDEST,
@@ -465,18 +465,19 @@ def count_changes(baseline: Sequence[Stage], candidate: Sequence[Stage]) -> tupl
 def _count_changes(baseline: Sequence[Stage], candidate: Sequence[Stage]) -> Iterator[CountChange]:
     before, after = ({stage.name: stage for stage in stages} for stages in (baseline, candidate))
     for name in dict.fromkeys([*before, *after]):
-        counts = [_counts(stages.get(name)) for stages in (before, after)]
-        for quantity in ("parameters", "flops", "peak_bytes"):
-            old, new = (each[quantity] for each in counts)
+        for quantity, of in _COUNTED.items():
+            stages = (before.get(name), after.get(name))
+            old, new = (None if stage is None else of(stage) for stage in stages)
             if old != new:
                 yield CountChange(name, quantity, old, new)
 
 
-def _counts(stage: Stage | None) -> Mapping[str, int | None]:
-    if stage is None:
-        return {"parameters": None, "flops": None, "peak_bytes": None}
-    peak = None if stage.memory is None else stage.memory.peak_bytes
-    return {"parameters": stage.parameters, "flops": stage.flops, "peak_bytes": peak}
+_COUNTED: Mapping[Counted, Callable[[Stage], int | None]] = {
+    "parameters": lambda stage: stage.parameters,
+    "flops": lambda stage: stage.flops,
+    "peak_bytes": lambda stage: None if stage.memory is None else stage.memory.peak_bytes,
+}
+"""What is counted of a stage, by the names of `report.columns`."""
 
 
 def software_differences(baseline: Environment, candidate: Environment) -> tuple[str, ...]:

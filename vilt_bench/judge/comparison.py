@@ -19,6 +19,8 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Method = Literal["lockstep", "stored"]
 """`lockstep`: both sides measured together, sample by sample; `stored`: against records of another time."""
 SideName = Literal["baseline", "candidate"]
+Counted = Literal["parameters", "flops", "peak_bytes"]
+"""What is counted, not timed, and may change from baseline to candidate."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class CountChange:
     """A count that differs: exact, without an interval. `None` where a side did not count it."""
 
     stage: str
-    quantity: Literal["parameters", "flops", "peak_bytes"]
+    quantity: Counted
     baseline: int | None
     candidate: int | None
 
