@@ -1,6 +1,6 @@
 """What reading, judging and writing many records costs: CPU seconds and peak memory of whole commands, by their number.
 
-`python benchmarks/judging.py` makes records of about 50 kB in a temporary folder, the same each time, and runs each
+`python benchmarks/judging.py` makes records of about 60 kB in a temporary folder, the same each time, and runs each
 command in a process of its own. Ratios are what carries over to another machine: the time of twice as many records
 should be twice the time.
 """
@@ -37,7 +37,7 @@ STAGES_S = {
     "modality_interaction.pooler": 0.0003,
 }
 TRIALS, BLOCKS, PASSES = 3, 6, 6
-"""As `vilt-bench run` makes them in a minute of passes of 0.1 s: about 50 kB a record."""
+"""As `vilt-bench run` makes them in a minute of passes of 0.1 s: about 60 kB a record."""
 FIRST = datetime(2024, 1, 1, tzinfo=UTC)
 MANY = ("history", "compare", "csv", "json", "markdown", "latex", "table", "join")
 """Commands for all sizes; pictures and pages are for the smallest, as they bound what they draw."""
