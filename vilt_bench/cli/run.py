@@ -37,8 +37,9 @@ def register(add: Add) -> None:
     options.add_case(parser, lists=True)
     options.add_measuring(parser)
     group = parser.add_argument_group(
-        "sweeps: --batch-size, --resolution, --dtype, --text-length, --reduce, --threads and --interaction take "
-        "several values, with commas between them; every combination with every embedder is a case"
+        "sweeps",
+        "--batch-size, --resolution, --dtype, --text-length, --reduce, --threads and --interaction take several "
+        "values, with commas between them: every combination with every embedder is a case.",
     )
     group.add_argument(
         "--plan",

@@ -299,9 +299,11 @@ def check_cases(cases: Iterable[Case]) -> None:
     Raises:
         ViltBenchError: an unknown embedder, or an image that can't be read.
     """
-    for case in cases:
-        registry.check_name(case.embedder)
-        check_images(case.images)
+    cases = list(cases)
+    for embedder in dict.fromkeys(case.embedder for case in cases):
+        registry.check_name(embedder)
+    for images in dict.fromkeys(case.images for case in cases):
+        check_images(images)
 
 
 def _trial(
