@@ -30,8 +30,6 @@ FROZEN = {
 
 Built here with it in either case, so that random weights cost what trained ones do.
 """
-
-
 KEYPOINT_CLASSES = 1
 """What a keypoint detector detects: persons."""
 

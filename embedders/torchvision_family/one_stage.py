@@ -27,8 +27,6 @@ from embedders.torchvision_family.parts import (
 
 SSD_CHANNELS = {"ssd300_vgg16": 512, "ssdlite320_mobilenet_v3_large": 672}
 """Of their finest feature map."""
-
-
 CELLS = 7
 """Along an edge of what is pooled for a detection of a one-stage detector, and then averaged."""
 

@@ -37,12 +37,8 @@ from vilt_bench.wire import Child, Patience
 
 LEAST_TURNS = 5
 """On a machine so busy that a pair would take more than its share of the time."""
-
-
 _NOTABLE_SHARE = 0.05
 """Of one processor: what another process takes before it is named."""
-
-
 AnswerT = TypeVar("AnswerT")
 
 
@@ -59,8 +55,6 @@ class Effort:
 
 
 THOROUGH = Effort(pairs=12, look_s=2.0, max_time_s=55.0)
-
-
 QUICK = Effort(pairs=4, look_s=0.5, max_time_s=9.0)
 
 

@@ -21,12 +21,7 @@ from vilt_bench.ask.rule import GATE_TIME_S, TOLERANCE, Decides
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import Draft
 from vilt_bench.director.installation import HERE, Installation
-from vilt_bench.director.lockstep import (
-    GateProgress,
-    Lockstep,
-    NoBaselineError,
-    TimeOverError,
-)
+from vilt_bench.director.lockstep import GateProgress, Lockstep, NoBaselineError, TimeOverError
 from vilt_bench.director.measure import Clock
 from vilt_bench.director.process import Overhear, TurnTakingProcess, WorkerFailedError, WorkerNotStartedError
 from vilt_bench.director.side import SideState
@@ -39,15 +34,14 @@ from vilt_bench.record.run import SLOWDOWNS, WHOLE, Failure, Run, Trial
 from vilt_bench.wire import Patience
 
 LONGEST_S = 86_400.0
-
-
+"""That may be asked for: a day for a case."""
 KILLED = "(signal 9)"
 """In what is said of a process that was killed, as the system does when memory runs out."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it."""
+    """What came of a case's gate."""
 
     comparison: Comparison
     runs: tuple[Run, ...]
@@ -157,7 +151,7 @@ def gate_all(
 
     Args:
         cases: what is compared.
-        baseline: as `gate`, like all that is not named here.
+        baseline: as `gate`.
         candidate: as `gate`.
         max_time_s: of each case.
         tolerance: as `gate`.
@@ -205,7 +199,7 @@ def gate_all(
 def _check_limits(tolerance: float, max_time_s: float) -> None:
     check_tolerance(tolerance)
     if not (math.isfinite(max_time_s) and 0 < max_time_s <= LONGEST_S):
-        raise ConfigError(f"`max_time_s` must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}")
+        raise ConfigError(f"must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}", field="max_time_s")
 
 
 def _unmeasured(

@@ -35,15 +35,10 @@ from vilt_bench.wire import BYE_S
 
 SHORT_TURNS = 6
 """Where time is short: nine pairs of six turns find more than six of ten, as their spread is known better."""
-
-
 LEAST_SAMPLING_S = 1.0
 """Where thirty passes take less, there are more of them: starting the processes takes longer anyway."""
-
-
 LEAST_BYE_S = 0.5
-
-
+"""In which a process may end by itself, however little time is left."""
 ENDING_S, ENDING_SHARE = 3.0, 0.05
 """Kept for ending the processes, at most; and at most this share of the time."""
 

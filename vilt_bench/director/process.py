@@ -16,19 +16,11 @@ from vilt_bench.wire import BYE_S, LONGEST_LINE, Child, Patience, place_in
 
 BLOCK_RETRIES = 4
 """How often a worker measures a block at most."""
-
-
 MOST_NOTES = 8
 """Of what goes on, for one request."""
-
-
 LAST_WORD_S = 2.0
 """For a process that has closed its end of the wire to be gone."""
-
-
 ReplyT = TypeVar("ReplyT", bound=protocol.Reply)
-
-
 Overhear = Callable[[str], None]
 """Told what a process has printed."""
 

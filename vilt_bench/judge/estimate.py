@@ -16,27 +16,15 @@ from typing import Literal, Protocol
 
 Blocks = Sequence[Sequence[float]]
 """Samples of one process, by block, in order."""
-
-
 CONFIDENCE = 0.95
-
-
 LEAST_UNITS = 3
 """Fewer trials, blocks, processes or pairs of them than this tell nothing of their spread."""
-
-
 SETTLED = 0.02
 """Warm-up is over when two windows agree within this share."""
-
-
 NEWTON_FREEDOM = 20
 """From so many degrees of freedom on, three steps find Student's quantile as well as a bisection."""
-
-
 POOLED = 1000
 """Percentiles that stand for the samples of trials together, where some have no more."""
-
-
 PERCENTILES = 101
 """From the lowest sample by hundredths to the highest."""
 

@@ -15,28 +15,14 @@ from vilt_bench.record.examination import LEAST_PAIRS, Examination, samples_of
 from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS
 
 Mark = Literal["ok", "warn", "unknown"]
-
-
 FIT = 0.05
 """A machine is fit to measure on where a slowdown of this share can be found with `PLANNED_PAIRS` pairs."""
-
-
 EXAMPLE_PASS_S = 0.1
 """A pass of the model in the example of how long a comparison takes."""
-
-
 COARSE_CLOCK_S = 1e-6
-
-
 BUSY_OTHERS = 0.05
-
-
 NOISY_PROCESSES = 0.03
-
-
 LITTLE_MEMORY = 0.1
-
-
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "refined-jiffies")
 
 

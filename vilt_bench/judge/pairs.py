@@ -15,31 +15,17 @@ from vilt_bench.words import counted
 
 LOOKS = {6: 0.2, 12: 0.65, 18: 0.85, 24: 1.0}
 """By number of pairs: the share of the error that is spent by then."""
-
-
 WARMUP_TURNS = 2
 """Four passes a process, after the first call."""
-
-
 SAMPLE_TURNS = 15
 """Thirty passes a process: fewer find less, more find hardly more."""
-
-
 PASSES = 2 * (1 + 2 * (WARMUP_TURNS + SAMPLE_TURNS))
 """Of a pair that is not short of time, by both processes, the first calls included."""
-
-
 LEAST_TURNS = 5
 """A pair that was cut off earlier is not judged."""
-
-
 Verdicts = tuple[StageVerdict, tuple[StageVerdict, ...]]
 """Of the whole, and of the stages."""
-
-
 BASELINE: SideName = "baseline"
-
-
 CANDIDATE: SideName = "candidate"
 
 

@@ -446,18 +446,18 @@ def _switches_per_s(conditions: Conditions) -> float:
     return switches / watched_s if switches is not None and watched_s else 0.0
 
 
-def _sum_of_stages(latencies: Latencies) -> Iterator[Remark]:
-    found, cost = latencies.sum_of_stages, latencies.instrumented
-    if found is None:
+def _sum_of_stages(found: Latencies) -> Iterator[Remark]:
+    ratio, cost = found.sum_of_stages, found.instrumented
+    if ratio is None:
         return
-    share = found.value - 1
+    share = ratio.value - 1
     # Neighbouring passes differ by chance too: what lies within their own spread is no difference.
     if abs(share) <= UNACCOUNTED:
         yield SumOfStages(share, "small")
-    elif found.low is None or found.high is None:
+    elif ratio.low is None or ratio.high is None:
         yield SumOfStages(share, "unknown")
     else:
-        yield SumOfStages(share, "noise" if found.low <= 1 <= found.high else "large")
+        yield SumOfStages(share, "noise" if ratio.low <= 1 <= ratio.high else "large")
     if cost is not None and cost.low is not None and cost.low > 1 + UNACCOUNTED:
         yield SlowedByClocks(cost.value - 1)
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 TEXT_POSITIONS = 512
 """Of BERT, which all but ViLT start from."""
-
-
 PROPOSALS = 1000
 """Regions that the RoI head sees: what the printed FLOPs fit."""
 

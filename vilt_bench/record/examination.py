@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from vilt_bench.record.run import Environment, Fitness, GpuState
 
 WARMUP_TURNS = 3
-
-
 TURNS = 15
 """Each A B B A: 30 samples a process."""
-
-
 LEAST_PAIRS = 3
 """That tell how far pairs differ."""
 

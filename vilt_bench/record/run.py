@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 """History: 1 (0.1.0) the first."""
-
-
 SLOWDOWNS = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
 """NVML's reasons where heat or the power supply slow a GPU down; a power cap is many a card's normal state."""
-
-
 WHOLE = "whole"
 """As a stage's name: the uninstrumented passes."""
 

@@ -12,12 +12,8 @@ from vilt_bench.record.run import AllPasses, Series, Times
 MOST_PASSES = 4096
 """Of each kind in a trial's samples: 1.4 MB with six stages. Beyond it every other pass is left out, and again, as
 often as it takes; a block keeps one at least."""
-
-
 MOST_WARMUP_PASSES = 1024
 """Likewise, of a trial's warm-up."""
-
-
 CLOCKS = tuple(clock.name for clock in fields(Times))
 
 

@@ -18,8 +18,6 @@ from vilt_bench.report.pictures.bars import Bar, Chart, Part
 from vilt_bench.report.pictures.latency import Beside, conditions_of, labels_of, refuse_none, stage_title
 
 PAPER_HEADING = "ViLT paper, Figure 1 (P40 GPU)"
-
-
 PAPER_FIGURE_1_MS: Mapping[str, Mapping[str, float]] = {
     "region": {"backbone": 75, "region_operations": 810, "modality_interaction": 15},
     "grid": {"backbone": 45, "modality_interaction": 15},
@@ -29,11 +27,7 @@ PAPER_FIGURE_1_MS: Mapping[str, Mapping[str, float]] = {
 
 Source: ViLT paper, Figure 1; batch 1, NVIDIA P40, mean of 10,000 runs.
 """
-
-
 Task = Literal["vqav2_test_dev", "nlvr2_dev", "nlvr2_test_p"]
-
-
 TASKS: Mapping[str, str] = {
     "vqav2_test_dev": "VQAv2 test-dev (score)",
     "nlvr2_dev": "NLVR2 dev (accuracy, %)",
