@@ -55,7 +55,7 @@ COMMANDS = {
     "report-bencher.json": "report sitting --format bencher",
     "report.html": "report sitting --format html --output FILE",
     "report-latency.svg": "report sitting --format svg --output FILE",
-    "report-latency-with-paper.svg": "report sitting --format svg --with-paper --columns 2 --output FILE",
+    "report-latency-with-paper.svg": "report sitting --format svg --with-paper --span 2 --output FILE",
     "report-latency-different.svg": "report sitting others --format svg --allow-different --output FILE",
     "report-size.svg": "report sitting --format svg --figure size --output FILE",
     "history-80.txt": "history history",

@@ -148,6 +148,27 @@ def test_a_bad_record_is_refused(complaint, tmp_path, content, said):
     assert said in complaint("report", path)
 
 
+def test_columns_that_nothing_is_known_of_are_refused_before_anything_is_read_or_measured(complaint):
+    for command in (["report", "nowhere"], ["run", "patch32"]):
+        assert "nothing is known of 'p98'; did you mean 'p90'?" in complaint(*command, "--columns", "p98")
+        assert "that a picture of 'report' spans: --span 2" in complaint(*command, "--columns", "2")
+
+
+def test_columns_are_listed_and_chosen(capsys, tmp_path, make_run):
+    assert main(["report", "--columns", "help"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert "images-per-second  Images/s [95% interval]" in listed
+    from vilt_bench.record import store
+
+    store.save(make_run(), tmp_path)
+    assert main(["report", str(tmp_path), "--columns", ",".join(line.split()[0] for line in listed)]) == 0
+    capsys.readouterr()
+    assert main(["report", str(tmp_path), "--columns", "Time_per_image,p50"]) == 0
+    shown = capsys.readouterr().out
+    assert "An image" in shown
+    assert "GFLOPs" not in shown
+
+
 def test_a_report_that_can_not_be_written_is_refused(complaint, tmp_path, make_run):
     from vilt_bench.record import store
 

@@ -8,12 +8,15 @@ import pytest
 from rich.console import Console
 
 from vilt_bench.ask.case import Case
+from vilt_bench.errors import ConfigError
 from vilt_bench.judge.comparison import CountChange
+from vilt_bench.judge.summary import summarise
 from vilt_bench.record.run import Model, Run, Stage
-from vilt_bench.report import columns, render, terminal
-from vilt_bench.report.columns import Quantity, quantity, total
+from vilt_bench.report import columns, render, render_picture, terminal
+from vilt_bench.report.columns import Quantity, chosen, quantity, total
 from vilt_bench.report.embedders.stages import show_stages
 from vilt_bench.report.numbers import millions
+from vilt_bench.report.runs import table
 from vilt_bench.report.tables import Column
 from vilt_bench.report.verdicts import words
 
@@ -84,3 +87,90 @@ def test_a_sum_with_an_unknown_part_is_unknown(make_run: Callable[..., Run]) -> 
 
     assert MOVED.of(counted_row("whole", "whole", None, stages)) is None
     assert MOVED.of(counted_row("whole", "whole", None, stages[:1])) == 1
+
+
+CHOSEN = ["p99", "images-per-second", "passes"]
+
+
+@pytest.fixture
+def long_run(make_run: Callable[..., Run]) -> Run:
+    """Has 400 passes: enough for p99."""
+    return make_run(trials=4, blocks=(100,))
+
+
+def test_chosen_columns_are_those_of_every_table_in_their_order(long_run: Run) -> None:
+    runs = [long_run, dataclasses.replace(long_run, run_id="other")]
+    text = render(runs, "markdown", quantities=CHOSEN)
+    heads = [line for line in text.splitlines() if line.startswith(("| Embedder", "| Stage"))]
+    told = "| p99 (ms) | Images/s [95% interval] | Passes |"
+    assert heads == [f"| Embedder | Pixels | Visual tokens {told}", *[f"| Stage {told}"] * 2]
+    assert text.count(" | 400 |") == 4  # side by side, and each run's whole
+    assert render(runs, "latex", quantities=CHOSEN).count("p99 & Images/s & ") == 3
+    page = render_picture(runs, "html", quantities=CHOSEN).decode()
+    assert page.count('<th scope="col">p99 (ms)</th>') == 3
+
+
+def test_a_terminal_of_any_width_has_the_chosen_columns(long_run: Run) -> None:
+    text = terminal.text(lambda console: table.show([long_run], console, quantities=chosen(["macs", "p90"])), 60)
+    assert "GMACs" in text
+    assert "p90" in text
+    assert "Latency" not in text
+
+
+def test_chosen_columns_are_those_of_data(long_run: Run) -> None:
+    last = list(csv.DictReader(io.StringIO(render([long_run], "csv", quantities=CHOSEN))))[-1]
+    found = json.loads(render([long_run], "json", quantities=CHOSEN))[0]["stages"][-1]
+    expected = ["latency_p99_s", "images_per_second", "images_per_second_low", "images_per_second_high"]
+    for fields in (list(last), list(found)):
+        begin = fields.index("stage") + 1
+        assert fields[begin : fields.index("counts")] == [*expected, "percentile_samples"]
+    assert last["percentile_samples"] == "400"
+    assert float(last["latency_p99_s"]) == found["latency_p99_s"]
+
+
+def test_all_data_has_throughput_and_percentiles_and_nothing_in_place_of_what_is_unknown(
+    make_run: Callable[..., Run],
+) -> None:
+    stages = json.loads(render([make_run(trials=1, blocks=(10, 10))], "json"))[0]["stages"]
+    assert stages[-1]["images_per_second"] == pytest.approx(1 / stages[-1]["latency_median_s"])
+    assert stages[-1]["time_per_image_s"] == stages[-1]["latency_median_s"]
+    assert stages[-1]["percentile_samples"] == 20
+    assert stages[-1]["latency_p50_s"] is not None
+    assert stages[-1]["latency_p90_s"] is None
+    assert stages[0]["latency_p50_s"] is None
+
+
+def test_throughput_and_percentiles_of_the_whole_are_told_beneath_its_table(make_run: Callable[..., Run]) -> None:
+    run = make_run(trials=1, blocks=(40,), case=Case("patch32", batch_size=2))
+    for format in ("table", "markdown"):
+        line = next(line for line in render([run], format).splitlines() if " images/s · " in line)
+        assert " ms an image · 40 passes: p50 " in line
+        assert ", p90 " in line
+        assert "p95" not in line
+
+
+def test_an_unknown_or_no_column_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(ConfigError, match=r"'imges-per-second'; did you mean 'images-per-second'\?.*, p99, "):
+        chosen(["latency", "imges-per-second"])
+    with pytest.raises(ConfigError, match="none is named"):
+        chosen([])
+
+
+def test_columns_are_refused_where_there_are_none(long_run: Run) -> None:
+    with pytest.raises(ConfigError, match="bencher has latencies"):
+        render([long_run], "bencher", quantities=["p99"])
+    with pytest.raises(ConfigError, match="a picture has none"):
+        render_picture([long_run], "svg", quantities=["p99"])
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_no_number_of_a_chosen_column_is_cut(long_run: Run, width: int) -> None:
+    runs = [long_run, dataclasses.replace(long_run, run_id="other")]
+    every = [columns.flag(each) for each in columns.QUANTITIES]
+    text = terminal.text(lambda console: table.show(runs, console, quantities=chosen(every)), width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert summarise(long_run).whole.passes is not None
+    for each in columns.QUANTITIES:
+        assert text.count(each.text(summarise(long_run).whole)) >= 2
+    assert text.count("\nwhole ") == text.count("\nStage ")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 _ALIKE = (
-    "allow_different", "batch_size", "checkpoint", "columns", "device", "dtype", "embedder", "figure", "fit", "format",
+    "allow_different", "batch_size", "checkpoint", "device", "dtype", "embedder", "figure", "fit", "format",
     "heads", "hidden_size", "interaction", "join", "layers", "limit", "linear", "mlp_size", "newest",
-    "order", "precision", "preset", "reduce", "resolution", "seed", "since", "study_time",
+    "order", "precision", "preset", "reduce", "resolution", "seed", "since", "span", "study_time",
     "text_length", "text_positions", "threads", "tolerance", "trials",
 )  # fmt: skip
 FLAGS = {
@@ -22,6 +22,7 @@ FLAGS = {
     "plan": "--plan",
     "patience_s": "--patience",
     "preprocessing": "--with-preprocessing",
+    "quantities": "--columns",
     "reference": "--baseline-ref",
     "rounds": "--trials",
     "stages": "--stage",

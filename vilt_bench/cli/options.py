@@ -96,6 +96,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("output")
     add_records(group)
+    add_columns(group)
     group.add_argument("--quiet", action="store_true", help="say nothing while measuring")
 
 
@@ -107,6 +108,18 @@ def add_records(group: argparse._ActionsContainer) -> None:
         default=RESULTS,
         metavar="FOLDER",
         help=f"for the records (default: {RESULTS})",
+    )
+
+
+def add_columns(group: argparse._ActionsContainer) -> None:
+    """Add the choice of what tables tell."""
+    group.add_argument(
+        "--columns",
+        action=values.Quantities,
+        default=[],
+        metavar="NAME,…",
+        help="what tables and data tell of stages and wholes, in this order, such as "
+        "latency,images-per-second,time-per-image,p99,parameters; help: lists all (default: the usual ones)",
     )
 
 

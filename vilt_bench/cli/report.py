@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vilt_bench.cli import formats, screen, values
+from vilt_bench.cli import formats, options, screen, values
 from vilt_bench.cli.options import RESULTS
 from vilt_bench.errors import ConfigError
-from vilt_bench.report import COLUMNS, FIGURES, NEWEST, PICTURES
+from vilt_bench.report import FIGURES, NEWEST, PICTURES, SPANS
 from vilt_bench.report.runs import FORMATS as TEXTS
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def register(add: Add) -> None:
         metavar="N",
         help=f"only the N runs that started last; default: all, in pictures and pages {NEWEST}",
     )
+    options.add_columns(parser)
     group = parser.add_argument_group("pictures")
     group.add_argument(
         "--figure",
@@ -56,7 +57,7 @@ def register(add: Add) -> None:
         "is then labelled",
     )
     group.add_argument(
-        "--columns", type=int, choices=COLUMNS, default=COLUMNS[0], help="of a paper, to span (default: 1)"
+        "--span", type=int, choices=SPANS, default=SPANS[0], help="columns of a paper that it spans (default: 1)"
     )
 
 
@@ -79,21 +80,22 @@ def report(asked: argparse.Namespace) -> int:
     left_out = screen.leave_out(unreadable)
     if asked.format in PICTURES:
         return _picture(runs, asked, left_out)
-    if asked.with_paper or asked.allow_different or asked.columns != COLUMNS[0] or asked.figure != FIGURES[0]:
+    if asked.with_paper or asked.allow_different or asked.span != SPANS[0] or asked.figure != FIGURES[0]:
         raise ConfigError(
-            "--figure, --with-paper, --allow-different and --columns are for pictures; "
-            f"add --format {', '.join(PICTURES)}"
+            f"--figure, --with-paper, --allow-different and --span are for pictures; add --format {', '.join(PICTURES)}"
         )
     from vilt_bench.report import newest_of, render
 
     runs, older = newest_of(runs, asked.newest)
     left_out = [*older, *left_out]
     if asked.format == "table" and asked.output is None:
+        from vilt_bench.report.columns import chosen
         from vilt_bench.report.runs import table
 
-        table.show(runs, screen.console(), left_out=left_out)
+        quantities = chosen(asked.columns) if asked.columns else ()
+        table.show(runs, screen.console(), left_out=left_out, quantities=quantities)
         return 0
-    text = render(runs, asked.format, left_out=left_out)
+    text = render(runs, asked.format, left_out=left_out, quantities=asked.columns)
     if asked.output is None:
         sys.stdout.write(text)
     else:
@@ -119,9 +121,10 @@ def _picture(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Seque
         figure=asked.figure,
         beside=beside,
         allow_different=asked.allow_different,
-        columns=asked.columns,
+        span=asked.span,
         newest=NEWEST if asked.newest is None else asked.newest,
         left_out=left_out,
+        quantities=asked.columns,
     )
     if asked.output is None:
         sys.stdout.buffer.write(data)

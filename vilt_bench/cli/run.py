@@ -61,6 +61,7 @@ def run(asked: argparse.Namespace) -> int:
     from vilt_bench.director.measure import check_cases, measure_together
     from vilt_bench.record import store
     from vilt_bench.report import clean
+    from vilt_bench.report.columns import chosen
     from vilt_bench.report.runs import table
 
     expansion, sampling = _asked(asked)
@@ -94,7 +95,7 @@ def run(asked: argparse.Namespace) -> int:
         return screen.INTERRUPTED
     saved, problems = store.save_all(measured, asked.output)
     console = screen.console()
-    table.show(measured, console)
+    table.show(measured, console, quantities=chosen(asked.columns) if asked.columns else ())
     console.print()
     for path in saved:
         console.print(f"saved {path}", highlight=False, soft_wrap=True)

@@ -6,10 +6,12 @@ import argparse
 import math
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from vilt_bench.ask.case import ALL
+from vilt_bench.cli.flags import in_flags
 
 _UNITS_S = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _PART = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|sec|s|min|m|h)")
@@ -50,6 +52,35 @@ def seconds(text: str) -> float:
 def names(text: str) -> list[str]:
     """Returns the names of a text such as `torch,driver`."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+class Quantities(argparse.Action):
+    """An option of names of quantities, which are told in that order; `help` lists them and ends."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the names, all known."""
+        from vilt_bench.errors import ConfigError
+        from vilt_bench.report import columns
+
+        given = str(values)
+        if given.strip() == "help":
+            sys.stdout.write("".join(f"{line}\n" for line in columns.listed()))
+            parser.exit()
+        if given.strip() in ("1", "2"):
+            parser.error(
+                f"--columns chooses quantities; the columns of a paper that a picture of 'report' spans: --span {given}"
+            )
+        try:
+            found = columns.chosen(names(given))
+        except ConfigError as error:
+            parser.error(in_flags(str(error)))
+        setattr(namespace, self.dest, [each.name for each in found])
 
 
 class NamesOrAll(argparse.Action):

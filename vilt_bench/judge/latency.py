@@ -102,8 +102,8 @@ def trial_median(series: Series, stage: str = WHOLE) -> float | None:
     return median(samples) if samples else None
 
 
-def _whole(series: Series) -> Distribution | None:
-    """Returns the latency of one trial's whole, by all passes that there were; of stages, it is by those kept."""
+def known_percentiles(series: Series) -> KnownPercentiles | None:
+    """Returns what a trial that keeps only some of its passes knows of the whole's latency by all; `None`: nothing."""
     every = series.all_passes
     if (
         every is not None
@@ -111,6 +111,13 @@ def _whole(series: Series) -> Distribution | None:
         and len(every.whole_medians_s) == len(every.blocks)
     ):
         return KnownPercentiles(series.passes, every.whole_medians_s, every.whole_percentiles_s)
+    return None
+
+
+def _whole(series: Series) -> Distribution | None:
+    """Returns the latency of one trial's whole, by all passes that there were; of stages, it is by those kept."""
+    if (known := known_percentiles(series)) is not None:
+        return known
     blocks = _split(series.whole.latency_s, series.blocks)
     return Samples(blocks) if blocks else None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from vilt_bench.ask.case import ALONE, Case, Sampling
 from vilt_bench.judge.estimate import Estimate
 from vilt_bench.judge.latency import Latencies, latencies
 from vilt_bench.judge.remarks import Remark, Verdict, remarks, verdict
+from vilt_bench.judge.throughput import Passes, images_per_second, single_passes, time_per_image
 from vilt_bench.record.run import WHOLE, Component, Energy, Environment, Failure, Model, Run, Source, Stage
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
@@ -44,6 +45,12 @@ class Row:
     note: str = ""
     stages: tuple[Stage, ...] = ()
     """What was counted, by stage; of a stage its own."""
+    images_per_second: Estimate | None = None
+    """As if no other stage took time."""
+    time_per_image: Estimate | None = None
+    """Seconds."""
+    passes: Passes | None = None
+    """Of the whole only: its uninstrumented passes one by one."""
 
     @property
     def macs(self) -> int | None:
@@ -103,22 +110,25 @@ def summarise(run: Run) -> Summary:
     """Returns the run judged: every estimate and remark is computed here, once."""
     found = latencies(run)
     names = _stage_names(run)
+    batch_size = run.case.batch_size
     rows: list[Row] = []
     components: dict[Component, Row] = {}
     for component in COMPONENTS:
         inner = [name for name in names if name.partition(".")[0] == component]
         counted = [stage for stage in run.stages if stage.component == component]
-        whole = components[component] = _row(found, "component", component, component, counted)
+        whole = components[component] = _row(found, batch_size, "component", component, component, counted)
         if inner == [component]:
-            rows.append(_row(found, "stage", component, component, counted))
+            rows.append(_row(found, batch_size, "stage", component, component, counted))
             continue
         if inner:
             rows.append(whole)
         rows += [
-            _row(found, "stage", name, component, [stage for stage in counted if stage.name == name]) for name in inner
+            _row(found, batch_size, "stage", name, component, [stage for stage in counted if stage.name == name])
+            for name in inner
         ]
     # Pillow's work and memory are not counted: the whole's are the model's.
-    rows.append(_row(found, "whole", WHOLE, None, [stage for stage in run.stages if stage.component != OPTIONAL]))
+    model = [stage for stage in run.stages if stage.component != OPTIONAL]
+    rows.append(replace(_row(found, batch_size, "whole", WHOLE, None, model), passes=single_passes(run)))
     return Summary(
         run_id=run.run_id,
         started_at=run.started_at,
@@ -161,10 +171,16 @@ def _stage_names(run: Run) -> list[str]:
     return list(dict.fromkeys([*(stage.name for stage in run.stages), *timed]))
 
 
-def _row(found: Latencies, level: Level, name: str, component: str | None, stages: Sequence[Stage]) -> Row:
+def _row(
+    found: Latencies, batch_size: int, level: Level, name: str, component: str | None, stages: Sequence[Stage]
+) -> Row:
     latency = found.whole if level == "whole" else found.stages.get(name)
     share = 1.0 if level == "whole" and latency is not None else _share(latency, found.total)
-    return counted_row(level, name, component, stages, latency=latency, share=share)
+    return replace(
+        counted_row(level, name, component, stages, latency=latency, share=share),
+        images_per_second=images_per_second(latency, batch_size),
+        time_per_image=time_per_image(latency, batch_size),
+    )
 
 
 def counted_row(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from vilt_bench.errors import ConfigError
-from vilt_bench.report.runs import FORMATS
+from vilt_bench.report.runs import CHOOSING, FORMATS
 
 if TYPE_CHECKING:
     from vilt_bench.judge.summary import Summary
@@ -19,7 +19,7 @@ PICTURES = ("svg", "png", "pdf", "html")
 """Formats of `render_picture`; the only ones that need matplotlib."""
 FIGURES = ("latency", "size")
 """What a picture shows: the paper's Figure 1 or its Figure 2."""
-COLUMNS = (1, 2)
+SPANS = (1, 2)
 """Of a two-column paper, how many a picture may span."""
 
 NEWEST = 100
@@ -31,22 +31,34 @@ CAPTIONS = {
 }
 
 
-def render(runs: Iterable[Run | Summary], format: str, *, left_out: Sequence[str] = ()) -> str:
+def render(
+    runs: Iterable[Run | Summary], format: str, *, left_out: Sequence[str] = (), quantities: Sequence[str] = ()
+) -> str:
     """Returns the report of the runs, in their order, as text that ends in a newline.
 
     Args:
         runs: in order; each is judged once, unless it is judged already.
         format: one of `FORMATS`.
         left_out: sentences on records that could not be read, where the format has a place for them.
+        quantities: that are told of stages and wholes, by the names of `report.columns`, in their order; none: the
+            usual ones.
 
     Raises:
-        ConfigError: there is no such format, or two runs would have one name on a dashboard.
+        ConfigError: there is no such format or quantity, the format has no choice of quantities, or two runs would
+            have one name on a dashboard.
     """
     if format not in FORMATS:
         raise ConfigError(f"`format` must be one of {', '.join(FORMATS)}; got {format!r}")
     from vilt_bench.judge.summary import summaries
 
-    text: str = import_module(f"{__name__}.runs.{FORMATS[format]}").render(summaries(runs), left_out=left_out)
+    options: dict[str, Any] = {"left_out": left_out}
+    if quantities:
+        from vilt_bench.report.columns import chosen
+
+        if format not in CHOOSING:
+            raise ConfigError(f"`quantities` can be chosen in {', '.join(CHOOSING)} and html; {format} has latencies")
+        options["quantities"] = chosen(quantities)
+    text: str = import_module(f"{__name__}.runs.{FORMATS[format]}").render(summaries(runs), **options)
     return text
 
 
@@ -84,9 +96,10 @@ def render_picture(
     figure: str = "latency",
     beside: Beside | None = None,
     allow_different: bool | Collection[str] = False,
-    columns: int = 1,
+    span: int = 1,
     newest: int | None = NEWEST,
     left_out: Sequence[str] = (),
+    quantities: Sequence[str] = (),
 ) -> bytes:
     """Returns the runs' Figure 1 or 2, or as `html` a page with both and all tables, as a file's content.
 
@@ -96,13 +109,15 @@ def render_picture(
         figure: one of `FIGURES`; a page has both.
         beside: bars from elsewhere below those of latency, such as the paper's.
         allow_different: names of what may differ, such as `torch`, or whether anything may; each bar is then labelled.
-        columns: of a two-column paper that a picture spans: 3.25 or 6.75 inches.
+        span: columns of a two-column paper that a picture spans: 3.25 or 6.75 inches.
         newest: how many of the runs, those that started last; the picture says how many were left out. `None`: all.
         left_out: sentences on records that could not be read, for a page.
+        quantities: as for `render`, for a page's tables.
 
     Raises:
-        ConfigError: there is no such format or figure, no run, or the runs can't be compared.
+        ConfigError: there is no such format, figure or quantity, no run, or the runs can't be compared.
     """
+    from vilt_bench.report.columns import chosen
     from vilt_bench.report.pictures import latency as figures
     from vilt_bench.report.pictures import style
     from vilt_bench.report.runs import page
@@ -110,14 +125,17 @@ def render_picture(
     for name, value, choices in (
         ("format", format, PICTURES),
         ("figure", figure, FIGURES),
-        ("columns", columns, COLUMNS),
+        ("span", span, SPANS),
     ):
         if value not in choices:
             raise ConfigError(f"--{name} must be one of {', '.join(map(str, choices))} for a picture; got {value!r}")
     if beside is not None and figure == "size" and format != "html":
         raise ConfigError("`beside` adds the bars of the paper's Figure 1; leave out `figure` size")
+    if quantities and format != "html":
+        raise ConfigError("`quantities` are for tables: a picture has none; a page has, with `format` html")
+    told = chosen(quantities) if quantities else []
     judged, older = newest_of(runs, newest)
-    width_in = style.COLUMN_IN if columns == 1 else style.PAGE_IN
+    width_in = style.COLUMN_IN if span == 1 else style.PAGE_IN
 
     def latencies() -> bytes:
         drawn = figures.figure1(judged, beside=beside, allow_different=allow_different, width_in=width_in, notes=said)
@@ -131,6 +149,9 @@ def render_picture(
     with style.styled():
         if format == "html":
             return page.page(
-                judged, [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())], left_out=[*older, *left_out]
+                judged,
+                [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())],
+                left_out=[*older, *left_out],
+                quantities=told,
             )
         return latencies() if figure == "latency" else sizes()

@@ -6,12 +6,23 @@ counts it into the record, and one more of `QUANTITIES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vilt_bench.report.numbers import giga, mebibytes, millions, milliseconds_interval, percent
+from vilt_bench.errors import ConfigError
+from vilt_bench.report.numbers import (
+    count_of,
+    giga,
+    interval,
+    mebibytes,
+    millions,
+    milliseconds_interval,
+    milliseconds_of,
+    percent,
+)
 from vilt_bench.report.tables import Column
+from vilt_bench.words import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from vilt_bench.judge.estimate import Estimate
@@ -41,6 +52,8 @@ class Quantity:
     """Whether it is known of a model that was not run."""
     fields: Callable[[Row], Mapping[str, Any]] | None = None
     """Returns the fields of data formats, units in their names; `None`: the value under `name`."""
+    usual: bool = True
+    """Whether a run's table has it without being asked for it."""
 
     def text(self, row: Row) -> str:
         """Returns what a table's cell says."""
@@ -68,6 +81,23 @@ def _latency_fields(row: Row) -> dict[str, Any]:
     return {field: getattr(found, name, None) for field, name in zip(fields, names, strict=True)}
 
 
+def _estimate_fields(names: Sequence[str], of: Callable[[Row], Estimate | None]) -> Callable[[Row], dict[str, Any]]:
+    """Returns what gives value, low and high of an estimate under those names."""
+    ends = ("value", "low", "high")
+    return lambda row: {name: getattr(of(row), end, None) for name, end in zip(names, ends, strict=True)}
+
+
+def _percentile(name: str) -> Quantity:
+    """Returns a percentile of single passes, which only the whole has: that of a sum of stages is no sum of theirs."""
+
+    def of(row: Row) -> float | None:
+        return getattr(row.passes, name, None)
+
+    return Quantity(
+        name, Column(name, "ms"), of, milliseconds_of, fields=lambda row: {f"latency_{name}_s": of(row)}, usual=False
+    )
+
+
 LATENCY = Quantity(
     "latency",
     Column("Latency", "ms", "95% interval"),
@@ -75,6 +105,35 @@ LATENCY = Quantity(
     milliseconds_interval,
     fields=_latency_fields,
 )
+IMAGES_PER_SECOND = Quantity(
+    "images_per_second",
+    Column("Images/s", aside="95% interval"),
+    lambda row: row.images_per_second,
+    interval,
+    fields=_estimate_fields(
+        ("images_per_second", "images_per_second_low", "images_per_second_high"), lambda row: row.images_per_second
+    ),
+    usual=False,
+)
+TIME_PER_IMAGE = Quantity(
+    "time_per_image",
+    Column("Time per image", "ms", "95% interval", screen="An image"),
+    lambda row: row.time_per_image,
+    milliseconds_interval,
+    fields=_estimate_fields(
+        ("time_per_image_s", "time_per_image_low_s", "time_per_image_high_s"), lambda row: row.time_per_image
+    ),
+    usual=False,
+)
+PASSES = Quantity(
+    "passes",
+    Column("Passes"),
+    lambda row: None if row.passes is None else row.passes.count,
+    count_of,
+    fields=lambda row: {"percentile_samples": None if row.passes is None else row.passes.count},
+    usual=False,
+)
+PERCENTILES = tuple(map(_percentile, ("p50", "p90", "p95", "p99")))
 SHARE = Quantity("share", Column("Share"), lambda row: row.share, percent)
 PARAMETERS = Quantity(
     "parameters",
@@ -95,7 +154,10 @@ PEAK = Quantity(
     base_unit="B",
     fields=lambda row: {"memory_peak_bytes": row.peak_bytes},
 )
-QUANTITIES: Sequence[Quantity] = (LATENCY, SHARE, PARAMETERS, FLOPS, MACS, PEAK)
+QUANTITIES: Sequence[Quantity] = (
+    *(LATENCY, IMAGES_PER_SECOND, TIME_PER_IMAGE, PASSES, *PERCENTILES),
+    *(SHARE, PARAMETERS, FLOPS, MACS, PEAK),
+)
 """In the order of tables and of data."""
 
 
@@ -107,3 +169,41 @@ def quantity(name: str) -> Quantity:
 def built() -> list[Quantity]:
     """Returns the quantities that are known of a model that was not run."""
     return [found for found in QUANTITIES if found.built]
+
+
+def usual() -> list[Quantity]:
+    """Returns the quantities of a run's table, unless others are chosen."""
+    return [found for found in QUANTITIES if found.usual]
+
+
+def chosen(names: Iterable[str]) -> list[Quantity]:
+    """Returns the quantities of those names, in that order, each once; a terminal of any width shows them.
+
+    Args:
+        names: as `QUANTITIES` have them, with dashes or underscores.
+
+    Raises:
+        ConfigError: there is no such quantity, or no name.
+    """
+    known = {flag(each): each for each in QUANTITIES}
+    asked = list(dict.fromkeys(name.strip().replace("_", "-").lower() for name in names))
+    for name in asked:
+        if name not in known:
+            guess = nearest(name, known)
+            raise ConfigError(
+                f"`quantities`: nothing is known of {name!r}{did_you_mean(guess)} known are {', '.join(known)}"
+            )
+    if not asked:
+        raise ConfigError(f"`quantities`: none is named; known are {', '.join(known)}")
+    return [replace(known[name], column=replace(known[name].column, least_width=0)) for name in asked]
+
+
+def flag(found: Quantity) -> str:
+    """Returns the quantity's name as the command line has it."""
+    return found.name.replace("_", "-")
+
+
+def listed() -> list[str]:
+    """Returns a line a quantity: its name, and what a table calls it."""
+    wide = max(len(flag(each)) for each in QUANTITIES)
+    return [f"{flag(each):{wide}}  {' '.join(each.column.heading(each.column.title))}" for each in QUANTITIES]

@@ -9,7 +9,7 @@ from vilt_bench.ask.case import LANGUAGE_MODEL, case_name, in_common
 from vilt_bench.judge.remarks import UNACCOUNTED
 from vilt_bench.judge.summary import Summary
 from vilt_bench.record.run import Environment, Model
-from vilt_bench.report.numbers import ABSENT, milliseconds_of
+from vilt_bench.report.numbers import ABSENT, interval, milliseconds_interval, milliseconds_of
 from vilt_bench.words import counted
 
 
@@ -145,6 +145,19 @@ def model_line(run: Summary) -> str:
         f"batch {case.batch_size} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT}"
         + ("" if model.is_alone else f" · text: {model.text}")
     )
+
+
+def throughput_line(run: Summary) -> str:
+    """Returns images a second, time an image and percentiles of the whole, in one line; empty where it has no times."""
+    whole, found = run.whole, run.whole.passes
+    if whole.images_per_second is None:
+        return ""
+    said = f"{interval(whole.images_per_second)} images/s · {milliseconds_interval(whole.time_per_image)} ms an image"
+    if found is None:
+        return said
+    percentiles = {"p50": found.p50, "p90": found.p90, "p95": found.p95, "p99": found.p99}
+    known = ", ".join(f"{name} {milliseconds_of(value)}" for name, value in percentiles.items() if value is not None)
+    return f"{said} · {counted(found.count, 'pass', 'passes')}: {known} ms" if known else said
 
 
 def _language_sizes(model: Model) -> str:

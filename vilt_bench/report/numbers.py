@@ -22,19 +22,35 @@ def milliseconds_of(seconds: float | None) -> str:
 
 
 def milliseconds_interval(estimate: Estimate | None) -> str:
-    """Returns the latency in ms with its 95% interval, such as `12.31 [12.10, 12.60]`; no digits that it leaves open.
+    """Returns the latency in ms with its 95% interval, as `interval` does."""
+    return interval(estimate, scale=1000)
 
-    An interval that reaches zero has no lower end that says anything: `12.31 [–, 30.02]`.
+
+def interval(estimate: Estimate | None, *, scale: float = 1) -> str:
+    """Returns a value with its 95% interval, such as `12.31 [12.10, 12.60]`; no digits that it leaves open.
+
+    An interval that reaches zero has no lower end that says anything: `12.31 [–, 30.02]`. Of what is one over such a
+    value, the upper end is unknown: `0.08 [0.03, –]`.
+
+    Args:
+        estimate: any.
+        scale: how many of the unit that is shown one of the estimate's own is.
     """
     if estimate is None:
         return ABSENT
-    value = 1000 * estimate.value
-    if estimate.low is None or estimate.high is None:
+    value = scale * estimate.value
+    if estimate.low is None and estimate.high is None:
         return f"{number(value)} [{ABSENT}]"
-    half = 1000 * (estimate.high - estimate.value)
+    half = value - scale * (estimate.low or 0) if estimate.high is None else scale * (estimate.high - estimate.value)
     places = min(decimals(value), max(0, 1 - math.floor(math.log10(half)))) if half > 0 else decimals(value)
-    low = f"{1000 * estimate.low:,.{places}f}" if estimate.low > 0 else ABSENT
-    return f"{value:,.{places}f} [{low}, {1000 * estimate.high:,.{places}f}]"
+    low = f"{scale * estimate.low:,.{places}f}" if estimate.low is not None and estimate.low > 0 else ABSENT
+    high = ABSENT if estimate.high is None else f"{scale * estimate.high:,.{places}f}"
+    return f"{value:,.{places}f} [{low}, {high}]"
+
+
+def count_of(value: int | None) -> str:
+    """Returns a count with its thousands set apart."""
+    return ABSENT if value is None else f"{value:,}"
 
 
 def percent(share: float | None) -> str:

@@ -6,7 +6,7 @@ What a table says is said once, by `Table`; a format only chooses the language. 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from vilt_bench.report import clean
@@ -127,6 +127,40 @@ def drawn(table: Table, width: int) -> rich.console.RenderableType:
     from vilt_bench.report.quick_table import QuickTable
 
     return QuickTable(table, width)
+
+
+def in_parts(table: Table, width: int) -> list[Table]:
+    """Returns the table as several, where its columns have no room beside each other; each has the first column.
+
+    Args:
+        table: any.
+        width: of a terminal, in columns.
+    """
+    shown = shown_columns(table, width)
+    wide = {index: _width(table, index) + table.gap for index in shown}
+    # A longer name is folded.
+    room = width - min(wide[shown[0]], _LEAST_NAME + table.gap)
+    parts: list[list[int]] = [[]]
+    for index in shown[1:]:
+        if parts[-1] and sum(wide[each] for each in parts[-1]) + wide[index] > room:
+            parts.append([])
+        parts[-1].append(index)
+    return [_part(table, [shown[0], *part]) for part in parts] if len(parts) > 1 else [table]
+
+
+_LEAST_NAME = 20
+"""Columns that a terminal has for a name, whatever stands beside it."""
+
+
+def _width(table: Table, index: int) -> int:
+    column = table.columns[index]
+    head = (len(part) for said in column.heading(_narrow(column)) for part in said.split("\n"))
+    return max(*head, *(len(cell_of(line, index).text) + 2 * line.depth * (not index) for line in table.lines))
+
+
+def _part(table: Table, indices: Sequence[int]) -> Table:
+    part = [replace(line, cells=[cell_of(line, index) for index in indices]) for line in table.lines]
+    return replace(table, columns=[table.columns[index] for index in indices], lines=part)
 
 
 def drawn_by_rich(table: Table, width: int) -> rich.table.Table:

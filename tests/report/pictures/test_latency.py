@@ -268,7 +268,7 @@ def test_published_accuracies_leave_out_what_is_not_published() -> None:
 
 def test_png_has_300_dots_per_inch_and_the_width_of_the_columns(runs: list[Run]) -> None:
     for columns, inches in ((1, 3.25), (2, 6.75)):
-        image = Image.open(io.BytesIO(render_picture(runs, "png", columns=columns)))
+        image = Image.open(io.BytesIO(render_picture(runs, "png", span=columns)))
         image.load()
         assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
         assert image.width == pytest.approx(300 * inches, abs=1)
@@ -324,7 +324,7 @@ def test_command_line_writes_pictures(runs: list[Run], tmp_path: Path, format: s
     for run in runs:
         store.save(run, tmp_path)
     picture = tmp_path / f"figure.{format}"
-    asked = ["report", str(tmp_path), "--format", format, "--output", str(picture), "--with-paper", "--columns", "2"]
+    asked = ["report", str(tmp_path), "--format", format, "--output", str(picture), "--with-paper", "--span", "2"]
     assert cli.main(asked) == 0
     assert picture.read_bytes().startswith(start)
 

@@ -1,4 +1,4 @@
-"""Runs as text: one file a format, each with `render(runs, *, left_out)`."""
+"""Runs as text: one file a format, each with `render(runs, *, left_out)`, those of `CHOOSING` with `quantities` too."""
 
 FORMATS = {
     "table": "table",
@@ -10,3 +10,6 @@ FORMATS = {
     "bencher": "bencher",
 }
 """By name: the module here that writes it; imported when asked for, as a terminal's table needs more than a CSV."""
+
+CHOOSING = ("table", "csv", "markdown", "latex", "json")
+"""Formats of which quantities can be chosen; dashboards get latencies."""

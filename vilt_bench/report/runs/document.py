@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vilt_bench.judge.summary import Summary
-from vilt_bench.report.lines import alike, comparison_remarks, machine_line, model_line, name
+from vilt_bench.report.columns import Quantity
+from vilt_bench.report.lines import alike, comparison_remarks, machine_line, model_line, name, throughput_line
 from vilt_bench.report.remarks import sentences
 from vilt_bench.report.runs.tables import by_stage, side_by_side
 from vilt_bench.report.tables import Table
@@ -36,18 +37,22 @@ class Items:
 Block = Heading | Paragraph | Items | Table
 
 
-def document(runs: Sequence[Summary], left_out: Sequence[str] = ()) -> Iterator[Block]:
+def document(
+    runs: Sequence[Summary], left_out: Sequence[str] = (), quantities: Sequence[Quantity] = ()
+) -> Iterator[Block]:
     """Yields the comparison if there are several runs, then each run's stages and remarks, then what was left out."""
     if len(runs) > 1:
         yield Heading("Side by side")
-        yield side_by_side(runs)
+        yield side_by_side(runs, quantities)
         yield from _items([*filter(None, [alike(runs)]), *comparison_remarks(runs)])
     for run in runs:
         yield Heading(name(run))
         yield Paragraph(model_line(run))
         if machine := machine_line(run):
             yield Paragraph(machine)
-        yield by_stage(run)
+        yield by_stage(run, quantities)
+        if throughput := throughput_line(run):
+            yield Paragraph(throughput)
         yield from _items(sentences(run.remarks))
     yield from _items(left_out)
 

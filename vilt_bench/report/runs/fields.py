@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -42,13 +43,13 @@ def run_fields(run: Summary) -> dict[str, str | int | float | None]:
     }
 
 
-def stage_fields(row: Row) -> dict[str, Any]:
-    """Returns the stage's columns of a tidy table; `None` where unknown."""
+def stage_fields(row: Row, quantities: Sequence[columns.Quantity] = ()) -> dict[str, Any]:
+    """Returns the stage's columns of a tidy table, with the quantities chosen, else all; `None` where unknown."""
     return {
         "level": row.level,
         "component": row.component,
         "stage": row.name,
-        **{name: value for each in columns.QUANTITIES for name, value in each.data(row).items()},
+        **{name: value for each in quantities or columns.QUANTITIES for name, value in each.data(row).items()},
         "counts": dict(row.counts),
         "note": row.note or None,
     }

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from vilt_bench.judge.summary import Summary
 from vilt_bench.report import clean, tables
+from vilt_bench.report.columns import Quantity
 from vilt_bench.report.runs.document import Block, Heading, Items, Paragraph, document
 
 
-def render(runs: Sequence[Summary], *, left_out: Sequence[str] = ()) -> str:
+def render(runs: Sequence[Summary], *, left_out: Sequence[str] = (), quantities: Sequence[Quantity] = ()) -> str:
     """Returns the comparison if there are several runs, then each run's stages and remarks, then what was left out."""
-    return "\n\n".join(map(_block, document(runs, left_out))) + "\n"
+    return "\n\n".join(map(_block, document(runs, left_out, quantities))) + "\n"
 
 
 def _block(block: Block) -> str:

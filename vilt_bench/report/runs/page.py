@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from vilt_bench.judge.summary import Summary
 from vilt_bench.report import clean, tables
+from vilt_bench.report.columns import Quantity
 from vilt_bench.report.runs.document import Block, Heading, Items, Paragraph, document
 
 _STYLE = """
@@ -28,16 +29,23 @@ ul { color: var(--muted); padding-left: 1.2rem; }
 TITLE = "What does it cost to see?"
 
 
-def page(runs: Sequence[Summary], pictures: Sequence[tuple[str, bytes]], *, left_out: Sequence[str] = ()) -> bytes:
+def page(
+    runs: Sequence[Summary],
+    pictures: Sequence[tuple[str, bytes]],
+    *,
+    left_out: Sequence[str] = (),
+    quantities: Sequence[Quantity] = (),
+) -> bytes:
     """Returns the page as UTF-8; it is well-formed XML as well.
 
     Args:
         runs: as in the Markdown report.
         pictures: captions, and SVG files.
         left_out: as in the Markdown report.
+        quantities: likewise.
     """
     figures = (_figure(caption, svg, index) for index, (caption, svg) in enumerate(pictures))
-    body = "\n".join([f"<h1>{TITLE}</h1>", *figures, *map(_block, document(runs, left_out))])
+    body = "\n".join([f"<h1>{TITLE}</h1>", *figures, *map(_block, document(runs, left_out, quantities))])
     text = (
         f'<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml">\n<head>\n<meta charset="utf-8"/>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"/>\n<title>vilt-bench: {TITLE}</title>\n'

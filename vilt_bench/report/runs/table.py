@@ -11,6 +11,7 @@ from vilt_bench.judge.remarks import Failed
 from vilt_bench.judge.summary import Summary
 from vilt_bench.record.run import Component, Run
 from vilt_bench.report import lines, tables, terminal
+from vilt_bench.report.columns import Quantity
 from vilt_bench.report.numbers import milliseconds
 from vilt_bench.report.remarks import sentence
 from vilt_bench.report.runs.tables import by_stage, side_by_side
@@ -28,35 +29,51 @@ LOOKS = {
 }
 
 
-def render(runs: Sequence[Summary], *, left_out: Sequence[str] = ()) -> str:
+def render(runs: Sequence[Summary], *, left_out: Sequence[str] = (), quantities: Sequence[Quantity] = ()) -> str:
     """Returns what a terminal would show, without colour."""
-    return terminal.text(lambda console: show(runs, console, left_out=left_out), WIDTH)
+    return terminal.text(lambda console: show(runs, console, left_out=left_out, quantities=quantities), WIDTH)
 
 
-def show(runs: Sequence[Run | Summary], console: Console, *, left_out: Sequence[str] = ()) -> None:
+def show(
+    runs: Sequence[Run | Summary],
+    console: Console,
+    *,
+    left_out: Sequence[str] = (),
+    quantities: Sequence[Quantity] = (),
+) -> None:
     """Print the runs: side by side if there are several, then each with its stages and remarks; what was left out."""
     runs = summary.summaries(runs)
     width = console.width
     if len(runs) > 1:
         _show_bars(runs, console)
-        console.print(tables.drawn(side_by_side(runs, narrow=True), width))
+        console.print(Group(*_drawn(side_by_side(runs, quantities, narrow=True), width, chosen=bool(quantities))))
         _print(console, *(f"• {remark}" for remark in lines.comparison_remarks(runs)))
     for start in range(0, len(runs), _AT_ONCE):
-        some = (part for run in runs[start : start + _AT_ONCE] for part in _run(run, width))
+        some = (part for run in runs[start : start + _AT_ONCE] for part in _run(run, width, quantities))
         console.print(Group(*some), crop=False)  # nothing is wider
     _print(console, *(f"• {line}" for line in left_out))
 
 
-def _run(run: Summary, width: int) -> Iterator[RenderableType]:
+def _run(run: Summary, width: int, quantities: Sequence[Quantity]) -> Iterator[RenderableType]:
     machine = lines.machine_line(run)
     head = [(lines.name(run), "bold"), (f" – {lines.model_line(run)}", "")]
     yield terminal.Lines([[], head, *([[(machine, "dim")]] if machine else [])])
     if len(run.rows) > 1 or run.timed:
         yield terminal.Lines([[]])
-        yield tables.drawn(by_stage(run), width)
+        yield from _drawn(by_stage(run, quantities), width, chosen=bool(quantities))
+    if throughput := lines.throughput_line(run):
+        yield terminal.Lines([[(throughput, "")]])
     yield terminal.Lines(
         [(f"• {sentence(remark)}", "red" if isinstance(remark, Failed) else "")] for remark in run.remarks
     )
+
+
+def _drawn(table: tables.Table, width: int, *, chosen: bool) -> Iterator[RenderableType]:
+    """Yields the table; where its columns were chosen and have no room beside each other, in parts."""
+    for number, part in enumerate(tables.in_parts(table, width) if chosen else [table]):
+        if number:
+            yield terminal.Lines([[]])
+        yield tables.drawn(part, width)
 
 
 def _print(console: Console, *texts: str) -> None:

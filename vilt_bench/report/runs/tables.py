@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from vilt_bench.judge.summary import TITLES, Summary, shown_components
 from vilt_bench.record.run import Component
 from vilt_bench.report import columns as known
-from vilt_bench.report.columns import SHARE, WIDE, built
+from vilt_bench.report.columns import IMAGES_PER_SECOND, LATENCY, SHARE, WIDE, Quantity, built
 from vilt_bench.report.lines import names, pixels, tokens
-from vilt_bench.report.numbers import milliseconds
+from vilt_bench.report.numbers import ABSENT, milliseconds, number
 from vilt_bench.report.tables import Column, Line, Table, lines, text_column
 
 _SHORT: Mapping[Component, str] = {
@@ -24,45 +24,71 @@ _WIDEST = 140
 """Columns from which a terminal has room for all."""
 
 
-def by_stage(run: Summary) -> Table:
-    """Returns a line a stage, under their components, and the whole, with all quantities."""
+def by_stage(run: Summary, quantities: Sequence[Quantity] = ()) -> Table:
+    """Returns a line a stage, under their components, and the whole, with the quantities chosen, else the usual."""
+    quantities = quantities or known.usual()
     inner = {row.component for row in run.rows if row.level == "component"}
     found = []
     for row in run.rows:
         depth = int(row.level == "stage" and row.component in inner)
-        cells = [row.title, *(quantity.text(row) for quantity in known.QUANTITIES)]
+        cells = [row.title, *(quantity.text(row) for quantity in quantities)]
         found.append(Line(cells, depth, strong=not depth, apart=row.level == "whole"))
-    return Table([text_column("Stage", long="fold"), *(quantity.column for quantity in known.QUANTITIES)], found)
+    return Table([text_column("Stage", long="fold"), *(quantity.column for quantity in quantities)], found)
 
 
-def side_by_side(runs: Sequence[Summary], *, narrow: bool = False) -> Table:
+def side_by_side(runs: Sequence[Summary], quantities: Sequence[Quantity] = (), *, narrow: bool = False) -> Table:
     """Returns a line a run: what it saw, its components' latencies, and what of the whole is known before it is run.
 
     Args:
         runs: in order.
+        quantities: of the whole, to be told instead; of the latency the components' too.
         narrow: say that a run failed, not how.
     """
-    components = shown_components(runs)
-    rows = []
-    for name, run in zip(names(runs), runs, strict=True):
-        whole = run.whole
-        failed = run.failure if whole.latency is None else None
-        rows.append([
-            name,
-            pixels(run.model),
-            tokens(run.model),
-            *(milliseconds(run.components[component].latency) for component in components),
-            milliseconds(whole.latency) if failed is None else "failed" if narrow else failed.kind,
-            SHARE.text(run.components["visual_embedder"]),
-            *(quantity.text(whole) for quantity in built()),
-        ])  # fmt: skip
-    columns = (
+    columns = [
         text_column("Embedder", long="fold"),
         Column("Pixels"),
         Column("Visual tokens", screen="Visual\ntokens"),
-        *(Column(TITLES[name].capitalize(), "ms", screen=_SHORT[name]) for name in components),
-        Column("Whole", "ms"),
-        Column("Share of visual embedder", screen="Visual\nshare", least_width=WIDE),
-        *(replace(each.column, least_width=_WIDEST if each.column.least_width else WIDE) for each in built()),
+    ]
+    cells = [[name, pixels(run.model), tokens(run.model)] for name, run in zip(names(runs), runs, strict=True)]
+    for column, texts in _compared(runs, quantities or _usual(), narrow=narrow):
+        columns.append(column)
+        for line, text in zip(cells, texts, strict=True):
+            line.append(text)
+    return Table(columns, lines(cells))
+
+
+def _usual() -> list[Quantity]:
+    """Returns what is compared unless it is chosen, with the widths from which a terminal has room for it."""
+    rate = replace(
+        IMAGES_PER_SECOND,
+        column=replace(IMAGES_PER_SECOND.column, aside="", least_width=_WIDEST),
+        write=lambda found: ABSENT if found is None else number(found.value),
     )
-    return Table(columns, lines(rows))
+    share = replace(SHARE, column=replace(SHARE.column, least_width=WIDE))
+    counted = [
+        replace(each, column=replace(each.column, least_width=_WIDEST if each.column.least_width else WIDE))
+        for each in built()
+    ]
+    return [LATENCY, rate, share, *counted]
+
+
+def _compared(
+    runs: Sequence[Summary], quantities: Sequence[Quantity], *, narrow: bool
+) -> Iterator[tuple[Column, list[str]]]:
+    """Yields columns, each with its text of each run."""
+    for quantity in quantities:
+        if quantity.name == LATENCY.name:
+            for name in shown_components(runs):
+                title = Column(TITLES[name].capitalize(), "ms", screen=_SHORT[name])
+                yield title, [milliseconds(run.components[name].latency) for run in runs]
+            yield Column("Whole", "ms"), [_whole(run, narrow=narrow) for run in runs]
+        elif quantity.name == SHARE.name:
+            title = replace(quantity.column, title="Share of visual embedder", screen="Visual\nshare")
+            yield title, [quantity.text(run.components["visual_embedder"]) for run in runs]
+        else:
+            yield quantity.column, [quantity.text(run.whole) for run in runs]
+
+
+def _whole(run: Summary, *, narrow: bool) -> str:
+    failed = run.failure if run.whole.latency is None else None
+    return milliseconds(run.whole.latency) if failed is None else "failed" if narrow else failed.kind
