@@ -69,6 +69,17 @@ def test_what_does_not_apply_to_an_embedder_alone_is_left_out_and_said():
     assert found.notes == ("`text_length` does not apply to `interaction` none, and is left out there.",)
 
 
+def test_longer_texts_among_several_have_a_longer_table_of_positions_unless_one_is_given():
+    found = Sweep(["patch32"], {"text_length": [40, 128]}).expand()
+    assert [(case.text_length, case.vilt.text_positions) for case in found.cases] == [(40, 40), (128, 128)]
+    assert found.notes[0].startswith("Texts of 128 tokens have a position table of as many rows, as ViLT's has 40")
+    given = Sweep(["patch32"], {"text_length": [40, 128]}, {"vilt": ViltConfig(text_positions=200)}).expand()
+    assert {case.vilt.text_positions for case in given.cases} == {200}
+    assert given.notes == ()
+    language = Sweep(["patch32"], {"text_length": [40, 128], "interaction": ["lm:SmolLM2-135M", "none"]}).expand()
+    assert {case.vilt for case in language.cases} == {ViltConfig()}
+
+
 def test_an_axis_that_no_case_knows_is_refused():
     with pytest.raises(ConfigError, match="`text_length` applies to no case") as caught:
         Sweep(["patch32"], {"interaction": ["none"], "text_length": [8, 40]}).cases()
@@ -96,7 +107,7 @@ def test_a_combination_that_makes_no_case_is_left_out_and_said():
     ("axes", "said"),
     [
         ({"batch_size": [1, 0]}, "`batch_size` must be between 1"),
-        ({"text_length": [40, 128]}, "give `text_positions` 128"),
+        ({"text_length": [128]}, "give `text_positions` 128"),
         ({"batch_size": []}, "`batch_size` as an axis is empty"),
         ({"batch_size": ["4"]}, "`batch_size` must be a whole number, got '4'"),
         ({"batch_size": [True]}, "must be a whole number"),

@@ -12,6 +12,7 @@ import pytest
 
 from vilt_bench import measure, protocol
 from vilt_bench.ask.case import Case, Sampling, ViltConfig
+from vilt_bench.director import measure as directing
 from vilt_bench.director.measure import measure_together
 from vilt_bench.director.process import Worker, WorkerFailedError, WorkerHungError, WorkerNotStartedError
 from vilt_bench.errors import EmbedderError, InputError, MeasurementError
@@ -241,6 +242,13 @@ def test_what_the_user_can_mend_is_raised_before_anything_is_timed():
     with pytest.raises(InputError, match="no such image"):
         run_script(script, "patch32", "grid-r50")
     assert "Measure" not in {kind for _, kind in script.log}
+
+
+def test_images_and_names_of_many_cases_are_checked_once_each(monkeypatch):
+    checked = []
+    monkeypatch.setattr(directing, "check_images", checked.append)
+    directing.check_cases(Case("patch32", batch_size=size, images=("synthetic",)) for size in range(1, 100))
+    assert checked == [("synthetic",)]
 
 
 def test_what_is_refused_is_left_out_of_a_sweep_and_the_others_go_on():

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any
 
-from vilt_bench.ask.case import ALONE, Case, Option, case_name, parse_embedder, parse_resolution
+from vilt_bench.ask.case import (
+    ALONE,
+    LANGUAGE_MODEL,
+    Case,
+    Option,
+    ViltConfig,
+    case_name,
+    parse_embedder,
+    parse_resolution,
+)
 from vilt_bench.errors import ConfigError
 from vilt_bench.words import counted, did_you_mean, nearest
 
@@ -164,6 +173,8 @@ class _Found:
     """Combinations by why they make no case."""
     errors: dict[tuple[str, str, Any], ConfigError] = field(default_factory=dict)
     """The first error of a value of an axis with an embedder."""
+    longer: dict[int, None] = field(default_factory=dict)
+    """Texts' lengths for which a table of positions was made longer."""
     taken: set[tuple[str, str, Any]] = field(default_factory=set)
     """Values of axes that are in a case."""
 
@@ -184,7 +195,7 @@ class _Found:
                 continue
             keys = {("", name, value) for name, value in combination.items()}
             try:
-                case, moot = _case(embedder, combination, common)
+                case, moot = _case(embedder, combination, common, several_lengths="text_length" in varying)
             except ConfigError as error:
                 # A value that no combination takes is wrong; one that some take does not apply to the others.
                 for key in keys or {("", "", None)}:
@@ -193,6 +204,8 @@ class _Found:
                 self.refused.setdefault(str(error), []).append(f"{_written(embedder)} with {said}")
                 continue
             self.taken |= keys | {("", "", None)}
+            if case.vilt.text_positions > common.get("vilt", ViltConfig()).text_positions:
+                self.longer[case.text_length] = None
             self.known |= ordered.keys() - set(moot)
             for name in moot:
                 self.moot.setdefault(name, {})[case.interaction] = None
@@ -214,6 +227,12 @@ class _Found:
             if name not in self.known:
                 raise ConfigError(f"applies to no case, as all are of {which}; leave it out", field=name)
             notes.append(f"`{name}` does not apply to {which}, and is left out there.")
+        if self.longer:
+            rows = " and ".join(map(str, self.longer))
+            notes.append(
+                f"Texts of {rows} tokens have a position table of as many rows, as ViLT's has "
+                f"{ViltConfig.text_positions}; `text_positions` gives all cases one table."
+            )
         notes += [f"Left out: {_some(which)}: {why}." for why, which in self.refused.items()]
         if self.twice:
             names = dict.fromkeys(map(case_name, self.twice))
@@ -316,7 +335,13 @@ def _fixed(
             yield f"{_some(which)} {has} own `{name}`, which is not multiplied."
 
 
-def _case(embedder: Swept, combination: Mapping[str, Any], common: Mapping[str, Any]) -> tuple[Case, list[str]]:
+def _is_language_model(given: Mapping[str, Any]) -> bool:
+    return str(given.get("interaction", "")).startswith(LANGUAGE_MODEL)
+
+
+def _case(
+    embedder: Swept, combination: Mapping[str, Any], common: Mapping[str, Any], *, several_lengths: bool
+) -> tuple[Case, list[str]]:
     """Returns the case of a combination, and the axes that it does not know."""
     given = {**common, **combination}
     if given.get("resolution") == NATIVE:
@@ -324,6 +349,10 @@ def _case(embedder: Swept, combination: Mapping[str, Any], common: Mapping[str, 
     moot = [name for name in _MOOT.get(given.get("interaction", ""), ()) if name in combination]
     for name in moot:
         del given[name]
+    length, sizes = given.get("text_length", 0), given.get("vilt", ViltConfig())
+    # Among several lengths the longer ones are meant: their table of positions is as long, unless one was given.
+    if several_lengths and length > sizes.text_positions == ViltConfig.text_positions and not _is_language_model(given):
+        given["vilt"] = replace(sizes, text_positions=length)
     return Case(embedder=embedder.name, options=embedder.options, **given), moot
 
 
