@@ -86,10 +86,11 @@ def register(add: Add) -> None:
 
 def gate(asked: argparse.Namespace) -> int:
     """Measure baseline and candidate together, print the verdicts, save the records; returns the exit code."""
-    from vilt_bench.director.gate import gate_all
+    from vilt_bench.director.gate import check_limits, gate_all
     from vilt_bench.record import store
 
     cases = options.cases(asked)
+    check_limits(asked.tolerance, asked.max_time, asked.patience)
     screen.keep_on_termination()  # what is half built is cleared away as well
     baseline, candidate = _installations(asked)
     store.check_writable(asked.output)

@@ -89,7 +89,7 @@ def gate(
         ViltBenchError: a side can't measure the case, or is of a version that can't be talked to. A candidate that
             fails later, or a baseline that has no such embedder or fails later, is missing.
     """
-    _check_limits(tolerance, max_time_s)
+    check_limits(tolerance, max_time_s, patience_s)
     check_images(case.images)
     installations = {BASELINE: baseline, CANDIDATE: candidate or HERE}
     patience = Patience(patience_s, max_time_s)
@@ -166,8 +166,7 @@ def gate_all(
     Raises:
         ConfigError: tolerance, time or patience are out of their range; nothing is measured then.
     """
-    _check_limits(tolerance, max_time_s)
-    Patience(patience_s, max_time_s)
+    check_limits(tolerance, max_time_s, patience_s)
     share = error / max(1, len(cases))
 
     def outcomes() -> Iterator[Outcome]:
@@ -196,10 +195,16 @@ def gate_all(
     return outcomes()
 
 
-def _check_limits(tolerance: float, max_time_s: float) -> None:
+def check_limits(tolerance: float, max_time_s: float, patience_s: float | None) -> None:
+    """Refuse what no gate can be asked for; `gate` and `gate_all` do, but a baseline may take minutes to build before.
+
+    Raises:
+        ConfigError: tolerance, time or patience are out of their range.
+    """
     check_tolerance(tolerance)
     if not (math.isfinite(max_time_s) and 0 < max_time_s <= LONGEST_S):
         raise ConfigError(f"must be between 0 and {LONGEST_S:g} seconds, got {max_time_s:g}", field="max_time_s")
+    Patience(patience_s, max_time_s)
 
 
 def _unmeasured(

@@ -128,7 +128,7 @@ def render_picture(
         ("span", span, SPANS),
     ):
         if value not in choices:
-            raise ConfigError(f"--{name} must be one of {', '.join(map(str, choices))} for a picture; got {value!r}")
+            raise ConfigError(f"must be one of {', '.join(map(str, choices))} for a picture; got {value!r}", field=name)
     if beside is not None and figure == "size" and format != "html":
         raise ConfigError("`beside` adds the bars of the paper's Figure 1; leave out `figure` size")
     if quantities and format != "html":
