@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from vilt_bench.judge.estimate import CONFIDENCE, Estimate
+from vilt_bench.judge.estimate import CONFIDENCE, Estimate, Samples
 from vilt_bench.judge.latency import known_percentiles
 
 if TYPE_CHECKING:
@@ -74,7 +74,11 @@ def single_passes(run: Run) -> Passes | None:
         count = sum(map(len, kept))
         # An interrupted trial may have kept a pass that no block counts.
         stand_for = [max(1.0, series.passes / len(own)) for series, own in zip(timed, kept, strict=True)]
-        found = percentiles(kept, stand_for, SHARES)
+        if max(stand_for) == 1:  # in a quarter of the time
+            every = Samples(kept)
+            found = [every.percentile(share) for share in SHARES]
+        else:
+            found = percentiles(kept, stand_for, SHARES)
     p50, p90, p95, p99 = (
         value if count >= least_passes(share) else None for value, share in zip(found, SHARES, strict=True)
     )
