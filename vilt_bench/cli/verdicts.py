@@ -92,8 +92,9 @@ def gate(asked: argparse.Namespace) -> int:
     cases = options.cases(asked)
     check_limits(asked.tolerance, asked.max_time, asked.patience)
     screen.keep_on_termination()  # what is half built is cleared away as well
-    baseline, candidate = _installations(asked)
+    _check_baseline(asked)
     store.check_writable(asked.output)
+    baseline, candidate = _installations(asked)
     outcomes = gate_all(
         cases,
         baseline,
@@ -186,14 +187,17 @@ def _load(paths: list[str], left_out: list[str], *, like: Sequence[Run] = ()) ->
     return chosen, earlier
 
 
-def _installations(asked: argparse.Namespace) -> tuple[Installation, Installation | None]:
-    from vilt_bench.director.checkout import installation_at
-    from vilt_bench.director.installation import Installation
-
+def _check_baseline(asked: argparse.Namespace) -> None:
     if asked.baseline_python is not None and asked.baseline_ref is not None:
         raise ConfigError("--baseline-python and --baseline-ref both name the baseline; give one of them")
     if asked.baseline_python is None and asked.baseline_ref is None:
         raise ConfigError("give the baseline: --baseline-ref NAME of git, or --baseline-python PATH/bin/python")
+
+
+def _installations(asked: argparse.Namespace) -> tuple[Installation, Installation | None]:
+    """Returns baseline and candidate; `None`: this process's own. What git has is built, which may take minutes."""
+    from vilt_bench.director.checkout import installation_at
+    from vilt_bench.director.installation import Installation
 
     def installed(python: str) -> Installation:
         # Safe path: the folder that this runs in must not stand in for what is installed there.

@@ -14,15 +14,9 @@ from vilt_bench.judge.throughput import Passes, images_per_second, single_passes
 from vilt_bench.record.run import WHOLE, Component, Energy, Environment, Failure, Model, Run, Source, Stage
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
-
-
 TITLES: Mapping[str, str] = {name: name.replace("_", " ") for name in COMPONENTS}
-
-
 OPTIONAL: Component = "preprocessing"
 """Only in a pass where it was asked for."""
-
-
 Level = Literal["component", "stage", "whole"]
 
 
