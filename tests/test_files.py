@@ -246,7 +246,7 @@ def test_a_command_that_lacks_descriptors_says_so_in_one_line(monkeypatch, capsy
     def refuse(*_arguments, **_options):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "a-font.ttf")
 
-    monkeypatch.setattr(load, "load_all", refuse)
+    monkeypatch.setattr(load, "load_each", refuse)
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
         "vilt-bench: the machine has not what it takes for a-font.ttf: too many files are open; raise the limit with "
