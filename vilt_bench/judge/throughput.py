@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,8 @@ def images_per_second(latency: Estimate | None, batch_size: int) -> Estimate | N
 
 def time_per_image(latency: Estimate | None, batch_size: int) -> Estimate | None:
     """Returns the latency over the images of a pass, its interval likewise; seconds, `None` where none is known."""
-    if latency is None:
-        return None
+    if latency is None or batch_size == 1:
+        return latency
     low, high = latency.low, latency.high
     return replace(
         latency,
@@ -109,6 +110,7 @@ def percentiles(samples: Sequence[Sequence[float]], weights: Sequence[float], sh
     return found
 
 
+@cache
 def least_passes(share: float) -> int:
     """Returns from how many passes on a percentile is borne: its own 95% interval ends within them, at both ends.
 
