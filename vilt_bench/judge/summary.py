@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from vilt_bench.ask.case import ALONE, Case, Sampling
@@ -122,7 +122,7 @@ def summarise(run: Run) -> Summary:
         ]
     # Pillow's work and memory are not counted: the whole's are the model's.
     model = [stage for stage in run.stages if stage.component != OPTIONAL]
-    rows.append(replace(_row(found, batch_size, "whole", WHOLE, None, model), passes=single_passes(run)))
+    rows.append(_row(found, batch_size, "whole", WHOLE, None, model, passes=single_passes(run)))
     return Summary(
         run_id=run.run_id,
         started_at=run.started_at,
@@ -166,14 +166,19 @@ def _stage_names(run: Run) -> list[str]:
 
 
 def _row(
-    found: Latencies, batch_size: int, level: Level, name: str, component: str | None, stages: Sequence[Stage]
+    found: Latencies,
+    batch_size: int,
+    level: Level,
+    name: str,
+    component: str | None,
+    stages: Sequence[Stage],
+    *,
+    passes: Passes | None = None,
 ) -> Row:
     latency = found.whole if level == "whole" else found.stages.get(name)
     share = 1.0 if level == "whole" and latency is not None else _share(latency, found.total)
-    return replace(
-        counted_row(level, name, component, stages, latency=latency, share=share),
-        images_per_second=images_per_second(latency, batch_size),
-        time_per_image=time_per_image(latency, batch_size),
+    return counted_row(
+        level, name, component, stages, latency=latency, share=share, batch_size=batch_size, passes=passes
     )
 
 
@@ -185,8 +190,10 @@ def counted_row(
     *,
     latency: Estimate | None = None,
     share: float | None = None,
+    batch_size: int = 1,
+    passes: Passes | None = None,
 ) -> Row:
-    """Returns the row of what was counted of stages; without latency and share, of a model that was not run."""
+    """Returns the row of what was counted of stages; without what is named, of a model that was not run."""
     flops = [stage.flops for stage in stages if stage.flops is not None]
     peaks = [stage.memory.peak_bytes for stage in stages if stage.memory is not None]
     one = stages[0] if level == "stage" and stages else None
@@ -203,6 +210,9 @@ def counted_row(
         counts={} if one is None else one.counts,
         note="" if one is None else one.note,
         stages=tuple(stages),
+        images_per_second=images_per_second(latency, batch_size),
+        time_per_image=time_per_image(latency, batch_size),
+        passes=passes,
     )
 
 
