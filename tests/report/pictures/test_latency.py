@@ -407,3 +407,16 @@ def test_what_was_asked_for_otherwise_is_not_to_be_measured_together(runs: list[
         figure1([runs[0], other])
     with pytest.raises(ConfigError, match="measure them together"):
         figure1([runs[0], elsewhere])
+
+
+def test_numbers_of_an_axis_are_within_the_picture(make_run: MakeRun) -> None:
+    figure = figure1([make_run("x", latencies_s={"visual_embedder.backbone": 19.5, "modality_interaction": 0.12})])
+    figure.draw_without_rendering()
+    numbers = [
+        tick.label1
+        for axes in figure.axes
+        for tick in axes.xaxis.get_major_ticks()
+        if tick.get_loc() <= axes.get_xlim()[1] and tick.label1.get_text()
+    ]
+    assert "20,000" in [number.get_text() for number in numbers]
+    assert all(number.get_window_extent().x1 <= figure.bbox.width for number in numbers)

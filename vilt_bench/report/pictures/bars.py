@@ -143,6 +143,13 @@ class _Panel:
     def height(self) -> float:
         return self.body + _AXIS + (_JOIN if self.joined else _GAP)
 
+    def _keep_within(self, axes: Axes) -> None:
+        """Write a tick's number before it where it would be cut at the picture's edge."""
+        for tick, value in zip(axes.xaxis.get_major_ticks(), axes.get_xticks(), strict=True):
+            end = self.width * value / self.limit + text_width(f"{value:,.10g}", SMALL_PT) / 2
+            if end > self.width + _MARGIN - 1:
+                tick.label1.set_horizontalalignment("right")
+
     def draw(self, sheet: Sheet, top: float, looks: Mapping[str, Look]) -> None:
         for index, line in enumerate(self.heading):
             sheet.write(_MARGIN, top + index * _LINE, line, weight="bold")
@@ -155,6 +162,7 @@ class _Panel:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         axes.tick_params(axis="x", pad=1.5)
+        self._keep_within(axes)
         for row in self.rows:
             for index, title in enumerate(row.titles):
                 sheet.write(_MARGIN + 2, top + y + index * _LINE, title, weight="bold")
