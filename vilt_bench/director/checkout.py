@@ -118,10 +118,14 @@ def installation_at(reference: str, *, report: Callable[[str], None] = lambda _:
 
 
 def _working_trees(root: Path) -> list[Path]:
-    """Returns the repository's working trees, the current one first: packages may be installed from another."""
+    """Returns the repository's working trees, the current one first: packages may be installed from another.
+
+    One that another process checks out just now, to build a baseline, is nobody's.
+    """
     lines = _git("worktree", "list", "--porcelain").splitlines()
-    others = [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
-    return list(dict.fromkeys([root, *others]))
+    trees = [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
+    built = layers.cache().resolve()
+    return list(dict.fromkeys([root, *(tree for tree in trees if not tree.resolve().is_relative_to(built))]))
 
 
 def _within(path: Path, trees: list[Path]) -> str:
