@@ -63,11 +63,14 @@ def test_another_default_of_a_field_is_another_of_the_flag() -> None:
         "from vilt_bench.ask import case\n"
         "usual = case.Case.__init__.__defaults__\n"
         "case.Case.__init__.__defaults__ = tuple(17 if each == 40 else each for each in usual)\n"
-        "from vilt_bench.cli import _parser\n"
-        "print(_parser().parse_args(['gate', 'patch32']).text_length)\n"
+        "from vilt_bench.cli import _parser, options\n"
+        "print(options.cases(_parser().parse_args(['show', 'patch32']))[0].text_length)\n"
+        "_parser().parse_args(['show', '--help'])\n"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert found.stdout == "17\n"
+    made, _, help = found.stdout.partition("\n")
+    assert made == "17"
+    assert "text tokens (default: 17)" in " ".join(help.split())
 
 
 def test_what_is_usual_is_said_where_the_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
