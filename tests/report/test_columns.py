@@ -147,6 +147,7 @@ def test_throughput_and_percentiles_of_the_whole_are_told_beneath_its_table(make
         assert " ms an image · 40 passes: p50 " in line
         assert ", p90 " in line
         assert "p95" not in line
+        assert "an image" not in render([make_run()], format)
 
 
 def test_an_unknown_or_no_column_is_refused_with_those_that_are_known() -> None:

@@ -148,11 +148,16 @@ def model_line(run: Summary) -> str:
 
 
 def throughput_line(run: Summary) -> str:
-    """Returns images a second, time an image and percentiles of the whole, in one line; empty where it has no times."""
+    """Returns images a second, time an image and percentiles of the whole, in one line; empty where it has no times.
+
+    Of a single image the time is the latency itself, and not told again.
+    """
     whole, found = run.whole, run.whole.passes
     if whole.images_per_second is None:
         return ""
-    said = f"{interval(whole.images_per_second)} images/s · {milliseconds_interval(whole.time_per_image)} ms an image"
+    said = f"{interval(whole.images_per_second)} images/s"
+    if run.case.batch_size > 1:
+        said += f" · {milliseconds_interval(whole.time_per_image)} ms an image"
     if found is None:
         return said
     percentiles = {"p50": found.p50, "p90": found.p90, "p95": found.p95, "p99": found.p99}
