@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ def github_action_benchmark(points: Iterable[Point]) -> str:
         if point.high is not None:
             entry["range"] = f"± {scale * (point.high - point.value):.4g}"
         found.append(entry | {"extra": point.extra})
-    return clean.json_text(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+    return clean.json_of(found) + "\n"
 
 
 def bencher(points: Iterable[Point]) -> str:
@@ -63,7 +62,7 @@ def bencher(points: Iterable[Point]) -> str:
         if point.low is not None and point.high is not None:
             metric |= {"lower_value": _rounded(scale * point.low), "upper_value": _rounded(scale * point.high)}
         found.setdefault(point.name, {})["latency-ratio" if point.ratio else "latency"] = metric
-    return clean.json_text(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+    return clean.json_of(found) + "\n"
 
 
 def _rounded(value: float) -> float:

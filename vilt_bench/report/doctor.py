@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -36,4 +35,4 @@ def show(found: Examination, console: Console) -> None:
 def to_json(found: Examination) -> str:
     """Returns diagnosis and examination, units in the names, `null` where not known."""
     told: dict[str, Any] = asdict(diagnose(found)) | {"examination": asdict(found)}
-    return clean.json_text(json.dumps(told, indent=2, ensure_ascii=False)) + "\n"
+    return clean.json_of(told) + "\n"

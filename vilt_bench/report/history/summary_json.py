@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from vilt_bench.judge.history import CaseHistory, History, Point, rows, shown_stages
@@ -15,7 +14,7 @@ _SAID_ONCE = ("case", "embedder", "machine", "fingerprint", "device")
 def render(history: History) -> str:
     """Returns the summaries of the histories, in order."""
     found = [summary(case, history) for case in history.cases]
-    return clean.json_text(json.dumps(found, indent=2, ensure_ascii=False)) + "\n"
+    return clean.json_of(found) + "\n"
 
 
 def summary(case: CaseHistory, history: History) -> dict[str, Any]:
