@@ -295,6 +295,25 @@ def test_ctrl_c_keeps_what_was_measured():
     assert run.stages
 
 
+def test_a_case_is_handed_out_as_soon_as_it_is_final_while_others_go_on():
+    out_of_memory = Failure("out-of-memory", "no more")
+    script = Script(
+        pass_s={"patch32": 0.1, "grid-r50": 0.1},
+        break_at={("grid-r50", "Measure", 2): WorkerFailedError(out_of_memory)},
+    )
+    told = []
+    runs = measure_together(
+        [Case("patch32"), Case("grid-r50")],
+        Sampling(trials=2),
+        finished=lambda run: told.append((run, script.workers)),
+        start_worker=script.start,
+        clock=lambda: script.now_s,
+    )
+    assert [(run.case.embedder, workers) for run, workers in told] == [("grid-r50", 2), ("patch32", 3)]
+    assert {run.run_id for run, _ in told} == {run.run_id for run in runs}
+    assert all(any(run is each for each in runs) for run, _ in told)
+
+
 def test_runs_measured_together_say_so():
     patch, grid = run_script(Script(), "patch32", "grid-r50", trials=1)
     assert patch.group == grid.group

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from vilt_bench.ask.case import SIZES, case_name, label, names_apart
@@ -14,6 +15,8 @@ from vilt_bench.errors import ConfigError, ViltBenchError
 from vilt_bench.words import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vilt_bench.ask.axes import Expansion
     from vilt_bench.ask.case import Case, Sampling
     from vilt_bench.cli import Add
@@ -81,6 +84,14 @@ def run(asked: argparse.Namespace) -> int:
         left_out.append(case)
         screen.complain(f"left out: {case_name(case)}: {error}")
 
+    saved: dict[str, list[Path]] = {}
+    problems: list[str] = []
+
+    def save(run: Run) -> None:
+        if run.trials or run.failure is not None:
+            saved[run.run_id], told = store.save_all([run], asked.output)
+            problems.extend(told)
+
     runs = measure_together(
         cases,
         sampling,
@@ -88,16 +99,19 @@ def run(asked: argparse.Namespace) -> int:
         patience_s=asked.patience,
         overhear=screen.overhear(debug=asked.debug),
         leave_out=None if _are_embedders(cases) else leave_out,
+        finished=save,
     )
     measured = [run for run in runs if run.trials or run.failure is not None]
     if not measured:
         screen.complain("interrupted before anything was measured; nothing was saved")
         return screen.INTERRUPTED
-    saved, problems = store.save_all(measured, asked.output)
+    for run in measured:
+        if run.run_id not in saved:  # Ctrl-C came while it was being saved
+            save(run)
     console = screen.console()
     table.show(measured, console, quantities=chosen(asked.columns) if asked.columns else ())
     console.print()
-    for path in saved:
+    for path in chain.from_iterable(saved[run.run_id] for run in measured):
         console.print(f"saved {path}", highlight=False, soft_wrap=True)
     for problem in problems:
         screen.complain(problem)

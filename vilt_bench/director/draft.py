@@ -6,6 +6,7 @@ import math
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.errors import ViltBenchError
@@ -18,13 +19,32 @@ WARMUP_SHARE = 0.2
 """Of a trial's time, at most."""
 
 
-@dataclass
+MOST_TRIALS = 12
+"""Where trials differ by more than the precision asked for, they go on up to this many."""
+
+
+def new_id() -> str:
+    """Returns what no other run or group has."""
+    return uuid.uuid4().hex
+
+
+def now() -> str:
+    """Returns the time, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(eq=False)
 class Draft:
     """A run in the making."""
 
     case: Case
     name: str = ""
     """How the case is told of while it is measured, among those that are measured with it."""
+    run_id: str = field(default_factory=new_id)
+    started_at: str = field(default_factory=now)
+    group: str = field(default_factory=new_id)
+    position: int | None = None
+    source: Source | None = None
     environment: Environment | None = None
     model: Model | None = None
     stages: tuple[Stage, ...] = ()
@@ -38,25 +58,28 @@ class Draft:
     pair_s: float = 0.0
     """How long one instrumented and one uninstrumented pass take together."""
 
+    def lacks_trials(self, sampling: Sampling) -> bool:
+        """Returns whether one of the trials asked for is to follow, and there is time for it: for the first always."""
+        left_s = sampling.max_time_s - self.spent_s
+        return self.failure is None and len(self.trials) < sampling.trials and (not self.trials or left_s > self.pair_s)
+
     def wants_more(self, sampling: Sampling) -> bool:
         """Returns whether, after the trials asked for, another may bring the interval to the precision asked for."""
         trials = len(self.trials)
-        if self.failure is not None or not LEAST_UNITS <= sampling.trials <= trials:
+        if self.failure is not None or not LEAST_UNITS <= sampling.trials <= trials < MOST_TRIALS:
             return False
-        found = latency(self.finished(sampling, group="", started_at="", interrupted=False))
+        found = latency(self.finished(sampling, interrupted=False))
         left_s = sampling.max_time_s - self.spent_s
         return found is not None and not found.within(sampling.precision) and left_s > self.spent_s / trials
 
-    def finished(
-        self, sampling: Sampling, *, group: str, started_at: str, interrupted: bool, source: Source | None = None
-    ) -> Run:
+    def finished(self, sampling: Sampling, *, interrupted: bool) -> Run:
         """Returns the run as it stands."""
         return Run(
-            run_id=uuid.uuid4().hex,
-            started_at=started_at,
+            run_id=self.run_id,
+            started_at=self.started_at,
             case=self.case,
             sampling=sampling,
-            group=group,
+            group=self.group,
             environment=self.environment,
             model=self.model,
             stages=self.stages,
@@ -65,7 +88,8 @@ class Draft:
             failure=self.failure,
             interrupted=interrupted,
             warnings=(*self.warnings, *(() if interrupted else self._short_of_time(sampling))),
-            source=source,
+            source=self.source,
+            position=self.position,
         )
 
     def _short_of_time(self, sampling: Sampling) -> Iterator[str]:

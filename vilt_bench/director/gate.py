@@ -7,10 +7,8 @@ import os
 import random
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
@@ -19,7 +17,7 @@ from vilt_bench.ask.case import Case, Option, Sampling
 from vilt_bench.ask.images import check_images
 from vilt_bench.ask.rule import GATE_TIME_S, TOLERANCE, Decides
 from vilt_bench.director.commit import read_source
-from vilt_bench.director.draft import Draft
+from vilt_bench.director.draft import Draft, new_id, now
 from vilt_bench.director.installation import HERE, Installation
 from vilt_bench.director.lockstep import GateProgress, Lockstep, NoBaselineError, TimeOverError
 from vilt_bench.director.measure import Clock
@@ -93,9 +91,13 @@ def gate(
     check_images(case.images)
     installations = {BASELINE: baseline, CANDIDATE: candidate or HERE}
     patience = Patience(patience_s, max_time_s)
+    started_at, group = now(), new_id()
     lockstep = Lockstep(
         case=case if baseline.folder is None else _anchored(case),
-        sides={side: SideState(installation, Draft(case)) for side, installation in installations.items()},
+        sides={
+            side: SideState(installation, Draft(case, started_at=started_at, group=group))
+            for side, installation in installations.items()
+        },
         start=start
         or {side: partial(installation.start, patience, overhear) for side, installation in installations.items()},
         budget_s=max_time_s,
@@ -104,7 +106,6 @@ def gate(
         roles=random.Random(case.seed),
         begin_s=clock(),
     )
-    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     try:
         total, stages = decide(lockstep.play(), tolerance=tolerance, decides=decides, error=error)[0]
     except NoBaselineError as lacking:
@@ -126,7 +127,7 @@ def gate(
     except KeyboardInterrupt:  # while judging
         lockstep.interrupted = True
         total, stages = decide(lockstep.pairs, tolerance=tolerance, decides=decides, error=error)[0]
-    return _outcome(lockstep, case, (total, stages), tolerance, decides, error, started_at=started_at)
+    return _outcome(lockstep, case, (total, stages), tolerance, decides, error)
 
 
 def gate_all(
@@ -278,25 +279,16 @@ def _outcome(
     tolerance: float,
     decides: Decides,
     error: float,
-    *,
-    started_at: str,
 ) -> Outcome:
     pairs = lockstep.pairs
     total, stages = verdicts
-    group = uuid.uuid4().hex
     sampling = Sampling(max_time_s=lockstep.budget_s, trials=max(1, len(lockstep.sides[BASELINE].draft.trials)))
     problems: list[str] = []
     is_own = lockstep.sides[CANDIDATE].installation.python == sys.executable
-    own = read_source(report=problems.append) if is_own else None
+    lockstep.sides[CANDIDATE].draft.source = read_source(report=problems.append) if is_own else None
     runs = {
         side: _marked(
-            state.draft.finished(
-                sampling,
-                group=group,
-                started_at=started_at,
-                interrupted=lockstep.interrupted,
-                source=own if side == CANDIDATE else None,
-            ),
+            state.draft.finished(sampling, interrupted=lockstep.interrupted),
             side,
             state.installation,
             problems if side == CANDIDATE else (),

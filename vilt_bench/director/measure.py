@@ -6,10 +6,8 @@ The director imports no torch and sleeps while a worker measures, so that it tak
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 
 from vilt_bench import errors, protocol
@@ -17,7 +15,7 @@ from vilt_bench.ask import registry
 from vilt_bench.ask.case import Case, Sampling, names_apart
 from vilt_bench.ask.images import check_images
 from vilt_bench.director.commit import read_source
-from vilt_bench.director.draft import WARMUP_SHARE, Draft
+from vilt_bench.director.draft import WARMUP_SHARE, Draft, new_id, now
 from vilt_bench.director.process import MeasuringProcess, Overhear, Worker, WorkerFailedError
 from vilt_bench.judge.estimate import percentiles
 from vilt_bench.judge.growing import GrowingBlocks, GrowingWarmup
@@ -43,10 +41,6 @@ AGREEING_LOOKS = 2
 """Looks in a row that must find the interval narrow enough: one may by chance."""
 
 
-MOST_TRIALS = 12
-"""Where trials differ by more than the precision asked for, they go on up to this many."""
-
-
 @dataclass(frozen=True)
 class Progress:
     """Where the measuring of one case stands."""
@@ -69,6 +63,10 @@ Report = Callable[[Progress], None]
 
 Refused = Callable[[Draft, errors.ViltBenchError], None]
 """Told of a case that can't be measured as asked."""
+
+Finished = Callable[[Run], None]
+"""Told of each case's run as soon as it is final, to save it while others go on."""
+
 
 Clock = Callable[[], float]
 """Seconds."""
@@ -240,6 +238,7 @@ def measure_together(
     patience_s: float | None = None,
     overhear: Overhear = lambda _: None,
     leave_out: Callable[[Case, errors.ViltBenchError], None] | None = None,
+    finished: Finished = lambda _: None,
     start_worker: Callable[[], MeasuringProcess] | None = None,
     clock: Clock = time.monotonic,
 ) -> list[Run]:
@@ -259,6 +258,7 @@ def measure_together(
         overhear: told what a process has printed, when it has ended.
         leave_out: told of a case that can't be measured as asked, and why; it has no run, and the others go on as long
             as there are any. `None`: there is to be no such case.
+        finished: told of each run that will be returned, as soon as it is final, while the others may go on.
         start_worker: starts a measuring process.
         clock: by which time is spent.
 
@@ -270,27 +270,35 @@ def measure_together(
     check_cases(cases)
     patience = Patience(patience_s, sampling.max_time_s)
     start = start_worker or partial(Worker.start, patience=patience, overhear=overhear)
-    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     problems: list[str] = []
-    source = read_source(report=problems.append)
-    drafts = [Draft(case, name) for case, name in zip(cases, names_apart(cases), strict=True)]
+    source, group, started_at = read_source(report=problems.append), new_id(), now()
+    drafts = [
+        Draft(case, name, started_at=started_at, group=group, position=position, source=source)
+        for position, (case, name) in enumerate(zip(cases, names_apart(cases), strict=True))
+    ]
+    runs: dict[str, Run] = {}
+
+    def hand_out(going_on: Sequence[Draft] = (), *, interrupted: bool = False) -> None:
+        for draft in drafts:
+            if draft.refusal is None and draft.run_id not in runs and draft not in going_on:
+                run = draft.finished(sampling, interrupted=interrupted)
+                runs[draft.run_id] = replace(run, warnings=(*run.warnings, *problems))
+                finished(runs[draft.run_id])
+
     refused = None if leave_out is None else lambda draft, error: _leave_out(drafts, draft, error, leave_out)
     interrupted = False
     try:
-        for index in range(max(sampling.trials, MOST_TRIALS)):
-            wanted = drafts if index < sampling.trials else [draft for draft in drafts if draft.wants_more(sampling)]
-            if not wanted:
+        while True:
+            lacking = [draft for draft in drafts if draft.lacks_trials(sampling)]
+            unsure = [draft for draft in drafts if draft not in lacking and draft.wants_more(sampling)]
+            hand_out([*lacking, *unsure])
+            if not (lacking or unsure):
                 break
-            _trial(wanted, sampling, index, report, start, clock, refused, count=count and index == 0)
+            _trial(lacking or unsure, sampling, report, start, clock, refused, count=count)
     except KeyboardInterrupt:
         interrupted = True
-    group = uuid.uuid4().hex
-    runs = [
-        draft.finished(sampling, group=group, started_at=started_at, interrupted=interrupted, source=source)
-        for draft in drafts
-        if draft.refusal is None
-    ]
-    return [replace(run, warnings=(*run.warnings, *problems), position=position) for position, run in enumerate(runs)]
+    hand_out(interrupted=interrupted)
+    return [runs[draft.run_id] for draft in drafts if draft.refusal is None]
 
 
 def check_cases(cases: Iterable[Case]) -> None:
@@ -309,7 +317,6 @@ def check_cases(cases: Iterable[Case]) -> None:
 def _trial(
     drafts: Sequence[Draft],
     sampling: Sampling,
-    index: int,
     report: Report,
     start_worker: Callable[[], MeasuringProcess],
     clock: Clock,
@@ -317,20 +324,23 @@ def _trial(
     *,
     count: bool,
 ) -> None:
-    """Measure one trial of every case that has not failed and has time left for a pair of passes."""
+    """Measure one more trial of every case."""
     open_trials = []
     try:
         for draft in drafts:
-            left_s = sampling.max_time_s - draft.spent_s
-            if draft.failure is None and (index == 0 or left_s > draft.pair_s):
-                # A trial after those asked for has as long as they had; the time left is for more of its kind.
-                share = 1 / (sampling.trials - index) if index < sampling.trials else 1.0
-                budget_s = min(max(0.0, left_s) * share, sampling.max_time_s / sampling.trials)
-                open_trials.append(OpenTrial(draft, start_worker, sampling, index, budget_s, report, clock))
+            index, left_s = len(draft.trials), sampling.max_time_s - draft.spent_s
+            # A trial after those asked for has as long as they had; the time left is for more of its kind.
+            share = 1 / (sampling.trials - index) if index < sampling.trials else 1.0
+            budget_s = min(max(0.0, left_s) * share, sampling.max_time_s / sampling.trials)
+            open_trials.append(OpenTrial(draft, start_worker, sampling, index, budget_s, report, clock))
         # Made ready one after the other, before any is timed: building would disturb a neighbour's times.
         active = [open_trial for open_trial in open_trials if _went_well(open_trial, open_trial.prepare, refused)]
         if count:
-            active = [open_trial for open_trial in active if _went_well(open_trial, open_trial.count)]
+            active = [
+                open_trial
+                for open_trial in active
+                if open_trial.draft.stages or _went_well(open_trial, open_trial.count)
+            ]
         ready = list(active)
         while active:
             active = [open_trial for open_trial in active if _went_well(open_trial, open_trial.turn)]
