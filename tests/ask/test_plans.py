@@ -8,7 +8,7 @@ import pytest
 
 from vilt_bench.ask.axes import Swept
 from vilt_bench.ask.case import Case, Sampling, ViltConfig
-from vilt_bench.ask.plans import Plan, line_of, read_plan
+from vilt_bench.ask.plans import Plan, line_of, read_plan, write_plan
 from vilt_bench.errors import ConfigError
 
 FULL = """\
@@ -73,6 +73,45 @@ def test_a_plan_says_all_that_a_sweep_has(read, tmp_path):
         Case("region-r101-c4", region, resolution=(64, 64), batch_size=1, **common),
         Case("region-r101-c4", region, fit="native", batch_size=1, **common),
     ]
+
+
+def test_an_embedder_may_have_images_and_sizes_of_its_own(read):
+    plan = read(
+        '[case]\nimages = ["all.jpg"]\nlayers = 2\n[[embedder]]\nname = "patch32"\n'
+        '[[embedder]]\nname = "patch16"\nimages = "own.jpg"\nhidden-size = 96\n'
+    )
+    assert plan.sweep().cases() == [
+        Case("patch32", images=("all.jpg",), vilt=ViltConfig(layers=2)),
+        Case("patch16", images=("own.jpg",), vilt=ViltConfig(layers=2, hidden_size=96)),
+    ]
+
+
+MANY = (
+    Case("patch32"),
+    Case("patch32", batch_size=8, dtype="bfloat16", threads=2, seed=7),
+    Case("patch32", fit="native", interaction="none"),
+    Case("region-r101-c4", {"proposals": 300, "nms": "class-agnostic", "share": 0.1, "odd": "7", "yes": True}),
+    Case("timm/vit_base_patch16_224", resolution=(224, 384), reduce="tome:8", linear="onednn", device="cuda:1"),
+    Case('mine.py:"it\'s"', images=("a \\ b.jpg", "ü\t\x7f.png"), checkpoint="hub:a/b", preprocessing=True),
+    Case("patch32", text_length=128, vilt=ViltConfig(layers=2, hidden_size=96, text_positions=128)),
+    Case("patch32", text_length=16),
+    Case("patch16", interaction="lm:SmolLM2-135M"),
+)
+
+
+@pytest.mark.parametrize("cases", [MANY, MANY[:1], MANY[::-1]])
+def test_a_written_plan_has_exactly_these_cases_in_their_order(read, cases):
+    sampling = Sampling(precision=0.025, max_time_s=0.5, trials=2, least_samples=3)
+    plan = read(write_plan(cases, sampling))
+    assert plan.expand().cases == tuple(cases)
+    assert [dict(case.options) for case in plan.expand().cases] == [dict(case.options) for case in cases]
+    assert plan.expand().notes == ()
+    assert plan.how() == sampling
+
+
+def test_sizes_that_are_for_python_alone_can_not_be_written_into_a_plan():
+    with pytest.raises(ConfigError, match="`vocabulary` is for Python alone"):
+        write_plan([Case("patch32", vilt=ViltConfig(vocabulary=1000))], Sampling())
 
 
 def test_an_empty_plan_says_nothing(read):

@@ -64,6 +64,8 @@ class Swept:
     """Keyword arguments of its factory."""
     own: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Values of axes for it alone, in place of the sweep's."""
+    common: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `Case` for it alone, in place of the sweep's."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Sweep:
         excluded = [_Exclusion.of(each, embedders) for each in self.exclude]
         found = _Found(notes=list(_fixed(axes, embedders, own)))
         for each, fixed in zip(embedders, own, strict=True):
-            found.add(each, axes | fixed, self.common, excluded)
+            found.add(each, axes | fixed, {**self.common, **each.common}, excluded)
         return found.finished(excluded)
 
 

@@ -9,12 +9,12 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from vilt_bench import files
 from vilt_bench.ask.axes import AXES, Expansion, Sweep, Swept, axis, read_embedder, values_of
-from vilt_bench.ask.case import SIZES, Option, Sampling, ViltConfig
+from vilt_bench.ask.case import SIZES, Case, Option, Sampling, ViltConfig
 from vilt_bench.ask.presets import find_preset
 from vilt_bench.errors import ConfigError, FileError
 from vilt_bench.words import did_you_mean, nearest
@@ -23,6 +23,8 @@ STANDARD_INPUT = "-"
 """As a plan's path."""
 LARGEST_BYTES = 1 << 24
 _SAMPLING = {"precision": "precision", "max_time": "max_time_s", "trials": "trials", "least_samples": "least_samples"}
+_OF_CASE = ("images", "checkpoint", *SIZES)
+"""Keys for fields of a case that are no axes."""
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _NOUNS = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "a table"}
 
@@ -119,6 +121,45 @@ def read_plan(path: str) -> Plan:
     return _Reader(name, text).plan(content)
 
 
+def write_plan(cases: Sequence[Case], sampling: Sampling) -> str:
+    """Returns a plan in TOML that has exactly these cases, in this order.
+
+    Raises:
+        ConfigError: a case has what no plan can say: sizes that are Python's alone.
+    """
+    effort = {key: getattr(sampling, own) for key, own in _SAMPLING.items()}
+    tables = ["[sampling]", *(f"{_dashed(key)} = {_toml(value)}" for key, value in effort.items())]
+    for case in cases:
+        tables += ["", "[[embedder]]", f"name = {_toml(case.embedder)}"]
+        if case.options:
+            options = ", ".join(f"{_toml(key)} = {_toml(value)}" for key, value in case.options.items())
+            tables.append(f"options = {{ {options} }}")
+        usual = Case(case.embedder)
+        said = {name: value for name in _SAID if (value := getattr(case, name)) != getattr(usual, name)}
+        sizes = {
+            each.name: value for each in fields(case.vilt) if (value := getattr(case.vilt, each.name)) != each.default
+        }
+        if unknown := sizes.keys() - set(SIZES):
+            raise ConfigError(f"`{min(unknown)}` is for Python alone; a plan can't say it")
+        tables += [f"{_dashed(name)} = {_toml(value)}" for name, value in (said | sizes).items()]
+    return "\n".join([*tables, ""])
+
+
+_SAID = (*AXES, "images", "checkpoint")
+_ESCAPES = {**{chr(code): f"\\u{code:04x}" for code in (*range(32), 127)}, "\\": "\\\\", '"': '\\"'}
+
+
+def _toml(value: object) -> str:
+    """Returns a value as TOML writes it."""
+    if isinstance(value, str):
+        return f'"{"".join(_ESCAPES.get(letter, letter) for letter in value)}"'
+    if isinstance(value, tuple):
+        # Of numbers there are resolutions only.
+        numbers = all(isinstance(each, int) for each in value)
+        return _toml("x".join(map(str, value))) if numbers else f"[{', '.join(map(_toml, value))}]"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
 def _text(path: str) -> tuple[str, str]:
     """Returns a plan's name for messages, and its text."""
     if path != STANDARD_INPUT:
@@ -148,22 +189,14 @@ class _Reader:
     def plan(self, content: Mapping[str, Any]) -> Plan:
         self._check_keys(content, (), ("embedders", "presets", "embedder", "axes", "case", "exclude", "sampling"))
         axes = self._axes(self._table(content, ("axes",)), ("axes",))
-        case = self._table(content, ("case",))
-        self._check_keys(case, ("case",), ("images", "checkpoint", *SIZES))
+        common, sizes = self._case(self._table(content, ("case",)), ("case",))
         sampling = self._table(content, ("sampling",))
         self._check_keys(sampling, ("sampling",), tuple(_SAMPLING))
-        common: dict[str, Any] = {}
-        if (images := _get(case, "images")) is not None:
-            common["images"] = tuple(self._texts(images, ("case", "images")))
-        if (checkpoint := _get(case, "checkpoint")) is not None:
-            common["checkpoint"] = self._of(checkpoint, ("case", "checkpoint"), str)
         return Plan(
-            embedders=tuple(self._embedders(content)),
+            embedders=tuple(self._embedders(content, sizes)),
             axes=axes,
             common=common,
-            sizes={
-                name: self._of(size, ("case", name), int) for name in SIZES if (size := _get(case, name)) is not None
-            },
+            sizes=sizes,
             exclude=tuple(self._exclusions(content)),
             sampling={
                 own: self._effort(value, ("sampling", name))
@@ -172,12 +205,23 @@ class _Reader:
             },
             places={
                 **{name: self._place(("axes", name)) for name in axes},
-                **{name: self._place(("case", name)) for name in ("images", "checkpoint", *SIZES)},
+                **{name: self._place(("case", name)) for name in _OF_CASE},
                 **{own: self._place(("sampling", name)) for name, own in _SAMPLING.items()},
             },
         )
 
-    def _embedders(self, content: Mapping[str, Any]) -> Iterator[Swept]:
+    def _case(self, table: Mapping[str, Any], here: Key) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the fields of `Case` that a table has, and those of `ViltConfig`."""
+        self._check_keys(table, here, _OF_CASE)
+        common: dict[str, Any] = {}
+        if (images := _get(table, "images")) is not None:
+            common["images"] = tuple(self._texts(images, (*here, "images")))
+        if (checkpoint := _get(table, "checkpoint")) is not None:
+            common["checkpoint"] = self._of(checkpoint, (*here, "checkpoint"), str)
+        sizes = {name: self._of(size, (*here, name), int) for name in SIZES if (size := _get(table, name)) is not None}
+        return common, sizes
+
+    def _embedders(self, content: Mapping[str, Any], sizes: Mapping[str, Any]) -> Iterator[Swept]:
         for text in self._texts(content.get("embedders", []), ("embedders",)):
             with self._at(("embedders",)):
                 yield read_embedder(text)
@@ -186,7 +230,7 @@ class _Reader:
                 yield from map(read_embedder, find_preset(preset))
         for index, entry in enumerate(self._tables(content, "embedder")):
             here: Key = ("embedder", index)
-            self._check_keys(entry, here, ("name", "options", *AXES))
+            self._check_keys(entry, here, ("name", "options", *AXES, *_OF_CASE))
             if "name" not in entry:
                 raise self._error(here, 'needs name = "NAME"')
             with self._at((*here, "name")):
@@ -197,8 +241,18 @@ class _Reader:
                 if not isinstance(value, bool | int | float | str):
                     raise self._error((*here, "options", key), f"must be a value, got {value!r}")
                 options[key.replace("-", "_")] = value
-            own = {key: value for key, value in entry.items() if key not in ("name", "options")}
-            yield replace(swept, options={**swept.options, **options}, own={**swept.own, **self._axes(own, here)})
+            fixed = {key: value for key, value in entry.items() if key.replace("-", "_") in _OF_CASE}
+            own = {key: value for key, value in entry.items() if key not in ("name", "options", *fixed)}
+            common, own_sizes = self._case(fixed, here)
+            if own_sizes:
+                with self._at(here):
+                    common["vilt"] = ViltConfig(**{**sizes, **own_sizes})
+            yield replace(
+                swept,
+                options={**swept.options, **options},
+                own={**swept.own, **self._axes(own, here)},
+                common=common,
+            )
 
     def _exclusions(self, content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         for index, entry in enumerate(self._tables(content, "exclude")):
@@ -234,7 +288,7 @@ class _Reader:
         given = [value] if isinstance(value, str) else value
         if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
             raise self._error(key, f"must be a list of texts, got {value!r}")
-        if not given and key[0] in ("exclude", "case"):
+        if not given and key[0] not in ("embedders", "presets"):
             raise self._error(key, "is empty; give a value, or leave it out")
         return given
 

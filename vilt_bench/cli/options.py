@@ -107,7 +107,8 @@ def add_records(group: argparse._ActionsContainer) -> None:
         type=formats.folder,
         default=RESULTS,
         metavar="FOLDER",
-        help=f"for the records (default: {RESULTS})",
+        help="for the records; or a URL that fsspec understands, such as s3://BUCKET/FOLDER, which needs s3fs "
+        f"(default: {RESULTS})",
     )
 
 

@@ -107,7 +107,7 @@ def _tell_problems(measured: Measured) -> int:
 def _check(asked: argparse.Namespace) -> None:
     """Refuse what would only fail after minutes, and options that would do nothing."""
     from vilt_bench.paper.studies.rounds import check_time
-    from vilt_bench.record import store
+    from vilt_bench.record import elsewhere, store
 
     studies = asked.nms or asked.sequence
     check_time(asked.study_time if asked.study_time is not None else STUDY_TIME_S, field="study_time")
@@ -123,6 +123,8 @@ def _check(asked: argparse.Namespace) -> None:
         if value is not None and not asked.measure:
             raise ConfigError(f"{flag} is for timing the rows; add --measure")
     if asked.output is not None:
+        if elsewhere.is_url(asked.output):
+            raise ConfigError(f"--output {asked.output}: a paper's report is a folder of this machine, not a URL")
         store.check_writable(asked.output)
     if studies and asked.dtype != "float32":
         raise ConfigError(f"--dtype {asked.dtype} is for the rows; the studies are in float32, run them apart")

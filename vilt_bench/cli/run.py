@@ -84,7 +84,7 @@ def run(asked: argparse.Namespace) -> int:
         left_out.append(case)
         screen.complain(f"left out: {case_name(case)}: {error}")
 
-    saved: dict[str, list[Path]] = {}
+    saved: dict[str, list[Path | str]] = {}
     problems: list[str] = []
 
     def save(run: Run) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -13,8 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vilt_bench import files
-from vilt_bench.errors import ConfigError, FileError, RecordError
+from vilt_bench.errors import FileError, RecordError
+from vilt_bench.record import elsewhere
 from vilt_bench.record.codec import decode
+from vilt_bench.record.elsewhere import Contents, is_url
 from vilt_bench.record.join import join_trials, joinable, place, without_samples
 from vilt_bench.record.run import Run
 
@@ -22,8 +23,6 @@ Kept = TypeVar("Kept")
 
 PATTERN = "[0-9]*T[0-9]*Z-*.json"
 """Names of the records in a folder; what else lies there, such as reports, is not read."""
-_AT_ONCE = 128
-"""Files that are fetched together: remote file systems fetch them side by side."""
 
 
 class EmptyFolderError(RecordError):
@@ -51,18 +50,9 @@ def records_among(names: Iterable[str]) -> list[str]:
     return sorted((name for name in last if fnmatch(last[name], PATTERN)), key=last.__getitem__)
 
 
-def is_url(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a text is for fsspec to read, such as `s3://bucket/folder`."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)", os.fspath(path)) is not None
-
-
 def is_folder(path: str | os.PathLike[str]) -> bool:
     """Returns whether a path or URL is read as a folder; a URL is, unless it ends as a record's name does."""
     return not os.fspath(path).endswith(".json") if is_url(path) else files.is_folder(path)
-
-
-Contents = Iterator[tuple[str, bytes | RecordError]]
-"""Names of records, and what they hold, or why it can't be read."""
 
 
 def _records_in(folder: str) -> tuple[list[str], Callable[[Sequence[str]], Contents]]:
@@ -78,7 +68,8 @@ def _look_into(folder: str) -> tuple[list[str], Callable[[Sequence[str]], Conten
     if not folder:
         raise RecordError("'' names no folder; give one of records, such as results")
     if is_url(folder):
-        return _look_elsewhere(folder)
+        found, read = elsewhere.find(folder)
+        return records_among(found), read
     if files.is_file(folder):
         return [folder], _read
     if not files.is_folder(folder):
@@ -92,57 +83,6 @@ def _read(names: Sequence[str]) -> Contents:
             yield name, files.read_bytes(name)
         except FileError as error:
             yield name, RecordError(str(error))
-
-
-def _look_elsewhere(url: str) -> tuple[list[str], Callable[[Sequence[str]], Contents]]:
-    system, folder = _open(url)
-    try:
-        found = {
-            str(system.unstrip_protocol(name)): name
-            for name, facts in system.find(folder, detail=True).items()
-            if facts.get("type", "file") == "file"  # what is none, such as a pipe, would be waited for
-        }
-    except Exception as error:  # each file system has errors of its own: credentials, network, permissions
-        raise ConfigError(f"{url} can't be reached ({type(error).__name__}: {_line(error)})") from error
-
-    def read(names: Sequence[str]) -> Contents:
-        for start in range(0, len(names), _AT_ONCE):
-            some = names[start : start + _AT_ONCE]
-            contents = system.cat([found[name] for name in some], on_error="return")
-            for name in some:
-                content = contents[found[name]]
-                yield name, content if isinstance(content, bytes) else _unreadable(name, content)
-
-    return records_among(found), read
-
-
-def _open(url: str) -> tuple[Any, str]:
-    """Returns the file system of a URL, and the folder in it."""
-    try:
-        import fsspec
-    except ImportError:
-        raise ConfigError(f"{url} is read by fsspec; install it: python -m pip install fsspec") from None
-    try:
-        system, folder = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        # fsspec names the packages in a sentence of its own, a different one each time.
-        named = re.findall(r"\binstall\s+['\"`]?([A-Za-z][\w.-]*\w)", str(error), re.IGNORECASE)
-        packages = " ".join(named or re.findall(r"[\"']([\w-]+)[\"']", str(error)) or [url.partition(":")[0]])
-        raise ConfigError(f"{url} needs {packages}; install it: python -m pip install {packages}") from None
-    except ValueError as error:
-        raise ConfigError(f"{url} is no folder that fsspec knows ({_line(error)})") from None
-    except Exception as error:
-        raise ConfigError(f"{url} can't be reached ({type(error).__name__}: {_line(error)})") from error
-    return system, str(folder)
-
-
-def _unreadable(name: str, error: Exception) -> RecordError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else _line(error)
-    return RecordError(f"{name} can't be read: {reason.lower()}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def load(path: str | os.PathLike[str]) -> Run:

@@ -14,20 +14,41 @@ from pathlib import Path
 from vilt_bench import files
 from vilt_bench.ask.case import case_name
 from vilt_bench.errors import ConfigError, FileError, RecordError
+from vilt_bench.record import elsewhere
 from vilt_bench.record.codec import encode
 from vilt_bench.record.run import Run
 
 
-def save(run: Run, folder: str | os.PathLike[str]) -> Path:
-    """Write the run as a new file and return its path.
+def save(run: Run, folder: str | os.PathLike[str]) -> Path | str:
+    """Write the run as a new file and return its path, or its URL.
 
     The file appears whole or not at all, and never replaces another. Names sort by time.
+
+    Args:
+        run: to be written.
+        folder: a path, or a URL that fsspec understands, such as `s3://bucket/sweep`.
 
     Raises:
         RecordError: the run can't be written, or is there already.
     """
     data = encode(run)
-    path = Path(folder) / file_name(run)
+    if elsewhere.is_url(folder):
+        return _save_elsewhere(os.fspath(folder), file_name(run), data)
+    return _save_here(Path(folder) / file_name(run), data)
+
+
+def _save_elsewhere(url: str, name: str, data: bytes) -> Path | str:
+    try:
+        if (here := elsewhere.local_path(url)) is not None:
+            return _save_here(Path(here) / name, data)
+        return elsewhere.create(url, name, data)
+    except FileExistsError:
+        raise _taken(f"{url.rstrip('/')}/{name}") from None
+    except ConfigError as error:
+        raise RecordError(f"the run could not be saved: {error}") from None
+
+
+def _save_here(path: Path, data: bytes) -> Path:
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,13 +65,14 @@ def save(run: Run, folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def save_all(runs: Iterable[Run], folder: str | os.PathLike[str]) -> tuple[list[Path], list[str]]:
-    """Returns the files of the runs, and a sentence for each that its folder did not take.
+def save_all(runs: Iterable[Run], folder: str | os.PathLike[str]) -> tuple[list[Path | str], list[str]]:
+    """Returns the files of the runs, paths or URLs, and a sentence for each that its folder did not take.
 
     Such a run is kept in the system's temporary folder, or else in the current one; what was measured is not lost by a
     disk that became full meanwhile.
     """
-    saved, problems = [], []
+    saved: list[Path | str] = []
+    problems = []
     for run in runs:
         try:
             saved.append(save(run, folder))
@@ -75,6 +97,12 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     """
     if not os.fspath(folder):
         raise ConfigError("'' names no folder; give one, such as results", field="folder")
+    if elsewhere.is_url(folder):
+        here = elsewhere.local_path(os.fspath(folder))
+        if here is None:
+            elsewhere.check_writable(os.fspath(folder))
+            return
+        folder = here
     probe = Path(folder) / f".{uuid.uuid4().hex}.tmp"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
@@ -150,5 +178,5 @@ def _move(temporary: Path, path: Path) -> None:
         temporary.rename(path)
 
 
-def _taken(path: Path) -> RecordError:
+def _taken(path: Path | str) -> RecordError:
     return RecordError(f"{path} is there already; records are never overwritten, give another `folder`")
