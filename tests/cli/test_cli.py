@@ -260,6 +260,40 @@ def test_show_says_how_long_each_stage_takes_at_least(capsys):
     assert "At least" not in capsys.readouterr().out
 
 
+def test_show_tells_least_times_on_machines_that_are_not_here_and_measures_none(capsys, monkeypatch):
+    from vilt_bench.worker import count
+
+    monkeypatch.setattr(count, "measure_peak", lambda *_, **__: pytest.fail("the peak of this machine was measured"))
+    arguments = ["show", "patch32", "--text-length", "8", "--image", "synthetic", "--resolution", "64x64"]
+    assert main([*arguments, "--on", "H100,P40", "--dtype", "bfloat16"]) == 0
+    shown = capsys.readouterr().out
+    for expected in (
+        "At least",
+        "H100",
+        "P40",
+        "estimated lower bound from datasheets",
+        "nothing was measured",
+        "989.4",
+    ):
+        assert expected in shown
+    assert "P40 – NVIDIA Tesla P40 has no stated peak in bfloat16" in shown
+    whole = next(line for line in shown.splitlines() if line.startswith("all"))
+    assert whole.split()[-1] == "–"
+    assert float(whole.split()[-2]) > 0
+    assert main([*arguments, "--on", "H100", "--threads", "1"]) == 2
+    assert "--threads is of this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "code"), [("H10", 2), ("help", 0)])
+def test_machines_are_listed_and_misspelt_ones_guessed(capsys, given, code):
+    assert main(["show", "patch32", "--on", given]) == code
+    said = capsys.readouterr()
+    if code:
+        assert "--on knows no machine 'H10'; did you mean 'H100'?" in said.err
+    else:
+        assert "https://" in said.out
+
+
 def test_list_shows_what_models_use_and_where_that_is_said(capsys):
     assert main(["list", "--vlm", "fastvlm"]) == 0
     shown = capsys.readouterr().out

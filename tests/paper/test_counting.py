@@ -14,7 +14,7 @@ from vilt_bench.errors import ConfigError
 from vilt_bench.model import VisionLanguageModel
 from vilt_bench.paper import ROWS, CountedRow, CountedTable, PaperRow, build, downstream, find_row, table6, table7
 from vilt_bench.paper.counting import DetectorFlops, Encoder, one_hot_flops, paper_table, transformer_flops
-from vilt_bench.paper.pages.counted import markdown, notes, render_csv, show
+from vilt_bench.paper.pages.counted import least_on_paper_machine_s, markdown, notes, render_csv, show
 
 # Worked out apart from this code: parameters in M, then FLOPs in G as the paper counted and at 2 a multiply-add.
 COUNTS = {
@@ -246,3 +246,19 @@ def test_the_printed_tables_are_read_without_torch() -> None:
     code = "import sys, vilt_bench.paper, vilt_bench.paper.pages.counted; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+def test_no_printed_time_lies_below_the_least_that_the_papers_machine_needs(table: CountedTable) -> None:
+    for row in table.rows:
+        least_s = least_on_paper_machine_s(row)
+        assert least_s < row.printed.latency_s, row.printed.model
+        assert least_s > 0.05 * row.printed.latency_s, row.printed.model
+    assert "At least on a P40" in markdown(table)
+
+
+def test_the_least_time_of_vilt_is_that_of_its_formula_over_the_p40s_peak(counted: dict[str, CountedRow]) -> None:
+    tokens, width, layers = 240 + 1 + 40, 768, 12
+    transformer = layers * (24 * tokens * width**2 + 4 * tokens**2 * width)
+    projection = 2 * 240 * 3 * 32 * 32 * width
+    least_s = least_on_paper_machine_s(counted["ViLT-B/32"])
+    assert least_s == pytest.approx(0.85 * (transformer + projection) / 12e12, rel=0.001)

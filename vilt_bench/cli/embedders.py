@@ -30,11 +30,13 @@ def register(add: Add) -> None:
     options.add_embedders(parser, help="the embedder, by a name that 'vilt-bench list' shows, with its options")
     options.add_case(parser)
     options.add_images(parser)
-    options.add_where(parser).add_argument(
+    where = options.add_where(parser)
+    where.add_argument(
         "--no-peak",
         action="store_true",
         help="don't measure the machine's peak, which takes a few seconds, for the stages' least times",
     )
+    options.add_on(where)
 
     parser = add("catalog", catalog_embedders, "write the catalogue of a package's embedders, for 'vilt-bench list'")
     parser.add_argument("package", nargs="?", default="embedders", help="installed, and offering embedders")
@@ -74,11 +76,16 @@ def list_embedders(asked: argparse.Namespace) -> int:
 def show(asked: argparse.Namespace) -> int:
     """Print an embedder's stages, shapes, parameters, FLOPs and least times; no model is run."""
     from vilt_bench.report.embedders.stages import show_stages
-    from vilt_bench.worker.count import bound, inspect
 
+    machines = options.machines(asked)
     case, *others = options.cases(asked)
     if others:
         raise ConfigError(f"'show' takes one embedder; got {case.embedder} and {others[0].embedder}")
+    from vilt_bench.worker.count import bound, inspect
+
     model, stages = inspect(case)
-    show_stages(case, model, stages, screen.console(), None if asked.no_peak else bound(case, stages))
+    bounds = [machine.bounds(stages, dtype=case.dtype) for machine in machines]
+    if not machines and not asked.no_peak:
+        bounds = [bound(case, stages)]
+    show_stages(case, model, stages, screen.console(), bounds)
     return 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from vilt_bench.ask.case import LANGUAGE_MODEL, SIZES, Case, Dtype, Fit, Interaction, Sampling
 from vilt_bench.cli import axes, formats, values
 from vilt_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vilt_bench.machine.datasheets import Datasheet
 
 USUAL = Case("NAME")
 """What is asked for where nothing is said."""
@@ -194,6 +197,31 @@ def add_where(parser: argparse.ArgumentParser, *, lists: bool = False) -> argpar
         "--threads", type=of(axes.number), metavar="N", help="CPU threads (default: OMP_NUM_THREADS, else the cores)"
     )
     return group
+
+
+def add_on(group: argparse._ArgumentGroup) -> None:
+    """Add machines that one does not have."""
+    group.add_argument(
+        "--on",
+        action=values.Machines,
+        default=[],
+        metavar="MACHINE,…",
+        help="take the peaks of datasheets, of machines that need not be here: H100, A100, L4, RTX-4090, M4-Max, …, or "
+        "a TOML file of others (docs/choose.md); help: lists them with their sources",
+    )
+
+
+def machines(asked: argparse.Namespace) -> list[Datasheet]:
+    """Returns the machines that `--on` names; none where it was not given.
+
+    Raises:
+        ConfigError: an option is of this machine.
+    """
+    found: list[Datasheet] = asked.on
+    if found and (asked.threads is not None or asked.device != USUAL.device):
+        flag = "--threads" if asked.threads is not None else "--device"
+        raise ConfigError(f"{flag} is of this machine; leave it out with --on, which measures nothing here")
+    return found
 
 
 def add_effort(

@@ -83,6 +83,31 @@ class Quantities(argparse.Action):
         setattr(namespace, self.dest, [each.name for each in found])
 
 
+class Machines(argparse.Action):
+    """An option of machines that are known by their datasheets; `help` lists them and ends."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the datasheets."""
+        from vilt_bench.errors import ConfigError
+        from vilt_bench.machine import datasheets
+
+        given = str(values)
+        if given.strip() == "help":
+            sys.stdout.write("".join(f"{line}\n" for line in datasheets.listed()))
+            parser.exit()
+        try:
+            found = datasheets.find(given)
+        except ConfigError as error:
+            parser.error(in_flags(str(error)))
+        setattr(namespace, self.dest, found)
+
+
 class NamesOrAll(argparse.Action):
     """An option of names that may differ; alone it means all of them.
 

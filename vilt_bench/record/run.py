@@ -169,12 +169,14 @@ class StageMemory:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The least time of stages on a machine whose peak was measured: an estimate, kept in no record."""
+    """The least time of stages on a machine, whose peak was measured or is stated: an estimate, kept in no record."""
 
     peak: str
-    """What was measured, and where."""
+    """What was measured, and where; or what is stated."""
     seconds: Mapping[str, float]
     """By stage; a stage that could not be counted is absent."""
+    machine: str = ""
+    """A name, of one that is known by its datasheet; empty: this one, measured."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,11 @@ def milliseconds_of(seconds: float | None) -> str:
     return ABSENT if seconds is None else number(1000 * seconds)
 
 
+def least_milliseconds(seconds: float | None) -> str:
+    """Returns a lower bound in ms; one that rounds to zero, but is more, as `<0.0001`."""
+    return "<0.0001" if seconds is not None and 0 < seconds < 5e-8 else milliseconds_of(seconds)
+
+
 def milliseconds_interval(estimate: Estimate | None) -> str:
     """Returns the latency in ms with its 95% interval, as `interval` does."""
     return interval(estimate, scale=1000)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from vilt_bench.machine import datasheets
 from vilt_bench.paper.tables import ABSENT, CountedRow, CountedTable
 from vilt_bench.report import tables
+from vilt_bench.report.numbers import digits, milliseconds_of
 from vilt_bench.report.tables import Column, Table, lines, text_column
 
 if TYPE_CHECKING:
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 RATIO = ("UNITER-Base", "ViLT-B/32")
 """The two rows whose ratio is the paper's headline."""
+
+MACHINE = "P40"
+"""What the paper measured its times on."""
+SCALAR_BYTES = 4
 
 _TABLE6 = (
     text_column("Model"),
@@ -33,13 +39,19 @@ _TABLE7 = (
     text_column("Interaction", long="fold"),
     text_column("Tokens"),
 )
+_TIMES = (
+    text_column("Model"),
+    Column("Time, printed", "ms"),
+    Column(f"At least on a {MACHINE}", "ms", screen=f"At least\non a {MACHINE}"),
+    Column("printed to least", screen="printed\nto least"),
+)
 
 
 def show(table: CountedTable, console: Console) -> None:
     """Print both tables, then their notes."""
     from rich.text import Text
 
-    for each in (sizes(table), components(table)):
+    for each in (sizes(table), components(table), times(table)):
         tables.show(each, console)
         console.print()
     for note in notes(table):
@@ -55,6 +67,8 @@ def markdown(table: CountedTable) -> str:
         "### Table 7: components\n\n"
         "As printed; then embedder, interaction, visual + text tokens as built.\n\n"
         f"{tables.markdown(components(table))}\n\n"
+        f"### Table 6: times, and the least that a {MACHINE} needs\n\n"
+        f"{tables.markdown(times(table))}\n\n"
         f"{tables.markdown_list(notes(table))}\n\n"
         "The paper's FLOPs are the sum of, with e(layers, tokens, hidden size) for the transformer:\n\n"
         f"{tables.markdown(Table([text_column('Model'), text_column('Sum')], sums))}\n"
@@ -79,6 +93,10 @@ def notes(table: CountedTable) -> list[str]:
         "2 per multiply-add: the model as built, by torch's formulas on the meta device; RoIAlign, NMS, normalisation "
         "and elementwise operations count 0. The detectors and conventions of the paper's count are inferred: they "
         "reproduce the printed digits, and the paper names none.",
+        f"At least on a {MACHINE}: an estimated lower bound, nothing was measured: FLOPs at 2 per multiply-add over "
+        "the datasheet's peak, or the weights over its bandwidth; "
+        f"{datasheets.find(MACHINE)[0].described('float32')}. Printed times are longer by NMS, RoIAlign, everything "
+        "elementwise, and kernels that do not reach the peak.",
         *_headline(table),
     ]
     models: dict[str, list[str]] = {}  # by note
@@ -157,6 +175,24 @@ def components(table: CountedTable) -> Table:
     )
 
 
+def times(table: CountedTable) -> Table:
+    """Returns the printed times beside the least that the paper's machine needs by its datasheet."""
+    rows = []
+    for row in table.rows:
+        least_s = least_on_paper_machine_s(row)
+        ratio = f"{digits(row.printed.latency_s / least_s)}×"
+        rows.append([row.printed.model, f"{row.printed.latency_s * 1e3:.0f}", milliseconds_of(least_s), ratio])
+    return Table(_TIMES, lines(rows), f"Table 6: times as printed, and an estimated lower bound on a {MACHINE}")
+
+
+def least_on_paper_machine_s(row: CountedRow) -> float:
+    """Returns the seconds that the row takes at least on the machine that the paper measured on, in float32."""
+    (machine,) = datasheets.find(MACHINE)
+    least_s = machine.bound_s(row.flops_built, SCALAR_BYTES * row.parameters_built, dtype="float32")
+    assert least_s is not None, f"the datasheet of the {MACHINE} has float32"
+    return least_s
+
+
 def _fields(row: CountedRow) -> dict[str, object]:
     printed, components = row.printed, row.components
     return {
@@ -176,6 +212,8 @@ def _fields(row: CountedRow) -> dict[str, object]:
         "flops_built": row.flops_built,
         "macs_built": row.macs_built,
         "flops_built_printed_tokens": round(row.flops_printed_tokens),
+        "latency_printed_s": printed.latency_s,
+        "latency_least_p40_s": round(least_on_paper_machine_s(row), 6),
         "recipe_paper": row.recipe,
         "backbone": components.backbone or "",
         "roi_head": components.roi_head or "",

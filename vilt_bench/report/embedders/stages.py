@@ -14,14 +14,22 @@ from vilt_bench.judge.summary import TITLES, counted_row
 from vilt_bench.record.run import Bounds, Model, Stage
 from vilt_bench.report import tables
 from vilt_bench.report.columns import built
-from vilt_bench.report.numbers import giga, milliseconds_of, percent
+from vilt_bench.report.numbers import giga, least_milliseconds, percent
 from vilt_bench.report.tables import Column, Line, Table, text_column
 
 
 def show_stages(
-    case: Case, model: Model, stages: Sequence[Stage], console: Console, bounds: Bounds | None = None
+    case: Case, model: Model, stages: Sequence[Stage], console: Console, bounds: Sequence[Bounds] = ()
 ) -> None:
-    """Print the stages as a table, with the sum of the visual embedder's and of all, and their least times if known."""
+    """Print the stages as a table, with the sum of the visual embedder's and of all, and their least times if known.
+
+    Args:
+        case: what was asked for.
+        model: what it would be.
+        stages: in order.
+        console: where to print.
+        bounds: least times, a column for each machine.
+    """
     height, width = model.resolution
     console.print(
         Text.assemble(
@@ -41,17 +49,27 @@ def show_stages(
     )
     if model.interaction.startswith(LANGUAGE_MODEL) and (sentence := _first_token(stages)):
         console.print(Text(sentence))
-    if bounds:
-        console.print(
-            Text(
-                "At least: an estimated lower bound, not a measurement of the model: FLOPs over this machine's peak, "
-                f"or bytes that must be moved over its bandwidth; {bounds.peak}.",
-            ),
-            style="dim",
-        )
+    for sentence in _bounds_explained(bounds):
+        console.print(Text(sentence), style="dim")
     for stage in stages:
         if stage.note:
             console.print(Text(f"• {stage.name.partition('.')[2]}: {stage.note}"))
+
+
+def _bounds_explained(bounds: Sequence[Bounds]) -> list[str]:
+    if not bounds:
+        return []
+    if len(bounds) == 1 and not bounds[0].machine:
+        return [
+            "At least: an estimated lower bound, not a measurement of the model: FLOPs over this machine's peak, "
+            f"or bytes that must be moved over its bandwidth; {bounds[0].peak}."
+        ]
+    return [
+        "At least: an estimated lower bound from datasheets, nothing was measured: FLOPs over the stated peak, less "
+        "15% for boards that clock higher, or bytes beyond the cache over the memory's bandwidth. Kernels that skip "
+        "work, as Winograd's convolutions, can go below it.",
+        *(f"{each.machine} – {each.peak}." for each in bounds),
+    ]
 
 
 def _tokens(model: Model) -> str:
@@ -79,12 +97,12 @@ def _first_token(stages: Sequence[Stage]) -> str:
     )
 
 
-def _table(stages: Sequence[Stage], bounds: Bounds | None) -> Table:
+def _table(stages: Sequence[Stage], bounds: Sequence[Bounds]) -> Table:
     quantities = built()
 
     def line(title: str, chosen: Sequence[Stage], output: str = "", **look: Any) -> Line:
         row = counted_row("stage", title, None, chosen)
-        least = [_least(chosen, bounds)] if bounds is not None else []
+        least = [_least(chosen, each) for each in bounds]
         return Line([title, output, *(quantity.text(row) for quantity in quantities), *least], **look)
 
     lines = []
@@ -100,11 +118,16 @@ def _table(stages: Sequence[Stage], bounds: Bounds | None) -> Table:
         text_column("Stage"),
         text_column("Output", long="fold"),
         *(replace(quantity.column, least_width=0) for quantity in quantities),
-        *([Column("At least", "ms")] if bounds is not None else []),
+        *(
+            Column(f"At least on {each.machine}", "ms", screen=f"At least\n{each.machine}")
+            if each.machine
+            else Column("At least", "ms")
+            for each in bounds
+        ),
     )
     return Table(columns, lines)
 
 
 def _least(stages: Sequence[Stage], bounds: Bounds) -> str:
     known = [bounds.seconds[stage.name] for stage in stages if stage.name in bounds.seconds]
-    return milliseconds_of(sum(known) if len(known) == len(stages) else None)
+    return least_milliseconds(sum(known) if len(known) == len(stages) else None)
