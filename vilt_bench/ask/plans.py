@@ -47,6 +47,8 @@ class Plan:
     """Fields of `Sampling`."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Where a field was read, as `FILE, line N`."""
+    sha256: str | None = None
+    """Of the file that it was read from."""
 
     def under(self, other: Plan) -> Plan:
         """Returns the plan with what another says in place of its own: embedders, an axis, a field each."""
@@ -59,6 +61,7 @@ class Plan:
             exclude=(*self.exclude, *other.exclude),
             sampling={**self.sampling, **other.sampling},
             places={name: place for name, place in self.places.items() if name not in said},
+            sha256=self.sha256 or other.sha256,
         )
 
     def sweep(self) -> Sweep:
@@ -109,6 +112,7 @@ def read_plan(path: str) -> Plan:
     Raises:
         ConfigError: it can't be read, or says what no plan can; with line and key.
     """
+    import hashlib
     import tomllib
 
     name, text = _text(path)
@@ -118,7 +122,7 @@ def read_plan(path: str) -> Plan:
         raise ConfigError(f"{name} can't be read as TOML: it is nested too deep") from None
     except ValueError as error:
         raise ConfigError(f"{name} can't be read as TOML: {' '.join(str(error).split())}") from None
-    return _Reader(name, text).plan(content)
+    return replace(_Reader(name, text).plan(content), sha256=hashlib.sha256(text.encode()).hexdigest())
 
 
 def write_plan(cases: Sequence[Case], sampling: Sampling) -> str:

@@ -16,11 +16,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vilt_bench import __version__, files
-from vilt_bench.cli import crash, doctor, embedders, history, paper, report, run, screen, streams, verdicts
+from vilt_bench.cli import crash, doctor, embedders, history, paper, report, rerun, run, screen, streams, verdicts
 from vilt_bench.cli.parser import Parser
 from vilt_bench.errors import ViltBenchError
 
-COMMANDS = (run, verdicts, embedders, paper, report, history, doctor)
+COMMANDS = (run, rerun, verdicts, embedders, paper, report, history, doctor)
 """In the order in which `--help` shows them."""
 
 Command = Callable[[argparse.Namespace], int]
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     asked = _parser().parse_args(arguments)
+    asked.typed = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code: int = asked.command(asked)
     except ViltBenchError as error:

@@ -6,7 +6,7 @@ import re
 
 _ALIKE = (
     "allow_different", "batch_size", "checkpoint", "device", "dtype", "embedder", "figure", "fit", "format",
-    "heads", "hidden_size", "interaction", "join", "layers", "limit", "linear", "mlp_size", "newest",
+    "heads", "hidden_size", "interaction", "join", "layers", "limit", "linear", "mlp_size", "name", "newest",
     "on", "order", "precision", "preset", "reduce", "resolution", "seed", "since", "span", "study_time",
     "text_length", "text_positions", "threads", "tolerance", "trials",
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
 from vilt_bench.ask.case import LANGUAGE_MODEL, SIZES, Case, Dtype, Fit, Interaction, Sampling
@@ -11,6 +12,7 @@ from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
     from vilt_bench.machine.datasheets import Datasheet
+    from vilt_bench.record.run import Origin, PlanFile
 
 USUAL = Case("NAME")
 """What is asked for where nothing is said."""
@@ -99,6 +101,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("output")
     add_records(group)
+    add_name(group)
     add_columns(group)
     group.add_argument("--quiet", action="store_true", help="say nothing while measuring")
 
@@ -113,6 +116,49 @@ def add_records(group: argparse._ActionsContainer) -> None:
         help="for the records; or a URL that fsspec understands, such as s3://BUCKET/FOLDER, which needs s3fs "
         f"(default: {RESULTS})",
     )
+
+
+def add_name(group: argparse._ActionsContainer) -> None:
+    """Add what the runs are to be called."""
+    group.add_argument(
+        "--name",
+        type=_run_name,
+        help="call the runs so: tables tell it, and 'vilt-bench report NAME', compare and rerun find them by it",
+    )
+
+
+def add_results(parser: argparse._ActionsContainer, *, more: str = "") -> None:
+    """Add the folder in which runs are looked for that are not given by a path."""
+    parser.add_argument(
+        "--results",
+        default=RESULTS,
+        metavar="FOLDER",
+        help=f"in which latest, names and ids of runs are looked for{more} (default: {RESULTS})",
+    )
+
+
+RUN = "a record or a folder of them, by path or URL; or latest, latest~1, a run's name, or 4 or more digits of its id"
+"""What a record may be given as."""
+
+
+def origin(asked: argparse.Namespace, *, plan: PlanFile | None = None, repeats: Sequence[str] = ()) -> Origin:
+    """Returns what asks for runs: the command line as it was typed."""
+    import shlex
+
+    from vilt_bench.record.run import Origin
+
+    return Origin(shlex.join(["vilt-bench", *asked.typed]), plan, tuple(repeats))
+
+
+def _run_name(text: str) -> str:
+    from vilt_bench.cli.flags import in_flags
+    from vilt_bench.record.find import check_run_name
+
+    try:
+        check_run_name(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(in_flags(error.problem)) from None
+    return text
 
 
 def add_columns(group: argparse._ActionsContainer) -> None:

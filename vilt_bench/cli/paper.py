@@ -165,6 +165,7 @@ def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Conso
         here=replace(here, omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", CALM["OMP_WAIT_POLICY"])),
         patience_s=asked.patience,
         overhear=screen.overhear(debug=asked.debug),
+        origin=options.origin(asked),
     )
     console.print()
     times.show({name: summarise(run) for name, run in measured.runs.items()}, console)

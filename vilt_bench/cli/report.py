@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def register(add: Add) -> None:
     """Add the command."""
     parser = add("report", report, "show records as a table, CSV, Markdown, JSON, a picture or a page")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="a record, or a folder of them; a path or a URL")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=options.RUN)
+    options.add_results(parser)
     parser.add_argument(
         "--format", choices=[*TEXTS, *PICTURES], help="default: what --output's name says, else a table"
     )
@@ -64,12 +65,13 @@ def register(add: Add) -> None:
 def report(asked: argparse.Namespace) -> int:
     """Print records, or write them to a file, as a table, text of some format, a picture or a page."""
     from vilt_bench.judge.summary import summarise
-    from vilt_bench.record import load, store
+    from vilt_bench.record import find, load, store
 
     paths = [*asked.runs, *getattr(asked, "after", [])]
     if not paths:
         raise ConfigError(f"give records or folders of them, such as {RESULTS}; 'vilt-bench run' saves them there")
     asked.format = formats.chosen(asked.format, asked.output, [*TEXTS, *PICTURES])
+    paths = find.find_records(paths, asked.results)
     unreadable: list[str] = []
     # Judged while they are read: samples are let go.
     if asked.join:

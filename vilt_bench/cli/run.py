@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vilt_bench.ask.axes import Expansion
     from vilt_bench.ask.case import Case, Sampling
     from vilt_bench.cli import Add
-    from vilt_bench.record.run import Run
+    from vilt_bench.record.run import PlanFile, Run
 
 
 def register(add: Add) -> None:
@@ -67,7 +67,7 @@ def run(asked: argparse.Namespace) -> int:
     from vilt_bench.report.columns import chosen
     from vilt_bench.report.runs import table
 
-    expansion, sampling = _asked(asked)
+    expansion, sampling, plan = _asked(asked)
     cases = expansion.cases
     check_cases(cases)  # before the folder is made
     if asked.dry_run:
@@ -100,6 +100,8 @@ def run(asked: argparse.Namespace) -> int:
         overhear=screen.overhear(debug=asked.debug),
         leave_out=None if _are_embedders(cases) else leave_out,
         finished=save,
+        name=asked.name,
+        origin=options.origin(asked, plan=plan),
     )
     measured = [run for run in runs if run.trials or run.failure is not None]
     if not measured:
@@ -143,10 +145,11 @@ def _foresee(expansion: Expansion, sampling: Sampling) -> int:
     return 0
 
 
-def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling]:
-    """Returns the cases and the sampling that the options describe, over a plan's if there is one."""
+def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling, PlanFile | None]:
+    """Returns the cases and the sampling that the options describe, over a plan's if there is one; and that plan."""
     from vilt_bench import files
     from vilt_bench.ask.plans import read_plan
+    from vilt_bench.record.run import PlanFile
 
     files.check_current_folder()
     plan = axes.plan(asked)
@@ -156,7 +159,8 @@ def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling]:
         plan = read_plan(asked.plan).under(plan)
     if not plan.embedders:
         raise ConfigError("give --embedder NAME, --preset NAME or --plan FILE; 'vilt-bench list' shows all")
-    return plan.expand(), plan.how()
+    file = None if plan.sha256 is None else PlanFile(asked.plan, plan.sha256)
+    return plan.expand(), plan.how(), file
 
 
 def _plan(cases: Sequence[Case], sampling: Sampling) -> str:

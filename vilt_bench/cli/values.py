@@ -131,3 +131,14 @@ class NamesOrAll(argparse.Action):
             namespace.after = [*getattr(namespace, "after", []), values]
             values = None
         setattr(namespace, self.dest, [*found, *(names(values) if isinstance(values, str) else [ALL])])
+
+
+def add_allow_different(parser: argparse._ActionsContainer, what: str) -> None:
+    """Add the names of what may differ between two sides."""
+    parser.add_argument(
+        "--allow-different",
+        action=NamesOrAll,
+        default=[],
+        metavar="NAME,…",
+        help=f"{what}, such as torch,driver; alone: everything; the report says what does",
+    )

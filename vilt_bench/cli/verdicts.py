@@ -51,7 +51,7 @@ def register(add: Add) -> None:
         f"the answer is clear (default: {GATE_TIME_S:g})",
     )
     options.add_patience(group)
-    _add_rule(parser)
+    add_rule(parser)
     outcome.add_outputs(parser)
     group = parser.add_argument_group("records")
     options.add_records(group)
@@ -59,7 +59,10 @@ def register(add: Add) -> None:
 
     parser = add("compare", compare, "compare records: what changed from baseline to candidate, and how sure is it?")
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="BASELINE CANDIDATE…: records, or folders, of which the newest counts"
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help=f"BASELINE CANDIDATE…: {options.RUN}; of a folder the newest counts",
     )
     parser.add_argument(
         "--baseline", nargs="+", metavar="RUN", help="several records or folders; what else is given is the candidate"
@@ -67,20 +70,9 @@ def register(add: Add) -> None:
     parser.add_argument(
         "--baseline-ref", metavar="NAME", help="git branch, tag or commit whose folder of records is the baseline"
     )
-    parser.add_argument(
-        "--results",
-        default=options.RESULTS,
-        metavar="FOLDER",
-        help=f"that folder, as --baseline-ref has it (default: {options.RESULTS})",
-    )
-    parser.add_argument(
-        "--allow-different",
-        action=values.NamesOrAll,
-        default=[],
-        metavar="NAME,…",
-        help="what may differ, such as torch,driver; alone: everything; the report says what does",
-    )
-    _add_rule(parser)
+    options.add_results(parser, more=", and that folder as --baseline-ref has it")
+    values.add_allow_different(parser, "what may differ")
+    add_rule(parser)
     outcome.add_outputs(parser)
 
 
@@ -112,7 +104,8 @@ def gate(asked: argparse.Namespace) -> int:
             if len(cases) == 1:
                 raise found.problem
             screen.complain(f"{case_name(found.comparison.case)}: {found.problem}")
-        for problem in store.save_all(found.runs, asked.output)[1]:
+        runs = [replace(run, origin=options.origin(asked)) for run in found.runs]
+        for problem in store.save_all(runs, asked.output)[1]:
             is_saved = False
             screen.complain(problem)
         comparisons.append(found.comparison)
@@ -134,7 +127,7 @@ def compare(asked: argparse.Namespace) -> int:
     if not paths:
         raise ConfigError("expected BASELINE and CANDIDATE, two records or folders; got fewer")
     left_out: list[str] = []
-    candidate, earlier = _load(paths, left_out)
+    candidate, earlier = _load(paths, asked.results, left_out)
     if asked.baseline_ref is not None:
         name = asked.baseline_ref
         from vilt_bench.director.checkout import records_at
@@ -144,7 +137,7 @@ def compare(asked: argparse.Namespace) -> int:
         )
     else:
         name = " ".join(given)
-        baseline, history = _load(given, left_out, like=candidate)
+        baseline, history = _load(given, asked.results, left_out, like=candidate)
     told = screen.leave_out(left_out)
     if not baseline:
         screen.complain(
@@ -167,17 +160,19 @@ def compare(asked: argparse.Namespace) -> int:
     return outcome.finish([replace(each, notes=(*each.notes, *told)) for each in comparisons], asked)
 
 
-def _load(paths: list[str], left_out: list[str], *, like: Sequence[Run] = ()) -> tuple[list[Run], list[Run]]:
+def _load(
+    paths: list[str], results: str, left_out: list[str], *, like: Sequence[Run] = ()
+) -> tuple[list[Run], list[Run]]:
     """Returns the records given, of a folder the newest (on the machine of `like`, if any); and folders' older ones.
 
     What can't be read in a folder is left out and added to `left_out`.
     """
     from vilt_bench.judge.compare import condensed, newest
-    from vilt_bench.record import load
+    from vilt_bench.record import find, load
 
     chosen: list[Run] = []
     earlier: list[Run] = []
-    for path in paths:
+    for path in find.find_records(paths, results):
         if not load.is_folder(path):
             chosen.append(load.load(path))
             continue
@@ -244,7 +239,8 @@ def _narrator(cases: Sequence[Case], *, quiet: bool) -> Callable[[GateProgress],
     return narrate
 
 
-def _add_rule(parser: argparse.ArgumentParser) -> None:
+def add_rule(parser: argparse.ArgumentParser) -> None:
+    """Add what is accepted, and what decides."""
     group = parser.add_argument_group("the rule")
     group.add_argument(
         "--tolerance",

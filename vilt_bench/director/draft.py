@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.errors import ViltBenchError
 from vilt_bench.judge.estimate import LEAST_UNITS
+from vilt_bench.judge.fitness import objections
 from vilt_bench.judge.latency import latency
-from vilt_bench.record.run import Energy, Environment, Failure, Model, Run, Source, Stage, Trial
+from vilt_bench.record.run import FROM_PYTHON, Energy, Environment, Failure, Model, Origin, Run, Source, Stage, Trial
 from vilt_bench.words import counted
 
 WARMUP_SHARE = 0.2
@@ -45,6 +46,9 @@ class Draft:
     group: str = field(default_factory=new_id)
     position: int | None = None
     source: Source | None = None
+    run_name: str | None = None
+    """What the user calls the run."""
+    origin: Origin = FROM_PYTHON
     environment: Environment | None = None
     model: Model | None = None
     stages: tuple[Stage, ...] = ()
@@ -90,6 +94,9 @@ class Draft:
             warnings=(*self.warnings, *(() if interrupted else self._short_of_time(sampling))),
             source=self.source,
             position=self.position,
+            name=self.run_name,
+            origin=self.origin,
+            doctor=objections(self.environment, [trial.conditions for trial in self.trials]),
         )
 
     def _short_of_time(self, sampling: Sampling) -> Iterator[str]:

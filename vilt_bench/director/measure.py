@@ -19,7 +19,8 @@ from vilt_bench.director.draft import WARMUP_SHARE, Draft, new_id, now
 from vilt_bench.director.process import MeasuringProcess, Overhear, Worker, WorkerFailedError
 from vilt_bench.judge.estimate import percentiles
 from vilt_bench.judge.growing import GrowingBlocks, GrowingWarmup
-from vilt_bench.record.run import Failure, Run, Series, Trial
+from vilt_bench.record.find import check_run_name
+from vilt_bench.record.run import FROM_PYTHON, Failure, Origin, Run, Series, Trial
 from vilt_bench.record.thin import MOST_WARMUP_PASSES, KeptPasses
 from vilt_bench.wire import Patience
 
@@ -241,6 +242,8 @@ def measure_together(
     finished: Finished = lambda _: None,
     start_worker: Callable[[], MeasuringProcess] | None = None,
     clock: Clock = time.monotonic,
+    name: str | None = None,
+    origin: Origin = FROM_PYTHON,
 ) -> list[Run]:
     """Returns a run for each case, measured in turn, block by block, so that drift of the machine hits all alike.
 
@@ -261,20 +264,34 @@ def measure_together(
         finished: told of each run that will be returned, as soon as it is final, while the others may go on.
         start_worker: starts a measuring process.
         clock: by which time is spent.
+        name: what the runs are to be called.
+        origin: what asks for them.
 
     Raises:
+        ConfigError: there can be no such name.
         ViltBenchError: a case, or with `leave_out` every case, can't be measured as asked (unknown embedder, unreadable
             image, missing device, …); nothing has been timed by then.
     """
     sampling = sampling or Sampling()
+    if name is not None:
+        check_run_name(name)
     check_cases(cases)
     patience = Patience(patience_s, sampling.max_time_s)
     start = start_worker or partial(Worker.start, patience=patience, overhear=overhear)
     problems: list[str] = []
     source, group, started_at = read_source(report=problems.append), new_id(), now()
     drafts = [
-        Draft(case, name, started_at=started_at, group=group, position=position, source=source)
-        for position, (case, name) in enumerate(zip(cases, names_apart(cases), strict=True))
+        Draft(
+            case,
+            apart,
+            run_name=name,
+            origin=origin,
+            started_at=started_at,
+            group=group,
+            position=position,
+            source=source,
+        )
+        for position, (case, apart) in enumerate(zip(cases, names_apart(cases), strict=True))
     ]
     runs: dict[str, Run] = {}
 

@@ -11,7 +11,7 @@ from vilt_bench.judge.estimate import Estimate
 from vilt_bench.judge.latency import Latencies, latencies
 from vilt_bench.judge.remarks import Remark, Verdict, remarks, verdict
 from vilt_bench.judge.throughput import Passes, images_per_second, single_passes, time_per_image
-from vilt_bench.record.run import WHOLE, Component, Energy, Environment, Failure, Model, Run, Source, Stage
+from vilt_bench.record.run import WHOLE, Component, Energy, Environment, Failure, Model, Origin, Run, Source, Stage
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 TITLES: Mapping[str, str] = {name: name.replace("_", " ") for name in COMPONENTS}
@@ -84,6 +84,11 @@ class Summary:
     """Latency of the sum of all stages; seconds."""
     remarks: tuple[Remark, ...]
     """What a reader must know, the most important first."""
+    name: str | None
+    """What its user calls the run."""
+    origin: Origin | None
+    doctor: tuple[str, ...] | None
+    """What is objected to in the conditions; `None`: not known."""
 
     @property
     def whole(self) -> Row:
@@ -137,6 +142,9 @@ def summarise(run: Run) -> Summary:
         trials=len(run.trials),
         sampling=run.sampling,
         source=run.source,
+        name=run.name,
+        origin=run.origin,
+        doctor=run.doctor,
         verdict=verdict(run, found),
         rows=tuple(rows),
         components=components,

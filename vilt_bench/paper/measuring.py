@@ -19,7 +19,7 @@ from vilt_bench.judge.latency import latency
 from vilt_bench.record import load, store
 from vilt_bench.record.alike import Setup, alike
 from vilt_bench.record.join import join_trials
-from vilt_bench.record.run import Environment, Run
+from vilt_bench.record.run import FROM_PYTHON, Environment, Origin, Run
 from vilt_bench.wire import Patience
 
 PRECISION = 0.05
@@ -68,6 +68,7 @@ def measure_rows(
     here: Environment | None = None,
     patience_s: float | None = None,
     overhear: Overhear = lambda _: None,
+    origin: Origin = FROM_PYTHON,
     measure_one: MeasureOne | None = None,
     left_out: Callable[[str], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -87,6 +88,7 @@ def measure_rows(
         here: this machine and software; `None`: those of the folder's newest trial.
         patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `wire.Patience`.
         overhear: told what a process has printed, when it has ended.
+        origin: what asks for them.
         measure_one: measures one trial.
         left_out: as `load.load_folder`.
         clock: seconds.
@@ -98,7 +100,7 @@ def measure_rows(
         raise ConfigError(f"must be at least 1, got {rounds}", field="rounds")
     each = replace(sampling or Sampling(precision=PRECISION, max_time_s=MAX_TIME_S), trials=1)
     Patience(patience_s)  # refuses what is no time
-    measure = measure_one or _measurer(patience_s, overhear)
+    measure = measure_one or _measurer(patience_s, overhear, origin)
     store.check_writable(folder)
     there = load.load_folder(folder, left_out=left_out)
     kept = {name: _kept(case, each, there, here)[:rounds] for name, case in cases.items()}
@@ -148,9 +150,11 @@ def kept_rows(
     return found
 
 
-def _measurer(patience_s: float | None, overhear: Overhear) -> MeasureOne:
+def _measurer(patience_s: float | None, overhear: Overhear, origin: Origin) -> MeasureOne:
     def measure(case: Case, sampling: Sampling, count: bool) -> Run:
-        (run,) = sweep.measure_together([case], sampling, count=count, patience_s=patience_s, overhear=overhear)
+        (run,) = sweep.measure_together(
+            [case], sampling, count=count, patience_s=patience_s, overhear=overhear, origin=origin
+        )
         return run
 
     return measure

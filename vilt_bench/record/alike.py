@@ -69,6 +69,7 @@ RULES: Mapping[str, Mapping[Purpose, Rule]] = {
         "sampling":               (_N, _A, _A, _A, _N, _N, _N),
         "trials":                 (_N, _A, _A, _N, _N, _N, _N),
         "commit":                 (_N, _A, _N, _N, _N, _N, _N),
+        "name":                   (_N, _A, _N, _N, _N, _N, _N),
         "side":                   (_N, _A, _N, _N, _A, _N, _A),
     }.items()
 }  # fmt: skip
@@ -201,5 +202,6 @@ _FACTS: Mapping[str, Callable[[Any], str]] = {
     "sampling": lambda run: f"precision {run.sampling.precision:g}, {run.sampling.max_time_s:g} s",
     "trials": lambda run: f"{run.sampling.trials}, {run.sampling.least_samples} samples at least",
     "commit": _commit,
+    "name": lambda run: run.name or "none",
     "side": lambda run: run.side or "none",
 }

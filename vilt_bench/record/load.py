@@ -55,6 +55,18 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     return not os.fspath(path).endswith(".json") if is_url(path) else files.is_folder(path)
 
 
+def records_in(folder: str) -> tuple[list[str], Callable[[Sequence[str]], Contents]]:
+    """Returns the names of a folder's records, by their last part, and what reads some of them.
+
+    Args:
+        folder: a path, which need not be there, or a URL that fsspec understands.
+
+    Raises:
+        ConfigError: a URL can't be reached, or what reads it is not installed.
+    """
+    return _look_into(folder) if is_folder(folder) else ([], _read)
+
+
 def _records_in(folder: str) -> tuple[list[str], Callable[[Sequence[str]], Contents]]:
     """Returns what `_look_into` does, of a folder that has to hold records."""
     names, read = _look_into(folder)

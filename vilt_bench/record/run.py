@@ -296,6 +296,31 @@ class Source:
 
 
 @dataclass(frozen=True)
+class PlanFile:
+    """A plan as it was read; what it came to is the case."""
+
+    path: str
+    """As it was given; `-`: standard input."""
+    sha256: str
+    """Of its bytes, in hexadecimal."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What asked for a run."""
+
+    command: str | None = None
+    """The command line as it was typed, quoted for a POSIX shell; `None`: a function was called from Python."""
+    plan: PlanFile | None = None
+    repeats: tuple[str, ...] = ()
+    """Ids of the runs that were measured again."""
+
+
+FROM_PYTHON = Origin()
+"""Of runs that no command asked for."""
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why a case gave no, or not all, numbers."""
 
@@ -330,6 +355,13 @@ class Run:
     """Of the comparison that it was measured for, in turns with the other run of its group; `None`: of none."""
     position: int | None = None
     """Within its group, as asked, from 0; `None` in records that do not say."""
+    name: str | None = None
+    """What its user calls it, alike for all that was measured by one command."""
+    origin: Origin | None = None
+    """`None` in records that do not say."""
+    doctor: tuple[str, ...] | None = None
+    """What the doctor objects to, of what is known without a measurement of his own; empty: nothing; `None`: he was not
+    told."""
     schema_version: int = SCHEMA_VERSION
 
     def to_frame(self) -> Any:

@@ -14,13 +14,15 @@ from vilt_bench.words import counted
 
 
 def name(run: Summary, *, without: Collection[str] = ()) -> str:
-    """Returns the case's name, and which side of a gate it was.
+    """Returns the run's name, if its user gave it one, the case's, and which side of a gate it was.
 
     Args:
         run: any.
-        without: fields of the case that are told elsewhere.
+        without: `name`, and fields of the case, that are told elsewhere.
     """
     named = case_name(run.case, without=without)
+    if run.name is not None and _NAME not in without:
+        named = f"{run.name}: {named}"
     return named if run.side is None else f"{named} ({run.side} of a gate)"
 
 
@@ -37,7 +39,10 @@ def alike(runs: Sequence[Summary]) -> str:
 
 
 def _alike(runs: Sequence[Summary]) -> dict[str, str]:
-    return in_common([run.case for run in runs]) if len(runs) > 1 else {}
+    if len(runs) < 2:
+        return {}
+    called = runs[0].name if len({run.name for run in runs}) == 1 else None
+    return {**({} if called is None else {_NAME: called}), **in_common([run.case for run in runs])}
 
 
 def pixels(model: Model | None) -> str:
@@ -177,6 +182,46 @@ def machine_line(run: Summary) -> str:
     """Returns where it was run, in one line; empty where it is not known."""
     linear = "" if run.model is None or run.model.is_alone else f"linear layers: {run.model.linear}"
     return environment_line(run.environment, linear=linear)
+
+
+def commands(runs: Sequence[Summary]) -> list[str]:
+    """Returns, in a sentence, the command that asked for all of several runs; nothing where there is no such one."""
+    told = {_command(run) for run in runs}
+    return [f"Asked for by: {command}."] if len(runs) > 1 and len(told) == 1 and (command := told.pop()) else []
+
+
+def origin_line(run: Summary, *, without_command: bool = False) -> str:
+    """Returns how a run came about, so that it can be repeated, and what the doctor says of it; empty where unknown.
+
+    Args:
+        run: any.
+        without_command: as it is told for all runs at once.
+    """
+    told = [] if without_command else [_command(run)]
+    if run.origin is not None:
+        if run.origin.repeats:
+            told.append(f"repeats {', '.join(each[:_ID] for each in run.origin.repeats)}")
+        if run.source is not None:
+            told.append(f"commit {run.source.commit[:_ID]}{' (changed)' if run.source.dirty else ''}")
+    if run.doctor is not None:
+        told.append(f"doctor: {'; '.join(run.doctor) or NO_OBJECTION}")
+    said = " · ".join(filter(None, told))
+    return f"run {run.run_id[:_ID]} · {said}" if said else ""
+
+
+def _command(run: Summary) -> str:
+    if run.origin is None:
+        return ""
+    plan = run.origin.plan
+    by = "a call from Python" if run.origin.command is None else run.origin.command
+    return by if plan is None else f"{by} (plan {plan.path}, SHA-256 {plan.sha256[:12]})"
+
+
+_NAME = "name"
+"""Among the fields of cases, which have no such one: the run's name."""
+_ID = 12
+"""Digits of ids that are told."""
+NO_OBJECTION = "no objection"
 
 
 def environment_line(where: Environment | None, *, linear: str = "") -> str:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from vilt_bench.judge.summary import Summary
 from vilt_bench.report.columns import Quantity
-from vilt_bench.report.lines import alike, comparison_remarks, machine_line, model_line, name, throughput_line
+from vilt_bench.report.lines import (
+    alike,
+    commands,
+    comparison_remarks,
+    machine_line,
+    model_line,
+    name,
+    origin_line,
+    throughput_line,
+)
 from vilt_bench.report.remarks import sentences
 from vilt_bench.report.runs.tables import by_stage, side_by_side
 from vilt_bench.report.tables import Table
@@ -44,12 +53,14 @@ def document(
     if len(runs) > 1:
         yield Heading("Side by side")
         yield side_by_side(runs, quantities)
-        yield from _items([*filter(None, [alike(runs)]), *comparison_remarks(runs)])
+        yield from _items([*filter(None, [alike(runs)]), *commands(runs), *comparison_remarks(runs)])
     for run in runs:
         yield Heading(name(run))
         yield Paragraph(model_line(run))
         if machine := machine_line(run):
             yield Paragraph(machine)
+        if origin := origin_line(run, without_command=bool(commands(runs))):
+            yield Paragraph(origin)
         yield by_stage(run, quantities)
         if throughput := throughput_line(run):
             yield Paragraph(throughput)

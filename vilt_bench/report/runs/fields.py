@@ -9,6 +9,7 @@ from typing import Any
 from vilt_bench.ask.case import case_name, label
 from vilt_bench.judge.summary import Row, Summary
 from vilt_bench.report import columns
+from vilt_bench.report.lines import NO_OBJECTION
 
 
 def run_fields(run: Summary) -> dict[str, str | int | float | None]:
@@ -19,6 +20,7 @@ def run_fields(run: Summary) -> dict[str, str | int | float | None]:
         "run_id": run.run_id,
         "started_at": run.started_at,
         "group": run.group,
+        "name": run.name,
         "case": case_name(run.case),
         "embedder": label(run.case),
         "kind": model.kind if model is not None else None,
@@ -40,6 +42,10 @@ def run_fields(run: Summary) -> dict[str, str | int | float | None]:
         "shared_weights": model.shared_weights if model is not None else None,
         "energy_per_pass_j": median(energy.joules_per_pass) if energy is not None else None,
         "idle_power_w": energy.idle_power_w if energy is not None else None,
+        "command": run.origin.command if run.origin is not None else None,
+        "plan": run.origin.plan.path if run.origin is not None and run.origin.plan is not None else None,
+        "commit": run.source.commit if run.source is not None else None,
+        "doctor": None if run.doctor is None else "; ".join(run.doctor) or NO_OBJECTION,
     }
 
 

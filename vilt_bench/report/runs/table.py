@@ -47,17 +47,19 @@ def show(
     if len(runs) > 1:
         _show_bars(runs, console)
         console.print(Group(*_drawn(side_by_side(runs, quantities, narrow=True), width, chosen=bool(quantities))))
-        _print(console, *(f"• {remark}" for remark in lines.comparison_remarks(runs)))
+        _print(console, *(f"• {remark}" for remark in (*lines.commands(runs), *lines.comparison_remarks(runs))))
+    told = bool(lines.commands(runs))
     for start in range(0, len(runs), _AT_ONCE):
-        some = (part for run in runs[start : start + _AT_ONCE] for part in _run(run, width, quantities))
+        some = (part for run in runs[start : start + _AT_ONCE] for part in _run(run, width, quantities, told=told))
         console.print(Group(*some), crop=False)  # nothing is wider
     _print(console, *(f"• {line}" for line in left_out))
 
 
-def _run(run: Summary, width: int, quantities: Sequence[Quantity]) -> Iterator[RenderableType]:
-    machine = lines.machine_line(run)
+def _run(run: Summary, width: int, quantities: Sequence[Quantity], *, told: bool) -> Iterator[RenderableType]:
+    """Yields one run; `told`: the command that asked for it stands above."""
+    below = filter(None, [lines.machine_line(run), lines.origin_line(run, without_command=told)])
     head = [(lines.name(run), "bold"), (f" – {lines.model_line(run)}", "")]
-    yield terminal.Lines([[], head, *([[(machine, "dim")]] if machine else [])])
+    yield terminal.Lines([[], head, *([(line, "dim")] for line in below)])
     if len(run.rows) > 1 or run.timed:
         yield terminal.Lines([[]])
         yield from _drawn(by_stage(run, quantities), width, chosen=bool(quantities))
