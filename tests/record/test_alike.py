@@ -55,6 +55,7 @@ RUN = {
     "sampling": {"sampling": Sampling(max_time_s=5)},
     "trials": {"sampling": Sampling(trials=9)},
     "commit": {"source": Source("c0ffee", "main", False, None)},
+    "name": {"name": "before-fix"},
     "side": {"side": "candidate"},
 }
 # Which facts keep two runs apart, in words of each purpose.
@@ -63,7 +64,7 @@ WHERE = {*ENVIRONMENT, *SETTINGS}
 APART: Mapping[Purpose, set[str]] = {
     "case": {*CASE},
     "join": {*RULES},
-    "resume": {*RULES} - {"commit", "side"},
+    "resume": {*RULES} - {"commit", "name", "side"},
     "compare": {*CASE, *WHERE, ANY_VERSION, "sampling"} - ASKED,
     "drift": {*CASE, *WHERE, ANY_VERSION, "side"} - ASKED,
     "draw": {*WHERE, *VERSIONS, "dtype", "batch-size", "linear"},
