@@ -17,7 +17,7 @@ from vilt_bench.director.measure import measure_together
 from vilt_bench.director.process import Worker, WorkerFailedError, WorkerHungError, WorkerNotStartedError
 from vilt_bench.errors import EmbedderError, InputError, MeasurementError
 from vilt_bench.judge.latency import latency
-from vilt_bench.record import codec
+from vilt_bench.record import codec, journal
 from vilt_bench.record.join import join_blocks
 from vilt_bench.record.run import Conditions, Environment, Failure, Model, Series, Stage, Times
 from vilt_bench.record.thin import MOST_PASSES
@@ -312,6 +312,46 @@ def test_a_case_is_handed_out_as_soon_as_it_is_final_while_others_go_on():
     assert [(run.case.embedder, workers) for run, workers in told] == [("grid-r50", 2), ("patch32", 3)]
     assert {run.run_id for run, _ in told} == {run.run_id for run in runs}
     assert all(any(run is each for each in runs) for run, _ in told)
+
+
+def replayed(script, names, **sampling):
+    """Returns the runs, and what a journal of each would be read as."""
+    happened = {}
+    runs = measure_together(
+        [Case(name) for name in names],
+        Sampling(**sampling),
+        note=lambda run_id, event: happened.setdefault(run_id, []).append(event),
+        start_worker=script.start,
+        clock=lambda: script.now_s,
+    )
+    data = [b"".join(map(journal.line, happened[run.run_id])) for run in runs]
+    return runs, [journal.replay(journal.read_lines(each), name="journal") for each in data]
+
+
+def test_a_journal_holds_all_that_the_record_does():
+    out_of_memory = Failure("out-of-memory", "no more")
+    script = Script(
+        pass_s={"patch32": 0.1, "grid-r50": 0.1},
+        noise=[0.3, 0.0, 0.01],
+        break_at={("grid-r50", "Measure", 9): WorkerFailedError(out_of_memory)},
+        remarks=("tokens changed",),
+    )
+    runs, read = replayed(script, ["patch32", "grid-r50"], trials=2)
+    assert runs[1].failure == out_of_memory
+    assert [replace(run, interrupted=False) for run in read] == runs
+
+
+def test_each_block_is_noted_before_the_next_one_begins():
+    script, order = Script(), []
+
+    def note(run_id, event):
+        if isinstance(event, journal.Block):
+            order.append(len([kind for _, kind in script.log if kind == "Measure"]))
+
+    measure_together(
+        [Case("patch32")], Sampling(trials=1), note=note, start_worker=script.start, clock=lambda: script.now_s
+    )
+    assert order == list(range(1, len(order) + 1))
 
 
 def test_runs_measured_together_say_so():

@@ -63,6 +63,7 @@ def run(asked: argparse.Namespace) -> int:
     """Measure embedders, print where the time goes, save the records."""
     from vilt_bench.director.measure import check_cases, measure_together
     from vilt_bench.record import store
+    from vilt_bench.record.live import Journals
     from vilt_bench.report import clean
     from vilt_bench.report.columns import chosen
     from vilt_bench.report.runs import table
@@ -91,25 +92,33 @@ def run(asked: argparse.Namespace) -> int:
         if run.trials or run.failure is not None:
             saved[run.run_id], told = store.save_all([run], asked.output)
             problems.extend(told)
+            if keeper is not None and not told:
+                keeper.saved(run.run_id)
 
-    runs = measure_together(
-        cases,
-        sampling,
-        report=screen.narrator(quiet=asked.quiet),
-        patience_s=asked.patience,
-        overhear=screen.overhear(debug=asked.debug),
-        leave_out=None if _are_embedders(cases) else leave_out,
-        finished=save,
-        name=asked.name,
-        origin=options.origin(asked, plan=plan),
-    )
-    measured = [run for run in runs if run.trials or run.failure is not None]
+    keeper = Journals.beside(asked.output, report=screen.complain)
+    try:
+        runs = measure_together(
+            cases,
+            sampling,
+            report=screen.narrator(quiet=asked.quiet),
+            patience_s=asked.patience,
+            overhear=screen.overhear(debug=asked.debug),
+            leave_out=None if _are_embedders(cases) else leave_out,
+            finished=save,
+            note=(lambda _, __: None) if keeper is None else keeper.note,
+            name=asked.name,
+            origin=options.origin(asked, plan=plan),
+        )
+        measured = [run for run in runs if run.trials or run.failure is not None]
+        for run in measured:
+            if run.run_id not in saved:  # Ctrl-C came while it was being saved
+                save(run)
+    finally:
+        if keeper is not None:
+            keeper.close()
     if not measured:
         screen.complain("interrupted before anything was measured; nothing was saved")
         return screen.INTERRUPTED
-    for run in measured:
-        if run.run_id not in saved:  # Ctrl-C came while it was being saved
-            save(run)
     console = screen.console()
     table.show(measured, console, quantities=chosen(asked.columns) if asked.columns else ())
     console.print()

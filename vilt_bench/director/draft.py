@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from vilt_bench.ask.case import Case, Sampling
@@ -13,7 +13,19 @@ from vilt_bench.errors import ViltBenchError
 from vilt_bench.judge.estimate import LEAST_UNITS
 from vilt_bench.judge.fitness import objections
 from vilt_bench.judge.latency import latency
-from vilt_bench.record.run import FROM_PYTHON, Energy, Environment, Failure, Model, Origin, Run, Source, Stage, Trial
+from vilt_bench.record.run import (
+    FROM_PYTHON,
+    Conditions,
+    Energy,
+    Environment,
+    Failure,
+    Model,
+    Origin,
+    Run,
+    Source,
+    Stage,
+    Trial,
+)
 from vilt_bench.words import counted
 
 WARMUP_SHARE = 0.2
@@ -22,6 +34,10 @@ WARMUP_SHARE = 0.2
 
 MOST_TRIALS = 12
 """Where trials differ by more than the precision asked for, they go on up to this many."""
+
+
+LEAST_BLOCKS = 6
+"""In a trial; an interval from fewer is a matter of luck where successive blocks are alike."""
 
 
 def new_id() -> str:
@@ -61,16 +77,53 @@ class Draft:
     spent_s: float = 0.0
     pair_s: float = 0.0
     """How long one instrumented and one uninstrumented pass take together."""
+    cut: int = 0
+    """Trials that ended early as the process that directed them did: they are kept, and others take their place."""
+    knows_energy: bool = False
+    """Whether it was asked for energy, which many a machine does not count."""
+
+    @classmethod
+    def of(cls, run: Run, name: str, sampling: Sampling) -> Draft:
+        """Returns a draft that goes on where a run stopped."""
+        trials = [trial for trial in run.trials if trial.samples.blocks or trial.warmup.blocks]
+        spent = [_spent(trial) for trial in trials]
+        return cls(
+            case=run.case,
+            name=name,
+            run_id=run.run_id,
+            started_at=run.started_at,
+            group=run.group,
+            position=run.position,
+            source=run.source,
+            run_name=run.name,
+            origin=run.origin or FROM_PYTHON,
+            environment=run.environment,
+            model=run.model,
+            stages=run.stages,
+            trials=trials,
+            energy=run.energy,
+            warnings=run.warnings,
+            spent_s=sum(total_s for total_s, _ in spent),
+            pair_s=max((pair_s for _, pair_s in spent), default=0.0),
+            cut=sum(_is_cut(trial, sampling) for trial in trials),
+            knows_energy=run.energy is not None,
+        )
+
+    @property
+    def counting(self) -> int:
+        """How many trials there are, those that were cut left out."""
+        return len(self.trials) - self.cut
 
     def lacks_trials(self, sampling: Sampling) -> bool:
         """Returns whether one of the trials asked for is to follow, and there is time for it: for the first always."""
         left_s = sampling.max_time_s - self.spent_s
-        return self.failure is None and len(self.trials) < sampling.trials and (not self.trials or left_s > self.pair_s)
+        is_first = not any(trial.samples.blocks for trial in self.trials)
+        return self.failure is None and self.counting < sampling.trials and (is_first or left_s > self.pair_s)
 
     def wants_more(self, sampling: Sampling) -> bool:
         """Returns whether, after the trials asked for, another may bring the interval to the precision asked for."""
         trials = len(self.trials)
-        if self.failure is not None or not LEAST_UNITS <= sampling.trials <= trials < MOST_TRIALS:
+        if self.failure is not None or trials >= MOST_TRIALS or not LEAST_UNITS <= sampling.trials <= self.counting:
             return False
         found = latency(self.finished(sampling, interrupted=False))
         left_s = sampling.max_time_s - self.spent_s
@@ -99,6 +152,10 @@ class Draft:
             doctor=objections(self.environment, [trial.conditions for trial in self.trials]),
         )
 
+    def header(self, sampling: Sampling) -> Run:
+        """Returns the run as it stands, without trials."""
+        return replace(self.finished(sampling, interrupted=True), trials=())
+
     def _short_of_time(self, sampling: Sampling) -> Iterator[str]:
         """Yields what to allow where the first call took most of a trial's time, and few passes were left."""
         passes = min((trial.samples.passes for trial in self.trials if trial.samples.blocks), default=None)
@@ -112,3 +169,20 @@ class Draft:
             f"{counted(passes, 'pass', 'passes')}; --max-time {math.ceil(needed_s)} is enough for "
             f"{sampling.least_samples} in each of {counted(sampling.trials, 'trial')}."
         )
+
+
+def _spent(trial: Trial) -> tuple[float, float]:
+    """Returns about how long a trial's passes took together, first call included, and a pair of them; seconds."""
+    total_s, pair_s = trial.first_call_s or 0.0, 0.0
+    for series in (trial.warmup, trial.samples):
+        if kept := sum(series.blocks):
+            passes_s = sum(sum(times.wall_time_s or times.latency_s) for times in (series.whole, series.instrumented))
+            pair_s = passes_s / kept
+            total_s += pair_s * series.passes
+    return total_s, pair_s
+
+
+def _is_cut(trial: Trial, sampling: Sampling) -> bool:
+    """Returns whether a trial was neither finished nor has what is asked of one."""
+    has_enough = trial.samples.passes >= sampling.least_samples and len(trial.samples.blocks) >= LEAST_BLOCKS
+    return trial.conditions == Conditions() and not has_enough

@@ -15,12 +15,15 @@ from vilt_bench.ask import registry
 from vilt_bench.ask.case import Case, Sampling, names_apart
 from vilt_bench.ask.images import check_images
 from vilt_bench.director.commit import read_source
-from vilt_bench.director.draft import WARMUP_SHARE, Draft, new_id, now
+from vilt_bench.director.draft import LEAST_BLOCKS, WARMUP_SHARE, Draft, new_id, now
 from vilt_bench.director.process import MeasuringProcess, Overhear, Worker, WorkerFailedError
 from vilt_bench.judge.estimate import percentiles
 from vilt_bench.judge.growing import GrowingBlocks, GrowingWarmup
+from vilt_bench.record import journal
+from vilt_bench.record.alike import Setup, differences
 from vilt_bench.record.find import check_run_name
-from vilt_bench.record.run import FROM_PYTHON, Failure, Origin, Run, Series, Trial
+from vilt_bench.record.journal import Note
+from vilt_bench.record.run import FROM_PYTHON, Environment, Failure, Origin, Run, Series, Source, Trial
 from vilt_bench.record.thin import MOST_WARMUP_PASSES, KeptPasses
 from vilt_bench.wire import Patience
 
@@ -32,10 +35,6 @@ BLOCKS_A_TRIAL = 12
 
 
 LONGEST_BLOCK_S = 2.0
-
-
-LEAST_BLOCKS = 6
-"""In a trial; an interval from fewer is a matter of luck where successive blocks are alike."""
 
 
 AGREEING_LOOKS = 2
@@ -83,6 +82,7 @@ class OpenTrial:
     index: int
     budget_s: float
     report: Report
+    note: Note = lambda _, __: None
     clock: Clock = time.monotonic
     process: MeasuringProcess | None = None
     trial: Trial | None = None
@@ -103,9 +103,12 @@ class OpenTrial:
         self.process = self.start()
         ready = self.worker.ask(protocol.Prepare(self.draft.case), protocol.Prepared)
         self.trial = Trial(self.index, ready.started_at, ready.build_time_s, ready.first_call_s)
+        if self.draft.trials and self.draft.environment is not None:
+            self._compare(self.draft.environment, ready.environment)
         self.draft.environment = self.draft.environment or ready.environment
         self.draft.model = self.draft.model or ready.model
         self._spend(ready.first_call_s)
+        self.note(self.draft.run_id, journal.Opened(self.draft.header(self.sampling), self.trial))
         # Where one call takes more than warm-up may, it has been the warm-up.
         self.sampling_now = ready.first_call_s > WARMUP_SHARE * self.budget_s
 
@@ -123,6 +126,7 @@ class OpenTrial:
         self.draft.warnings = counted.warnings
         if self.draft.model is not None:
             self.draft.model = replace(self.draft.model, memory_method=counted.memory_method)
+        self.note(self.draft.run_id, journal.Counted(self.draft.stages, self.draft.model, self.draft.warnings))
 
     def turn(self) -> bool:
         """Measure one block; returns whether the open_trial wants another turn.
@@ -141,21 +145,31 @@ class OpenTrial:
         if self.sampling_now:
             self.samples.add(series)
             self.latencies.add(series.whole.latency_s)
+            self.note(self.draft.run_id, journal.Block(series))
             return not self._done()
         self.warmup.add(series)
         self.warmup_times.add(series.whole.latency_s)
         self.settled = self.warmup_times.settled()
+        self.note(self.draft.run_id, journal.Block(series, is_warmup=True, settled=self.settled))
         self.sampling_now = self.settled or self.spent_s >= WARMUP_SHARE * self.budget_s
         return True
 
     def finish(self) -> None:
         """Keep the trial, and let the worker end."""
-        if self.index == 0:
+        if not self.draft.knows_energy:
             self.draft.energy = self.worker.ask(protocol.MeasureEnergy(), protocol.EnergyMeasured).energy
+            self.draft.knows_energy = True
         finished = self.worker.ask(protocol.Finish(), protocol.Finished)
         self.draft.warnings = tuple(dict.fromkeys((*self.draft.warnings, *finished.remarks)))
         if self.trial is not None:
             self.trial = replace(self.trial, conditions=finished.conditions)
+        self.note(self.draft.run_id, journal.Closed(finished.conditions, self.draft.energy, self.draft.warnings))
+
+    def fail(self, failure: Failure) -> None:
+        """Go on no more."""
+        self.draft.failure = failure
+        if self.trial is not None:
+            self.note(self.draft.run_id, journal.Failed(failure))
 
     def keep(self) -> None:
         """Put what the trial has so far into the run; a trial that never became ready has nothing."""
@@ -171,6 +185,13 @@ class OpenTrial:
                 )
             )
             self.trial = None
+
+    def _compare(self, before: Environment, now: Environment) -> None:
+        """Tell what of the surroundings is otherwise than when the run began."""
+        setups = [Setup(self.draft.case, self.sampling, each) for each in (before, now)]
+        if told := [f"{each.name} {' / '.join(each.values)}" for each in differences(setups, "resume")]:
+            warning = f"Its trials were not all measured in the same surroundings: {', '.join(told)}."
+            self.draft.warnings = tuple(dict.fromkeys((*self.draft.warnings, warning)))
 
     def _check_stages(self, series: Series) -> None:
         known = self.samples.stages or self.warmup.stages
@@ -240,6 +261,8 @@ def measure_together(
     overhear: Overhear = lambda _: None,
     leave_out: Callable[[Case, errors.ViltBenchError], None] | None = None,
     finished: Finished = lambda _: None,
+    note: Note = lambda _, __: None,
+    begun: Callable[[Case], Run | None] = lambda _: None,
     start_worker: Callable[[], MeasuringProcess] | None = None,
     clock: Clock = time.monotonic,
     name: str | None = None,
@@ -262,6 +285,8 @@ def measure_together(
         leave_out: told of a case that can't be measured as asked, and why; it has no run, and the others go on as long
             as there are any. `None`: there is to be no such case.
         finished: told of each run that will be returned, as soon as it is final, while the others may go on.
+        note: told of each event, such as a block, before the next, to keep what is measured whatever happens.
+        begun: gives the run that a case goes on with, if any: its id, its start, and what was measured of it already.
         start_worker: starts a measuring process.
         clock: by which time is spent.
         name: what the runs are to be called.
@@ -280,26 +305,24 @@ def measure_together(
     start = start_worker or partial(Worker.start, patience=patience, overhear=overhear)
     problems: list[str] = []
     source, group, started_at = read_source(report=problems.append), new_id(), now()
-    drafts = [
-        Draft(
-            case,
-            apart,
-            run_name=name,
-            origin=origin,
-            started_at=started_at,
-            group=group,
-            position=position,
-            source=source,
+    drafts = []
+    for position, (case, apart) in enumerate(zip(cases, names_apart(cases), strict=True)):
+        fresh = Run(
+            new_id(), started_at, case, sampling, group, source=source, position=position, name=name, origin=origin
         )
-        for position, (case, apart) in enumerate(zip(cases, names_apart(cases), strict=True))
-    ]
+        earlier = begun(case) or fresh
+        if not earlier.trials:
+            earlier = replace(fresh, run_id=earlier.run_id)
+        drafts.append(Draft.of(earlier, apart, sampling))
+        if earlier.trials and earlier.source != source:
+            drafts[-1].warnings += (f"Interrupted at {_named(earlier.source)}, gone on with at {_named(source)}.",)
     runs: dict[str, Run] = {}
 
     def hand_out(going_on: Sequence[Draft] = (), *, interrupted: bool = False) -> None:
         for draft in drafts:
             if draft.refusal is None and draft.run_id not in runs and draft not in going_on:
                 run = draft.finished(sampling, interrupted=interrupted)
-                runs[draft.run_id] = replace(run, warnings=(*run.warnings, *problems))
+                runs[draft.run_id] = replace(run, warnings=tuple(dict.fromkeys((*run.warnings, *problems))))
                 finished(runs[draft.run_id])
 
     refused = None if leave_out is None else lambda draft, error: _leave_out(drafts, draft, error, leave_out)
@@ -311,7 +334,7 @@ def measure_together(
             hand_out([*lacking, *unsure])
             if not (lacking or unsure):
                 break
-            _trial(lacking or unsure, sampling, report, start, clock, refused, count=count)
+            _trial(lacking or unsure, sampling, report, note, start, clock, refused, count=count)
     except KeyboardInterrupt:
         interrupted = True
     hand_out(interrupted=interrupted)
@@ -335,6 +358,7 @@ def _trial(
     drafts: Sequence[Draft],
     sampling: Sampling,
     report: Report,
+    note: Note,
     start_worker: Callable[[], MeasuringProcess],
     clock: Clock,
     refused: Refused | None,
@@ -345,11 +369,12 @@ def _trial(
     open_trials = []
     try:
         for draft in drafts:
-            index, left_s = len(draft.trials), sampling.max_time_s - draft.spent_s
+            left_s, lacking = sampling.max_time_s - draft.spent_s, sampling.trials - draft.counting
             # A trial after those asked for has as long as they had; the time left is for more of its kind.
-            share = 1 / (sampling.trials - index) if index < sampling.trials else 1.0
+            share = 1 / lacking if lacking > 0 else 1.0
             budget_s = min(max(0.0, left_s) * share, sampling.max_time_s / sampling.trials)
-            open_trials.append(OpenTrial(draft, start_worker, sampling, index, budget_s, report, clock))
+            index = len(draft.trials)
+            open_trials.append(OpenTrial(draft, start_worker, sampling, index, budget_s, report, note, clock))
         # Made ready one after the other, before any is timed: building would disturb a neighbour's times.
         active = [open_trial for open_trial in open_trials if _went_well(open_trial, open_trial.prepare, refused)]
         if count:
@@ -399,12 +424,17 @@ def _went_well(open_trial: OpenTrial, step: Callable[[], bool | None], refused: 
     try:
         return step() is not False
     except WorkerFailedError as error:
-        open_trial.draft.failure = error.failure
+        open_trial.fail(error.failure)
     except errors.ViltBenchError as error:
         if open_trial.index == 0 and not open_trial.samples.blocks and open_trial.trial is None:
             if refused is None:
                 raise  # the user can mend it, and nothing is lost
             refused(open_trial.draft, error)
             return False
-        open_trial.draft.failure = Failure("error", str(error))
+        open_trial.fail(Failure("error", str(error)))
     return False
+
+
+def _named(source: Source | None) -> str:
+    """Returns which commit was measured."""
+    return "an unknown commit" if source is None else f"{source.commit[:12]}{', changed' * source.dirty}"

@@ -21,6 +21,7 @@ from vilt_bench.judge.estimate import Estimate, estimate
 from vilt_bench.judge.latency import trial_median
 from vilt_bench.record.alike import MAY_BE_UNTOLD, key
 from vilt_bench.record.codec import decode
+from vilt_bench.record.journal import InProgressError
 from vilt_bench.record.load import EmptyFolderError, read_folder
 from vilt_bench.record.run import WHOLE, Model, Run, Source, parse_time
 
@@ -303,7 +304,7 @@ def _gather(
                     continue
                 point = _point(run, name)
             except ViltBenchError as error:
-                if strict or name in named:
+                if (strict or name in named) and not isinstance(error, InProgressError):
                     raise
                 unreadable.append(str(error))
                 continue

@@ -1,11 +1,14 @@
-"""Reads records: files, folders, and wherever fsspec reaches (s3://, gs://, memory:// and others)."""
+"""Reads records: files, folders, and wherever fsspec reaches (s3://, gs://, memory:// and others).
+
+A journal without a record, which a process has left that was killed, is read as the interrupted run that it holds.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from operator import itemgetter
 from pathlib import Path
@@ -13,8 +16,8 @@ from typing import Any, TypeVar
 
 from vilt_bench import files
 from vilt_bench.errors import FileError, RecordError
-from vilt_bench.record import elsewhere
-from vilt_bench.record.codec import decode
+from vilt_bench.record import elsewhere, journal
+from vilt_bench.record.codec import decode, encode
 from vilt_bench.record.elsewhere import Contents, is_url
 from vilt_bench.record.join import join_trials, joinable, place, without_samples
 from vilt_bench.record.run import Run
@@ -80,21 +83,51 @@ def _look_into(folder: str) -> tuple[list[str], Callable[[Sequence[str]], Conten
     if not folder:
         raise RecordError("'' names no folder; give one of records, such as results")
     if is_url(folder):
-        found, read = elsewhere.find(folder)
-        return records_among(found), read
+        found, fetch = elsewhere.find(folder)
+        records = records_among(found)
+        others = journal.without_records(filter(journal.is_journal, found), records)
+        return [*records, *others], lambda names: _with_journals(fetch(names))
     if files.is_file(folder):
         return [folder], _read
     if not files.is_folder(folder):
         raise RecordError(f"no folder {folder}; expected one that 'vilt-bench run --output {folder}' saved records in")
-    return records_among(map(str, Path(folder).rglob(PATTERN))), _read
+    records = records_among(map(str, Path(folder).rglob(PATTERN)))
+    journals = map(str, Path(folder).rglob(f"{journal.PREFIX}*{journal.SUFFIX}"))
+    return [*records, *journal.without_records(journals, records)], _read
 
 
 def _read(names: Sequence[str]) -> Contents:
+    return _with_journals(_read_files(names))
+
+
+def _read_files(names: Sequence[str]) -> Contents:
     for name in names:
         try:
-            yield name, files.read_bytes(name)
+            content = files.read_bytes(name)
         except FileError as error:
-            yield name, RecordError(str(error))
+            if not (error.missing and journal.is_journal(name)):  # its record has taken its place meanwhile
+                yield name, RecordError(str(error))
+            continue
+        yield name, content
+
+
+def _with_journals(contents: Contents) -> Contents:
+    for name, content in contents:
+        yield name, _told_by(name, content) if isinstance(content, bytes) and journal.is_journal(name) else content
+
+
+def _told_by(name: str, content: bytes) -> bytes | RecordError:
+    """Returns a journal's run as a record has it, or why there is none."""
+    lines = journal.read_lines(content)
+    if not is_url(name):
+        from vilt_bench.record.live import writer_of  # where nothing was killed, nobody need look for processes
+
+        if (writer := writer_of(name, lines)) is not None:
+            return journal.InProgressError(f"{name} is being measured by {writer}; it is left out until it is complete")
+    try:
+        return encode(journal.replay(lines, name=name))
+    except RecordError as error:
+        return error
 
 
 def load(path: str | os.PathLike[str]) -> Run:
@@ -113,6 +146,9 @@ def load(path: str | os.PathLike[str]) -> Run:
         if found is None:
             raise RecordError(f"no record {path}; expected a file that 'vilt-bench run' saved")
         return _decode(*found)
+    if journal.is_journal(os.fspath(path)):
+        with suppress(FileError):
+            return journal.replay(journal.read_lines(files.read_bytes(path)), name=os.fspath(path))
     try:
         data = files.read_bytes(path)
     except FileError as error:
@@ -242,6 +278,8 @@ def decode_each(
                 run = _decode(name, content)
             except RecordError as error:
                 if left_out is None:
+                    if isinstance(error, journal.InProgressError):
+                        continue
                     raise
                 problems.append(error)
             else:
