@@ -28,6 +28,7 @@ OFFERED = (
     "InputError",
     "MeasurementError",
     "Outcome",
+    "Ranking",
     "RecordError",
     "Run",
     "Sampling",
@@ -49,6 +50,7 @@ OFFERED = (
     "load_all",
     "measure",
     "measure_together",
+    "rank",
     "render",
     "save",
 )

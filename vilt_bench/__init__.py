@@ -10,6 +10,7 @@ Measures any visual embedder before one shared ViLT transformer, stage by stage,
     print(vilt_bench.render([run], "markdown"))
     run.to_frame()  # tidy pandas: one row a sample
     vilt_bench.latency(run, "visual_embedder.projection")  # an Estimate: a median and its interval, in seconds
+    vilt_bench.rank(runs)  # of several that `measure_together` made: which is faster, by what factor, how surely?
 
     baseline = Installation("main", python="../main/.venv/bin/python")
     vilt_bench.gate(run.case, baseline).comparison.total  # is this installation slower than that one?
@@ -37,6 +38,7 @@ _NAMES = {
     "vilt_bench.judge.comparison": ("Comparison",),
     "vilt_bench.judge.compare": ("compare", "compare_all"),
     "vilt_bench.judge.history": ("History", "history"),
+    "vilt_bench.judge.ranking": ("Ranking", "rank"),
     "vilt_bench.report": ("render",),
     "vilt_bench.embedding.contract": ("ImageBatch", "VisualEmbedder", "VisualTokens"),
     "vilt_bench.testing": ("check_embedder",),
@@ -86,6 +88,8 @@ if TYPE_CHECKING:  # the same, for type checkers, which see no table
     from vilt_bench.judge.history import History as History
     from vilt_bench.judge.history import history as history
     from vilt_bench.judge.latency import latency as latency
+    from vilt_bench.judge.ranking import Ranking as Ranking
+    from vilt_bench.judge.ranking import rank as rank
     from vilt_bench.record.load import load as load
     from vilt_bench.record.load import load_all as load_all
     from vilt_bench.record.run import Run as Run

@@ -69,7 +69,11 @@ APART: Mapping[Purpose, set[str]] = {
     "drift": {*CASE, *WHERE, ANY_VERSION, "side"} - ASKED,
     "draw": {*WHERE, *VERSIONS, "dtype", "batch-size", "linear"},
     "history": {*CASE, *ENVIRONMENT, "side"} - ASKED,
-}
+    "rank": {
+        *ENVIRONMENT, "preprocessing", "text-length", "dtype", "batch-size", "linear", "interaction", "vilt",
+        "vilt-bench", "side",
+    },
+}  # fmt: skip
 # Where a record that does not tell a setting contradicts none.
 LENIENT: Mapping[Purpose, set[str]] = {
     "resume": {*SETTINGS},

@@ -41,7 +41,7 @@ def runs(make_run: Callable[..., Run]) -> list[Run]:
     run = make_run()
     # 12.5, 12.5 and 12.5 MB: 37.5 MB of the whole
     stages = tuple(dataclasses.replace(stage, moved_bytes=12_500_000) for stage in run.stages)
-    return [dataclasses.replace(run, stages=stages, run_id=name) for name in "ab"]
+    return [dataclasses.replace(run, stages=stages, run_id=name, group=name) for name in "ab"]
 
 
 @pytest.mark.usefixtures("moved")

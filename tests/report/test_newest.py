@@ -6,7 +6,7 @@ import pytest
 
 from vilt_bench.cli import main
 from vilt_bench.errors import ConfigError
-from vilt_bench.judge.summary import summarise
+from vilt_bench.judge.summary import summaries
 from vilt_bench.record import store
 from vilt_bench.record.run import Run
 from vilt_bench.report import NEWEST, newest_of, render_picture
@@ -27,7 +27,7 @@ def test_the_newest_are_those_that_started_last_in_the_order_given(runs: list[Ru
     kept, said = newest_of(runs, 2)
     assert [run.case.embedder for run in kept] == ["e1", "e3"]
     assert said == [SAID]
-    assert newest_of(runs, 5) == newest_of(runs, None) == ([summarise(run) for run in runs], [])
+    assert newest_of(runs, 5) == newest_of(runs, None) == (summaries(runs), [])
     with pytest.raises(ConfigError, match="must be at least 1, got 0"):
         newest_of(runs, 0)
 

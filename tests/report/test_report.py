@@ -85,7 +85,7 @@ def test_several_runs_show_bars_in_proportion_to_their_latency(make_run: MakeRun
 
 
 def test_comparison_has_the_share_of_the_visual_embedder(make_run: MakeRun) -> None:
-    lines = shown([make_run(noise=0), make_run("region", latencies_s=REGION, noise=0)], width=100)
+    lines = shown([make_run(noise=0), make_run("region", latencies_s=REGION, noise=0, group="apart")], width=100)
     rows = [text.split() for text in lines if text.startswith(("patch32 ", "region ")) and text.count(".") >= 6]
     assert rows[0] == ["patch32", "384×640", "240", "0.300", "4.20", "95.50", "100.0", "4.2%", "6.00", "12.00"]
     assert rows[1] == ["region", "384×640", "240", "0.300", "1,000.0", "90.00", "1,090.3", "91.7%", "15.00", "30.00"]

@@ -106,6 +106,10 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--quiet", action="store_true", help="say nothing while measuring")
 
 
+SORTS = ("rank", "asked")
+"""Orders in which runs are shown."""
+
+
 def add_records(group: argparse._ActionsContainer) -> None:
     """Add the folder that records are saved in."""
     group.add_argument(
@@ -170,6 +174,15 @@ def add_columns(group: argparse._ActionsContainer) -> None:
         metavar="NAME,…",
         help="what tables and data tell of stages and wholes, in this order, such as "
         "latency,images-per-second,time-per-image,p99,parameters; help: lists all (default: the usual ones)",
+    )
+
+
+def add_sort(group: argparse._ActionsContainer, *, default: str) -> None:
+    """Add the order in which runs are shown; `default` says what it is if none is asked for."""
+    group.add_argument(
+        "--sort",
+        choices=SORTS,
+        help=f"rank: runs that took turns, the fastest first; asked: in the order asked for (default: {default})",
     )
 
 

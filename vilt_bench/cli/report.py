@@ -14,6 +14,9 @@ from vilt_bench.errors import ConfigError
 from vilt_bench.report import FIGURES, NEWEST, PICTURES, SPANS
 from vilt_bench.report.runs import FORMATS as TEXTS
 
+FOR_PEOPLE = ("table", "markdown", "latex", "html")
+"""Formats in which a folder's runs stand by rank unless asked otherwise; data has ranks as columns, in any order."""
+
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
     from vilt_bench.judge.summary import Summary
@@ -40,6 +43,7 @@ def register(add: Add) -> None:
         help=f"only the N runs that started last; default: all, in pictures and pages {NEWEST}",
     )
     options.add_columns(parser)
+    options.add_sort(parser, default="rank in tables and pages of folders; else asked")
     group = parser.add_argument_group("pictures")
     group.add_argument(
         "--figure",
@@ -64,6 +68,7 @@ def register(add: Add) -> None:
 
 def report(asked: argparse.Namespace) -> int:
     """Print records, or write them to a file, as a table, text of some format, a picture or a page."""
+    from vilt_bench.judge.ranking import by_rank
     from vilt_bench.judge.summary import summarise
     from vilt_bench.record import find, load, store
 
@@ -80,8 +85,10 @@ def report(asked: argparse.Namespace) -> int:
         runs = load.load_each(paths, lambda run, _: summarise(run), left_out=unreadable.append)
     gc.freeze()  # what was read stays to the end: no collection need go through it
     left_out = screen.leave_out(unreadable)
+    for_people = asked.format in FOR_PEOPLE and any(map(load.is_folder, paths))
+    by_place = for_people if asked.sort is None else asked.sort == "rank"
     if asked.format in PICTURES:
-        return _picture(runs, asked, left_out)
+        return _picture(by_rank(runs) if by_place else runs, asked, left_out)
     if asked.with_paper or asked.allow_different or asked.span != SPANS[0] or asked.figure != FIGURES[0]:
         raise ConfigError(
             f"--figure, --with-paper, --allow-different and --span are for pictures; add --format {', '.join(PICTURES)}"
@@ -89,6 +96,7 @@ def report(asked: argparse.Namespace) -> int:
     from vilt_bench.report import newest_of, render
 
     runs, older = newest_of(runs, asked.newest)
+    runs = by_rank(runs) if by_place else runs
     left_out = [*older, *left_out]
     if asked.format == "table" and asked.output is None:
         from vilt_bench.report.columns import chosen

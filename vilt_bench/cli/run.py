@@ -39,6 +39,7 @@ def register(add: Add) -> None:
     )
     options.add_case(parser, lists=True)
     options.add_measuring(parser)
+    options.add_sort(parser, default="rank")
     group = parser.add_argument_group(
         "sweeps",
         "--batch-size, --resolution, --dtype, --text-length, --reduce, --threads and --interaction take several "
@@ -62,6 +63,7 @@ def register(add: Add) -> None:
 def run(asked: argparse.Namespace) -> int:
     """Measure embedders, print where the time goes, save the records."""
     from vilt_bench.director.measure import check_cases, measure_together
+    from vilt_bench.judge.ranking import by_rank
     from vilt_bench.record import store
     from vilt_bench.record.live import Journals
     from vilt_bench.report import clean
@@ -120,7 +122,8 @@ def run(asked: argparse.Namespace) -> int:
         screen.complain("interrupted before anything was measured; nothing was saved")
         return screen.INTERRUPTED
     console = screen.console()
-    table.show(measured, console, quantities=chosen(asked.columns) if asked.columns else ())
+    shown = measured if asked.sort == "asked" else by_rank(measured)
+    table.show(shown, console, quantities=chosen(asked.columns) if asked.columns else ())
     console.print()
     for path in chain.from_iterable(saved[run.run_id] for run in measured):
         console.print(f"saved {path}", highlight=False, soft_wrap=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from vilt_bench.ask.case import ALONE, Case, Sampling
 from vilt_bench.judge.estimate import Estimate
 from vilt_bench.judge.latency import Latencies, latencies
+from vilt_bench.judge.ranking import Place, rank
 from vilt_bench.judge.remarks import Remark, Verdict, remarks, verdict
 from vilt_bench.judge.throughput import Passes, images_per_second, single_passes, time_per_image
+from vilt_bench.judge.turns import Turns, turns_of
 from vilt_bench.record.run import WHOLE, Component, Energy, Environment, Failure, Model, Origin, Run, Source, Stage
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
@@ -45,6 +47,8 @@ class Row:
     """Seconds."""
     passes: Passes | None = None
     """Of the whole only: its uninstrumented passes one by one."""
+    place: Place | None = None
+    """Of the whole only: among the runs that it was judged with and took turns with."""
 
     @property
     def macs(self) -> int | None:
@@ -89,6 +93,8 @@ class Summary:
     origin: Origin | None
     doctor: tuple[str, ...] | None
     """What is objected to in the conditions; `None`: not known."""
+    turns: tuple[Turns, ...] = ()
+    """Of its processes, beside those of other runs of the group."""
 
     @property
     def whole(self) -> Row:
@@ -150,12 +156,23 @@ def summarise(run: Run) -> Summary:
         components=components,
         total=found.total,
         remarks=remarks(run, found),
+        turns=turns_of(run),
     )
 
 
 def summaries(runs: Iterable[Run | Summary]) -> list[Summary]:
-    """Returns the runs judged; those that are judged already stay as they are."""
-    return [run if isinstance(run, Summary) else summarise(run) for run in runs]
+    """Returns the runs judged, each with its place among them; those that are judged already keep all else."""
+    return placed([run if isinstance(run, Summary) else summarise(run) for run in runs])
+
+
+def placed(runs: Sequence[Summary]) -> list[Summary]:
+    """Returns the runs with their places among each other, none where nothing can be said in pairs."""
+    places = {id(run): place for ranking in rank(runs) for run, place in zip(ranking.runs, ranking.places, strict=True)}
+    return [
+        run if run.whole.place == place else replace(run, rows=(*run.rows[:-1], replace(run.whole, place=place)))
+        for run in runs
+        for place in [places.get(id(run))]
+    ]
 
 
 def shown_components(runs: Sequence[Summary]) -> tuple[Component, ...]:

@@ -12,10 +12,11 @@ from vilt_bench.ask.case import ALL, Case, Sampling, written_options
 from vilt_bench.errors import ConfigError
 from vilt_bench.record.run import Environment
 
-Purpose = Literal["case", "join", "resume", "compare", "drift", "draw", "history"]
+Purpose = Literal["case", "join", "resume", "compare", "drift", "draw", "history", "rank"]
 """`case`: are of one case, wherever and however measured; `join`: become one run; `resume`: a measurement goes on where
 the other stopped; `compare`: are baseline and candidate; `drift`: tell how far measurements like the other drift;
-`draw`: stand side by side in a picture; `history`: are points of one line."""
+`draw`: stand side by side in a picture; `history`: are points of one line; `rank`: answer the same question, so that it
+matters which is faster."""
 
 
 class Rule(Enum):
@@ -36,41 +37,41 @@ ANY_VERSION, ANY_SETTING = "any other version", "any other setting"
 RULES: Mapping[str, Mapping[Purpose, Rule]] = {
     fact: dict(zip(get_args(Purpose), rules, strict=True))
     for fact, rules in {
-        #                         case join resume compare drift draw history
-        "machine":                (_N, _A, _A, _A, _A, _A, _A),
-        "device":                 (_N, _A, _A, _A, _A, _A, _A),
-        "threads":                (_N, _A, _A, _A, _A, _A, _A),
-        "omp-wait-policy":        (_N, _A, _A, _A, _A, _A, _A),
-        "embedder":               (_A, _A, _A, _A, _A, _N, _A),
-        "options":                (_A, _A, _A, _A, _A, _N, _A),
-        "resolution":             (_A, _A, _A, _A, _A, _N, _A),
-        "fit":                    (_A, _A, _A, _A, _A, _N, _A),
-        "reduce":                 (_A, _A, _A, _A, _A, _N, _A),
-        "images":                 (_A, _A, _A, _A, _A, _N, _A),
-        "preprocessing":          (_A, _A, _A, _A, _A, _N, _A),
-        "text-length":            (_A, _A, _A, _A, _A, _N, _A),
-        "dtype":                  (_A, _A, _A, _A, _A, _A, _A),
-        "batch-size":             (_A, _A, _A, _A, _A, _A, _A),
-        "linear":                 (_A, _A, _A, _A, _A, _A, _A),
-        "checkpoint":             (_A, _A, _A, _A, _A, _N, _A),
-        "interaction":            (_A, _A, _A, _A, _A, _N, _A),
-        "vilt":                   (_A, _A, _A, _A, _A, _N, _A),
-        "seed":                   (_A, _A, _A, _A, _A, _N, _A),
-        "device asked":           (_A, _A, _A, _N, _N, _N, _N),  # what it came to is above
-        "threads asked":          (_A, _A, _A, _N, _N, _N, _N),
-        OWN:                      (_N, _A, _A, _S, _N, _A, _N),  # to a comparison, it is what is compared
-        ANY_VERSION:              (_N, _A, _A, _A, _A, _A, _N),  # a history goes on, and tells what changed
-        "governor":               (_N, _A, _T, _T, _T, _T, _N),  # one that tells none would join two that differ
-        "turbo":                  (_N, _A, _T, _T, _T, _T, _N),
-        "smt":                    (_N, _A, _T, _T, _T, _T, _N),
-        "transparent_huge_pages": (_N, _A, _T, _T, _T, _T, _N),
-        "clock_source":           (_N, _A, _T, _T, _T, _T, _N),
-        ANY_SETTING:              (_N, _A, _T, _A, _A, _A, _N),
-        "sampling":               (_N, _A, _A, _A, _N, _N, _N),
-        "trials":                 (_N, _A, _A, _N, _N, _N, _N),
-        "commit":                 (_N, _A, _N, _N, _N, _N, _N),
-        "name":                   (_N, _A, _N, _N, _N, _N, _N),
-        "side":                   (_N, _A, _N, _N, _A, _N, _A),
+        #                         case join resume compare drift draw history rank
+        "machine":                (_N, _A, _A, _A, _A, _A, _A, _A),
+        "device":                 (_N, _A, _A, _A, _A, _A, _A, _A),
+        "threads":                (_N, _A, _A, _A, _A, _A, _A, _A),
+        "omp-wait-policy":        (_N, _A, _A, _A, _A, _A, _A, _A),
+        "embedder":               (_A, _A, _A, _A, _A, _N, _A, _N),
+        "options":                (_A, _A, _A, _A, _A, _N, _A, _N),
+        "resolution":             (_A, _A, _A, _A, _A, _N, _A, _N),
+        "fit":                    (_A, _A, _A, _A, _A, _N, _A, _N),
+        "reduce":                 (_A, _A, _A, _A, _A, _N, _A, _N),
+        "images":                 (_A, _A, _A, _A, _A, _N, _A, _N),
+        "preprocessing":          (_A, _A, _A, _A, _A, _N, _A, _A),
+        "text-length":            (_A, _A, _A, _A, _A, _N, _A, _A),
+        "dtype":                  (_A, _A, _A, _A, _A, _A, _A, _A),
+        "batch-size":             (_A, _A, _A, _A, _A, _A, _A, _A),
+        "linear":                 (_A, _A, _A, _A, _A, _A, _A, _A),
+        "checkpoint":             (_A, _A, _A, _A, _A, _N, _A, _N),
+        "interaction":            (_A, _A, _A, _A, _A, _N, _A, _A),
+        "vilt":                   (_A, _A, _A, _A, _A, _N, _A, _A),
+        "seed":                   (_A, _A, _A, _A, _A, _N, _A, _N),
+        "device asked":           (_A, _A, _A, _N, _N, _N, _N, _N),  # what it came to is above
+        "threads asked":          (_A, _A, _A, _N, _N, _N, _N, _N),
+        OWN:                      (_N, _A, _A, _S, _N, _A, _N, _A),  # to a comparison, it is what is compared
+        ANY_VERSION:              (_N, _A, _A, _A, _A, _A, _N, _N),  # a history goes on, and tells what changed
+        "governor":               (_N, _A, _T, _T, _T, _T, _N, _N),  # one that tells none would join two that differ
+        "turbo":                  (_N, _A, _T, _T, _T, _T, _N, _N),
+        "smt":                    (_N, _A, _T, _T, _T, _T, _N, _N),
+        "transparent_huge_pages": (_N, _A, _T, _T, _T, _T, _N, _N),
+        "clock_source":           (_N, _A, _T, _T, _T, _T, _N, _N),
+        ANY_SETTING:              (_N, _A, _T, _A, _A, _A, _N, _N),
+        "sampling":               (_N, _A, _A, _A, _N, _N, _N, _N),
+        "trials":                 (_N, _A, _A, _N, _N, _N, _N, _N),
+        "commit":                 (_N, _A, _N, _N, _N, _N, _N, _N),
+        "name":                   (_N, _A, _N, _N, _N, _N, _N, _N),
+        "side":                   (_N, _A, _N, _N, _A, _N, _A, _A),
     }.items()
 }  # fmt: skip
 """By fact and purpose. Facts are in the order in which they are told."""

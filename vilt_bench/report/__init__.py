@@ -117,6 +117,7 @@ def render_picture(
     Raises:
         ConfigError: there is no such format, figure or quantity, no run, or the runs can't be compared.
     """
+    from vilt_bench.judge.summary import placed
     from vilt_bench.report.columns import chosen
     from vilt_bench.report.pictures import latency as figures
     from vilt_bench.report.pictures import style
@@ -135,6 +136,7 @@ def render_picture(
         raise ConfigError("`quantities` are for tables: a picture has none; a page has, with `format` html")
     told = chosen(quantities) if quantities else []
     judged, older = newest_of(runs, newest)
+    judged = placed(judged)  # among those that are shown
     width_in = style.COLUMN_IN if span == 1 else style.PAGE_IN
 
     def latencies() -> bytes:

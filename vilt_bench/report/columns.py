@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vilt_bench.errors import ConfigError
 from vilt_bench.report.numbers import (
+    ABSENT,
     count_of,
     giga,
     interval,
@@ -20,6 +21,8 @@ from vilt_bench.report.numbers import (
     milliseconds_interval,
     milliseconds_of,
     percent,
+    ranks,
+    ratio_interval,
 )
 from vilt_bench.report.tables import Column
 from vilt_bench.words import did_you_mean, nearest
@@ -134,6 +137,33 @@ PASSES = Quantity(
     usual=False,
 )
 PERCENTILES = tuple(map(_percentile, ("p50", "p90", "p95", "p99")))
+RANK = Quantity(
+    "rank",
+    Column("Rank"),
+    lambda row: row.place,
+    lambda place: ABSENT if place is None else ranks(place.best, place.worst),
+    fields=lambda row: {
+        "rank": getattr(row.place, "rank", None),
+        "rank_best": getattr(row.place, "best", None),
+        "rank_worst": getattr(row.place, "worst", None),
+        "ranked_runs": getattr(row.place, "count", None),
+    },
+    usual=False,
+)
+RELATIVE_TIME = Quantity(
+    "relative_time",
+    Column("Relative time", aside="95% interval", screen="Relative"),
+    lambda row: None if row.place is None else row.place.ratio,
+    ratio_interval,
+    fields=lambda row: {
+        **_estimate_fields(
+            ("relative_time", "relative_time_low", "relative_time_high"),
+            lambda row: None if row.place is None else row.place.ratio,
+        )(row),
+        "relative_to": getattr(row.place, "fastest", None),
+    },
+    usual=False,
+)
 SHARE = Quantity("share", Column("Share"), lambda row: row.share, percent)
 PARAMETERS = Quantity(
     "parameters",
@@ -156,6 +186,7 @@ PEAK = Quantity(
 )
 QUANTITIES: Sequence[Quantity] = (
     *(LATENCY, IMAGES_PER_SECOND, TIME_PER_IMAGE, PASSES, *PERCENTILES),
+    *(RANK, RELATIVE_TIME),
     *(SHARE, PARAMETERS, FLOPS, MACS, PEAK),
 )
 """In the order of tables and of data."""

@@ -53,6 +53,16 @@ def interval(estimate: Estimate | None, *, scale: float = 1) -> str:
     return f"{value:,.{places}f} [{low}, {high}]"
 
 
+def ratio_interval(estimate: Estimate | None) -> str:
+    """Returns a ratio with its 95% interval, as `interval` does; `1` where it is one by definition."""
+    return "1" if estimate is not None and not estimate.units else interval(estimate)
+
+
+def ranks(best: int, worst: int) -> str:
+    """Returns a rank, or from which to which it may be: `2–3`."""
+    return f"{best}" if best == worst else f"{best}–{worst}"
+
+
 def count_of(value: int | None) -> str:
     """Returns a count with its thousands set apart."""
     return ABSENT if value is None else f"{value:,}"

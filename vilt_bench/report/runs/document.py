@@ -17,6 +17,7 @@ from vilt_bench.report.lines import (
     origin_line,
     throughput_line,
 )
+from vilt_bench.report.rankings import ranking_remarks
 from vilt_bench.report.remarks import sentences
 from vilt_bench.report.runs.tables import by_stage, side_by_side
 from vilt_bench.report.tables import Table
@@ -53,7 +54,9 @@ def document(
     if len(runs) > 1:
         yield Heading("Side by side")
         yield side_by_side(runs, quantities)
-        yield from _items([*filter(None, [alike(runs)]), *commands(runs), *comparison_remarks(runs)])
+        yield from _items(
+            [*filter(None, [alike(runs)]), *ranking_remarks(runs), *commands(runs), *comparison_remarks(runs)]
+        )
     for run in runs:
         yield Heading(name(run))
         yield Paragraph(model_line(run))

@@ -13,6 +13,7 @@ from vilt_bench.record.run import Component, Run
 from vilt_bench.report import lines, tables, terminal
 from vilt_bench.report.columns import Quantity
 from vilt_bench.report.numbers import milliseconds
+from vilt_bench.report.rankings import ranking_remarks
 from vilt_bench.report.remarks import sentence
 from vilt_bench.report.runs.tables import by_stage, side_by_side
 
@@ -47,7 +48,8 @@ def show(
     if len(runs) > 1:
         _show_bars(runs, console)
         console.print(Group(*_drawn(side_by_side(runs, quantities, narrow=True), width, chosen=bool(quantities))))
-        _print(console, *(f"• {remark}" for remark in (*lines.commands(runs), *lines.comparison_remarks(runs))))
+        said = [*ranking_remarks(runs), *lines.commands(runs), *lines.comparison_remarks(runs)]
+        _print(console, *(f"• {remark}" for remark in said))
     told = bool(lines.commands(runs))
     for start in range(0, len(runs), _AT_ONCE):
         some = (part for run in runs[start : start + _AT_ONCE] for part in _run(run, width, quantities, told=told))

@@ -8,7 +8,16 @@ from dataclasses import replace
 from vilt_bench.judge.summary import TITLES, Summary, shown_components
 from vilt_bench.record.run import Component
 from vilt_bench.report import columns as known
-from vilt_bench.report.columns import IMAGES_PER_SECOND, LATENCY, SHARE, WIDE, Quantity, built
+from vilt_bench.report.columns import (
+    IMAGES_PER_SECOND,
+    LATENCY,
+    RANK,
+    RELATIVE_TIME,
+    SHARE,
+    WIDE,
+    Quantity,
+    built,
+)
 from vilt_bench.report.lines import names, pixels, tokens
 from vilt_bench.report.numbers import ABSENT, milliseconds, number
 from vilt_bench.report.tables import Column, Line, Table, lines, text_column
@@ -22,6 +31,8 @@ _SHORT: Mapping[Component, str] = {
 """Titles of components on a terminal."""
 _WIDEST = 140
 """Columns from which a terminal has room for all."""
+_WIDE_RANKED, _WIDEST_RANKED = 130, 160
+"""In place of `WIDE` and `_WIDEST`, beside ranks."""
 
 
 def by_stage(run: Summary, quantities: Sequence[Quantity] = ()) -> Table:
@@ -37,7 +48,7 @@ def by_stage(run: Summary, quantities: Sequence[Quantity] = ()) -> Table:
 
 
 def side_by_side(runs: Sequence[Summary], quantities: Sequence[Quantity] = (), *, narrow: bool = False) -> Table:
-    """Returns a line a run: what it saw, its components' latencies, and what of the whole is known before it is run.
+    """Returns a line a run: what it saw, its latencies, its place, and what of the whole is known before it is run.
 
     Args:
         runs: in order.
@@ -50,26 +61,30 @@ def side_by_side(runs: Sequence[Summary], quantities: Sequence[Quantity] = (), *
         Column("Visual tokens", screen="Visual\ntokens"),
     ]
     cells = [[name, pixels(run.model), tokens(run.model)] for name, run in zip(names(runs), runs, strict=True)]
-    for column, texts in _compared(runs, quantities or _usual(), narrow=narrow):
+    for column, texts in _compared(runs, quantities or _usual(runs), narrow=narrow):
         columns.append(column)
         for line, text in zip(cells, texts, strict=True):
             line.append(text)
     return Table(columns, lines(cells))
 
 
-def _usual() -> list[Quantity]:
+def _usual(runs: Sequence[Summary]) -> list[Quantity]:
     """Returns what is compared unless it is chosen, with the widths from which a terminal has room for it."""
+    ranked = any(run.whole.place is not None for run in runs)
+    # A place among the others needs room that is then not there for what is known without a run.
+    wide, widest = (_WIDE_RANKED, _WIDEST_RANKED) if ranked else (WIDE, _WIDEST)
     rate = replace(
         IMAGES_PER_SECOND,
-        column=replace(IMAGES_PER_SECOND.column, aside="", least_width=_WIDEST),
+        column=replace(IMAGES_PER_SECOND.column, aside="", least_width=widest),
         write=lambda found: ABSENT if found is None else number(found.value),
     )
-    share = replace(SHARE, column=replace(SHARE.column, least_width=WIDE))
+    place = [RANK, replace(RELATIVE_TIME, column=replace(RELATIVE_TIME.column, least_width=WIDE))] if ranked else []
+    share = replace(SHARE, column=replace(SHARE.column, least_width=wide))
     counted = [
-        replace(each, column=replace(each.column, least_width=_WIDEST if each.column.least_width else WIDE))
+        replace(each, column=replace(each.column, least_width=widest if each.column.least_width else wide))
         for each in built()
     ]
-    return [LATENCY, rate, share, *counted]
+    return [LATENCY, *place, rate, share, *counted]
 
 
 def _compared(
