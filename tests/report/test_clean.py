@@ -467,7 +467,7 @@ def test_no_list_study_or_examination_lets_a_text_of_others_act(run, hostile, wi
     rows = {"ViLT-B/32": summarise(replaced(run, hostile))}
     shown = [
         *hostile_listing(hostile),
-        lambda console: show_stages(replaced(run.case, hostile), model, stages, console, Bounds(hostile, {})),
+        lambda console: show_stages(replaced(run.case, hostile), model, stages, console, [Bounds(hostile, {})]),
         lambda console: report_doctor.show(examined, console),
         lambda console: times.show(rows, console),
         lambda console: console.print(hostile, f"wrote {hostile}", highlight=False, soft_wrap=True),
