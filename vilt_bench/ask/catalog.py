@@ -128,6 +128,17 @@ def read_family(package: str, family: str) -> dict[str, Entry]:
     return found
 
 
+def entries() -> dict[str, Entry]:
+    """Returns all that the installed packages' catalogues have, by name, the members of families too."""
+    found: dict[str, Entry] = {}
+    for name, offer in installed().items():
+        if offer.family:
+            found |= read_family(offer.package, name.removesuffix(FAMILY))
+        elif (entry := catalogue(offer.package).get(name)) is not None:
+            found[name] = entry
+    return found
+
+
 @cache
 def catalogue(package: str) -> Mapping[str, Entry]:
     """Returns a package's catalogue, read once."""

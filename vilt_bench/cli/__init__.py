@@ -16,11 +16,24 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vilt_bench import __version__, files
-from vilt_bench.cli import crash, doctor, embedders, history, paper, report, rerun, run, screen, streams, verdicts
+from vilt_bench.cli import (
+    choose,
+    crash,
+    doctor,
+    embedders,
+    history,
+    paper,
+    report,
+    rerun,
+    run,
+    screen,
+    streams,
+    verdicts,
+)
 from vilt_bench.cli.parser import Parser
 from vilt_bench.errors import ViltBenchError
 
-COMMANDS = (run, rerun, verdicts, embedders, paper, report, history, doctor)
+COMMANDS = (run, rerun, verdicts, embedders, choose, paper, report, history, doctor)
 """In the order in which `--help` shows them."""
 
 Command = Callable[[argparse.Namespace], int]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 _ALIKE = (
-    "allow_different", "batch_size", "checkpoint", "device", "dtype", "embedder", "figure", "fit", "format",
+    "allow_different", "batch_size", "budget", "checkpoint", "device", "dtype", "embedder", "figure", "fit", "format",
     "heads", "hidden_size", "interaction", "join", "layers", "limit", "linear", "mlp_size", "name", "newest",
-    "on", "order", "precision", "preset", "reduce", "resolution", "seed", "since", "span", "study_time",
-    "text_length", "text_positions", "threads", "tolerance", "trials",
+    "on", "order", "parameters", "precision", "preset", "reduce", "resolution", "seed", "since", "span", "study_time",
+    "text_length", "text_positions", "threads", "tokens", "tolerance", "trials",
 )  # fmt: skip
 FLAGS = {
     **{name: f"--{name.replace('_', '-')}" for name in _ALIKE},

@@ -62,6 +62,11 @@ def register(add: Add) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Measure embedders, print where the time goes, save the records."""
+    return measure(asked)[1]
+
+
+def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
+    """Measure embedders, print where the time goes, save the records; returns the runs and the exit code."""
     from vilt_bench.director.measure import check_cases, measure_together
     from vilt_bench.judge.ranking import by_rank
     from vilt_bench.record import store
@@ -74,7 +79,7 @@ def run(asked: argparse.Namespace) -> int:
     cases = expansion.cases
     check_cases(cases)  # before the folder is made
     if asked.dry_run:
-        return _foresee(expansion, sampling)
+        return [], _foresee(expansion, sampling)
     store.check_writable(asked.output)
     screen.keep_on_termination()
     if not asked.quiet:
@@ -120,7 +125,7 @@ def run(asked: argparse.Namespace) -> int:
             keeper.close()
     if not measured:
         screen.complain("interrupted before anything was measured; nothing was saved")
-        return screen.INTERRUPTED
+        return [], screen.INTERRUPTED
     console = screen.console()
     shown = measured if asked.sort == "asked" else by_rank(measured)
     table.show(shown, console, quantities=chosen(asked.columns) if asked.columns else ())
@@ -134,12 +139,12 @@ def run(asked: argparse.Namespace) -> int:
     for problem in failed:
         screen.complain(problem)
     if problems:
-        return screen.USER_ERROR
+        return measured, screen.USER_ERROR
     if any(each.interrupted for each in measured):
-        return screen.INTERRUPTED
+        return measured, screen.INTERRUPTED
     # What does not apply to an embedder is left out; an embedder that has no case at all was meant otherwise.
     lost = {case.embedder for case in left_out} - {each.case.embedder for each in measured}
-    return screen.USER_ERROR if failed or lost else 0
+    return measured, screen.USER_ERROR if failed or lost else 0
 
 
 def _are_embedders(cases: Sequence[Case]) -> bool:

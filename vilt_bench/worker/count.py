@@ -239,19 +239,32 @@ def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
         DeviceError: the case's device is not there.
         ConfigError: its backend can't be used.
     """
-    device = resolve_device(case.device)
-    threads = prepare_threads(case.threads)
-    peak = measure_peak(device, getattr(torch, case.dtype), packed=backends.products(case.linear))
-    on = counted(threads, "thread") if device.type == "cpu" else str(device)
+    peak, described = peak_here(case)
     return Bounds(
-        peak=f"{peak.flops_per_s / 1e9:,.0f} GFLOP/s by {peak.kernel} in {case.dtype}, "
-        f"{peak.bytes_per_s / 1e9:,.0f} GB/s from memory, up to {max(peak.bandwidths.values()) / 1e9:,.0f} from caches "
-        f"by a copy or sum, measured just now on {on}{_busy(peak)}",
+        peak=described,
         seconds={
             stage.name: peak.bound_s(stage.flops, stage.moved_bytes)
             for stage in stages
             if stage.flops is not None and stage.moved_bytes is not None
         },
+    )
+
+
+def peak_here(case: Case) -> tuple[Peak, str]:
+    """Returns what this machine reaches, measured now, with the case's device, threads and dtype; and that in words.
+
+    Raises:
+        DeviceError: the case's device is not there.
+        ConfigError: its backend can't be used.
+    """
+    device = resolve_device(case.device)
+    threads = prepare_threads(case.threads)
+    peak = measure_peak(device, getattr(torch, case.dtype), packed=backends.products(case.linear))
+    on = counted(threads, "thread") if device.type == "cpu" else str(device)
+    return peak, (
+        f"{peak.flops_per_s / 1e9:,.0f} GFLOP/s by {peak.kernel} in {case.dtype}, "
+        f"{peak.bytes_per_s / 1e9:,.0f} GB/s from memory, up to {max(peak.bandwidths.values()) / 1e9:,.0f} from caches "
+        f"by a copy or sum, measured just now on {on}{_busy(peak)}"
     )
 
 
