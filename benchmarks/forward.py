@@ -28,7 +28,7 @@ from vilt_bench.embedding import ImageBatch, TextBatch
 from vilt_bench.judge.estimate import estimate
 from vilt_bench.machine.environment import collect
 from vilt_bench.model import Vilt, VisionLanguageModel, load_checkpoint
-from vilt_bench.worker.backends import onednn
+from vilt_bench.worker.backends import _packed_linear, onednn
 
 HEIGHT, WIDTH, TEXT_LENGTH = 384, 640, 40
 OURS, ONEDNN, PEER, TIMM = "ours, eager", "ours, oneDNN", "transformers ViltModel", "timm blocks"
@@ -95,7 +95,7 @@ def build() -> tuple[dict[str, Forward], str]:
         theirs.save_pretrained(Path(folder))
         load_checkpoint(ours, folder)
     packed = copy.deepcopy(ours)
-    linear = onednn.prepare(packed.shared)
+    _packed_linear.pack(packed.shared)
     timm = with_timm_blocks(ours)
     text_mask = torch.ones(1, TEXT_LENGTH, dtype=torch.long)
     pixel_mask = torch.ones(1, HEIGHT, WIDTH, dtype=torch.long)
@@ -111,7 +111,7 @@ def build() -> tuple[dict[str, Forward], str]:
         ONEDNN: lambda images, text: packed(images, text).pooled,
         PEER: run_theirs,
         TIMM: lambda images, text: timm(images, text).pooled,
-    }, linear
+    }, onednn.PACKED
 
 
 def with_timm_blocks(model: VisionLanguageModel) -> VisionLanguageModel:
@@ -180,8 +180,7 @@ def mkl() -> Callable[[], Tensor]:
 
 
 def onednn_product() -> Callable[[], Tensor]:
-    layer = nn.Sequential(nn.Linear(GEMM_SIZE, GEMM_SIZE, bias=False))
-    onednn.prepare(layer)
+    layer = _packed_linear.pack(nn.Linear(GEMM_SIZE, GEMM_SIZE, bias=False))
     inputs = torch.randn(GEMM_SIZE, GEMM_SIZE)
     return lambda: layer(inputs)
 

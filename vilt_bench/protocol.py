@@ -80,6 +80,8 @@ class Prepared(msgspec.Struct, frozen=True, tag=True):
     """File that the embedder's factory was imported from; `None` from versions that do not say."""
     modules: tuple[str, ...] = ()
     """Files of what was imported by then, packages by their first; none from versions that do not say."""
+    prepare_time_s: float | None = None
+    """What the backend took to prepare the stages; `None`: nothing, or of a version that does not say."""
 
 
 class Counted(msgspec.Struct, frozen=True, tag=True):

@@ -1,6 +1,8 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from vilt_bench.ask.case import (
@@ -8,6 +10,8 @@ from vilt_bench.ask.case import (
     Option,
     Sampling,
     ViltConfig,
+    case_name,
+    command_line,
     label,
     parse_embedder,
     parse_option,
@@ -78,7 +82,7 @@ def test_malformed_options_are_refused_with_the_text(text: str) -> None:
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "cuda:x"}, "unknown device"),
         ({"dtype": "int8"}, "`dtype`"),
-        ({"linear": ""}, "`linear`"),
+        ({"backend": ""}, "`backend`"),
         ({"fit": "stretch"}, "`fit`"),
         ({"seed": -1}, "`seed`"),
         ({"resolution": (0, 10)}, "`resolution`"),
@@ -120,3 +124,25 @@ def test_longer_text_needs_more_positions() -> None:
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "mps", "xpu", "xpu:1"])
 def test_known_devices_are_taken(device: str) -> None:
     assert Case("patch32", device=device).device == device
+
+
+def test_a_case_of_a_record_with_the_older_name_of_the_backend_is_the_same_case():
+    older = msgspec.json.decode(b'{"embedder": "patch32", "linear": "onednn"}', type=Case)
+    assert older == Case("patch32", backend="onednn")
+    assert replace(older, backend="torch") == Case("patch32")
+    assert msgspec.json.decode(msgspec.json.encode(older), type=Case) == older
+
+
+def test_an_older_version_reads_the_backend_under_the_name_that_it_knows():
+    told = msgspec.json.decode(msgspec.json.encode(Case("patch32", backend="torch:channels_last")))
+    assert told["linear"] == "torch:channels_last"  # which it refuses in a line, as it has no such backend
+
+
+def test_backends_with_the_same_options_are_the_same_backend():
+    cases = [
+        Case("patch32", backend=text)
+        for text in ("torch:attention=math,channels_last", "torch:channels-last,attention=math,whole=false")
+    ]
+    assert cases[0] == cases[1]
+    assert case_name(cases[0]) == "patch32 (torch:attention=math,channels_last)"
+    assert "--backend torch:attention=math,channels_last" in command_line(cases[0], "run")

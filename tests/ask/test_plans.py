@@ -91,7 +91,7 @@ MANY = (
     Case("patch32", batch_size=8, dtype="bfloat16", threads=2, seed=7),
     Case("patch32", fit="native", interaction="none"),
     Case("region-r101-c4", {"proposals": 300, "nms": "class-agnostic", "share": 0.1, "odd": "7", "yes": True}),
-    Case("timm/vit_base_patch16_224", resolution=(224, 384), reduce="tome:8", linear="onednn", device="cuda:1"),
+    Case("timm/vit_base_patch16_224", resolution=(224, 384), reduce="tome:8", backend="onednn", device="cuda:1"),
     Case('mine.py:"it\'s"', images=("a \\ b.jpg", "ü\t\x7f.png"), checkpoint="hub:a/b", preprocessing=True),
     Case("patch32", text_length=128, vilt=ViltConfig(layers=2, hidden_size=96, text_positions=128)),
     Case("patch32", text_length=16),

@@ -80,7 +80,7 @@ def test_rerun_needs_a_record(capsys):
 
 def test_rerun_refuses_a_backend_that_is_not_installed(capsys, make_run):
     run = make_run(trials=1)
-    store.save(make_run(trials=1, case=type(run.case)("patch32", linear="acme")), "results")
+    store.save(make_run(trials=1, case=type(run.case)("patch32", backend="acme")), "results")
     assert "acme" in complaint(capsys, "rerun", "latest")
 
 

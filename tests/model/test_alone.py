@@ -68,7 +68,6 @@ def test_its_width_is_as_asked_and_needs_to_go_into_no_heads():
     ("fields", "said"),
     [
         ({"text_length": 8}, "`text_length`"),
-        ({"linear": "onednn"}, "`linear`"),
         ({"vilt": ViltConfig(layers=2)}, "`hidden_size` alone"),
         ({"checkpoint": "vilt.bin"}, "`checkpoint` is of a ViLT"),
     ],

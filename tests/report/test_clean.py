@@ -90,6 +90,8 @@ def replaced(value: Any, text: str, *, kind: Any = str) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value), vars(__import__(type(value).__module__, fromlist=["x"])))
         for field in dataclasses.fields(value):
+            if not field.init:
+                continue
             new = replaced(getattr(value, field.name), text, kind=hints[field.name])
             try:
                 value = dataclasses.replace(value, **{field.name: new})

@@ -247,13 +247,13 @@ def test_cases_that_differ_in_any_field_bear_different_names_side_by_side(make_r
         *(Case("patch32", **field) for field in (
             {"resolution": (384, 384)}, {"fit": "exact"}, {"reduce": "avg-pool:2"}, {"images": ("a.jpg",)},
             {"preprocessing": True}, {"text_length": 20}, {"batch_size": 8}, {"device": "cuda"}, {"dtype": "bfloat16"},
-            {"threads": 1}, {"linear": "onednn"}, {"checkpoint": "a"}, {"interaction": "bert"}, {"vilt": vilt},
+            {"threads": 1}, {"backend": "onednn"}, {"checkpoint": "a"}, {"interaction": "bert"}, {"vilt": vilt},
             {"seed": 1}, {"options": {"a": 1}}, {"options": {"a": "1"}}, {"options": {"a": "1,b=2"}},
             {"options": {"a": 1, "b": 2}},
         )),
     ]  # fmt: skip
     assert {field for case in cases for field in unusual(case)} | {"embedder", "options", "reduce", "vilt"} >= {
-        each.name for each in dataclasses.fields(Case)
+        each.name for each in dataclasses.fields(Case) if each.init
     }
     assert len({case_name(case) for case in cases}) == len(cases)
     runs = [make_run(case=case, run_id=str(index)) for index, case in enumerate(cases)]
@@ -273,7 +273,7 @@ def test_histories_of_cases_that_differ_in_any_field_bear_different_names(make_r
         (
             {}, {"resolution": (384, 384)}, {"fit": "exact"}, {"reduce": "avg-pool:2"}, {"images": ("a.jpg",)},
             {"preprocessing": True}, {"text_length": 20}, {"batch_size": 8}, {"dtype": "bfloat16"},
-            {"linear": "onednn"}, {"interaction": "bert"}, {"vilt": ViltConfig(layers=3)}, {"seed": 1},
+            {"backend": "onednn"}, {"interaction": "bert"}, {"vilt": ViltConfig(layers=3)}, {"seed": 1},
             {"options": {"a": 1}},
         )
     ):  # fmt: skip

@@ -220,7 +220,7 @@ def test_the_part_that_cannot_run_is_named_and_the_advice_keeps_what_was_asked(
     [
         Case("patch32"),
         Case("patch", options={"patch_size": 48}, reduce="pixel-shuffle:2", batch_size=3, seed=7, dtype="bfloat16"),
-        Case("patch32", fit="native", images=("a b.png", "c.png"), preprocessing=True, threads=2, linear="onednn"),
+        Case("patch32", fit="native", images=("a b.png", "c.png"), preprocessing=True, threads=2, backend="onednn"),
         Case("acme:value", resolution=(64, 96), fit="crop", device="cuda:1", checkpoint="hub:a/b", vilt=TINY),
         Case("patch32", interaction="lm:./moe", text_length=99),
     ],

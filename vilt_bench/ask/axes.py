@@ -15,8 +15,10 @@ from vilt_bench.ask.case import (
     Option,
     ViltConfig,
     case_name,
+    parse_backend,
     parse_embedder,
     parse_resolution,
+    write_backend,
 )
 from vilt_bench.errors import ConfigError
 from vilt_bench.words import counted, did_you_mean, nearest
@@ -37,7 +39,7 @@ AXES: Mapping[str, type] = {
     "interaction": str,
     "text_length": int,
     "dtype": str,
-    "linear": str,
+    "backend": str,
     "device": str,
     "threads": int,
     "batch_size": int,
@@ -48,7 +50,7 @@ AXES: Mapping[str, type] = {
 OWN = ("reduce", "resolution")
 """Among the options of an embedder as a text: the case's, for it alone."""
 
-_MOOT = {ALONE: ("text_length", "linear")}
+_MOOT = {ALONE: ("text_length",)}
 """Axes that mean nothing behind an interaction."""
 _SHOWN = 3
 """Cases named in a sentence."""
@@ -309,6 +311,8 @@ def _value(name: str, value: Any) -> Any:
             return None
         case "reduce" if value == NONE:
             return None
+        case "backend" if isinstance(value, str):
+            return write_backend(*parse_backend(value))
     kind = AXES[name]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"must be {_KINDS[kind]}, got {value!r}", field=name)

@@ -36,6 +36,12 @@ REDUCTIONS = {"pixel-shuffle": 2, "avg-pool": 2, "perceiver": 64, "qformer": 32,
 """Ways to reduce visual tokens, each with an example of its number: the edge of the squares of cells that become one
 token; the tokens left; for `tome`, the tokens merged away."""
 
+EAGER = "torch"
+"""The backend that computes stages as they are built: torch's own modules, one operator after the other."""
+WHOLE, STRICT = "whole", "strict"
+"""Options that every backend has: to prepare the visual embedder and the interaction as one stage each; to refuse a
+stage that it can't prepare, which eager torch computes otherwise."""
+
 ALL = "all"
 """Among the names of what may differ: everything."""
 
@@ -115,8 +121,8 @@ class Case:
     device: str = "auto"
     dtype: Dtype = "float32"
     threads: int | None = None
-    linear: str = "torch"
-    """Who computes the shared transformer's linear layers: `torch`, `onednn` (weights prepacked) or another backend."""
+    backend: str = EAGER
+    """Who computes the stages, and how: `NAME[:KEY=VALUE,…]`, as in `torch:channels_last`; see docs/backends.md."""
     checkpoint: str | None = None
     """Weights of the shared ViLT: a folder, a file, or `hub:ORGANISATION/NAME`; `None`: random."""
     interaction: str = "vilt"
@@ -124,6 +130,9 @@ class Case:
     vilt: ViltConfig = field(default_factory=ViltConfig)
     """Sizes of the shared ViLT, or of the text's layers of another interaction."""
     seed: int = 0
+    linear: str = field(default=EAGER, init=False, repr=False)
+    """The backend under its older name, which records have had and older versions of this package read: they know
+    `onednn`, and refuse what they do not know."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -131,6 +140,10 @@ class Case:
         Raises:
             ConfigError: a value is impossible.
         """
+        # Only what is read has a name of its own there: a record, or the request of a director, of an older version.
+        backend = self.linear if self.backend == EAGER else self.backend
+        object.__setattr__(self, "backend", write_backend(*parse_backend(backend)))
+        object.__setattr__(self, "linear", self.backend)
         for text in (self.embedder, *map(str, self.options.values()), *self.images, self.checkpoint or ""):
             if not text.isascii() and text != text.encode(errors="replace").decode():
                 raise ConfigError(f"{text!r} is no UTF-8, which records are in; give it another name")
@@ -156,8 +169,6 @@ class Case:
                 raise ConfigError(
                     f"option {key}={value} of {self.embedder!r} is no finite number, as records hold them"
                 )
-        if not self.linear:
-            raise ConfigError("needs the name of a backend, such as torch or onednn", field="linear")
         if self.interaction == ALONE:
             self._check_alone()
         else:
@@ -188,11 +199,9 @@ class Case:
 
     def _check_alone(self) -> None:
         """Refuse what is of a text or of a shared model, where there is none; the tokens' width is the embedder's."""
-        asked = {"`text_length`": self.text_length != TEXT_LENGTH, "`linear`": self.linear != "torch"}
-        if given := [field for field, is_given in asked.items() if is_given]:
+        if self.text_length != TEXT_LENGTH:
             raise ConfigError(
-                f"{ALONE} has no text and no shared model, which {' and '.join(given)} would be for; "
-                f"leave {'it' if len(given) == 1 else 'them'} out",
+                f"{ALONE} has no text and no shared model, which `text_length` would be for; leave it out",
                 field="interaction",
             )
         if self.vilt != ViltConfig(hidden_size=self.vilt.hidden_size):
@@ -292,6 +301,40 @@ def parse_embedder(text: str) -> tuple[str, dict[str, Option]]:
     return name.strip(), options
 
 
+def parse_backend(text: str) -> tuple[str, dict[str, Option]]:
+    """Returns name and options of a text like `torch:channels_last,attention=math`; one without a value is true.
+
+    Raises:
+        ConfigError: there is no name, or an option is not KEY or KEY=VALUE, or is given twice.
+    """
+    name, colon, rest = text.partition(":")
+    if not re.fullmatch(r"[\w.-]+", name.strip()):
+        raise ConfigError(f"{text!r} is not NAME[:KEY=VALUE,…], as in torch:channels_last", field="backend")
+    options: dict[str, Option] = {}
+    for part in rest.split(",") if colon else ():
+        key, equals, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if not key.isidentifier() or (equals and not re.fullmatch(r"[\w./:+-]+", value.strip())):
+            raise ConfigError(
+                f"{text!r}: {part!r} is not KEY or KEY=VALUE, as in torch:channels_last,attention=math",
+                field="backend",
+            )
+        if key in options:
+            raise ConfigError(f"{text!r}: option {key!r} is given twice", field="backend")
+        options[key] = parse_option(value.strip()) if equals else True
+    return name.strip(), options
+
+
+def write_backend(name: str, options: Mapping[str, Option]) -> str:
+    """Returns a backend as a text, the same for the same options: in the order of their names."""
+    told = [
+        key if value is True else f"{key}={str(value).lower() if value is False else value}"
+        for key, value in sorted(options.items())
+        if value is not False or key not in (WHOLE, STRICT)
+    ]
+    return f"{name}:{','.join(told)}" if told else name
+
+
 def parse_reduction(text: str) -> tuple[str, int]:
     """Returns name and number of a text like `pixel-shuffle:2`.
 
@@ -376,10 +419,12 @@ def unusual(case: Case) -> dict[str, str]:
             continue
         for each in fields(part):
             value = getattr(part, each.name)
-            if each.name in ("embedder", "options", "reduce", "vilt") or value == getattr(plain, each.name):
+            if each.name in ("embedder", "options", "reduce", "vilt", "linear") or value == getattr(plain, each.name):
                 continue
             text = "×".join(map(str, value)) if each.name == "resolution" else _listed(value)
-            said[each.name] = text if each.name in ("resolution", "device", "dtype") else f"{each.name} {text}"
+            said[each.name] = (
+                text if each.name in ("resolution", "device", "dtype", "backend") else f"{each.name} {text}"
+            )
     return said
 
 
@@ -425,8 +470,10 @@ def command_line(case: Case, command: str) -> str:
     return shlex.join(words)
 
 
-_NO_FLAGS = frozenset({"embedder", "options", "reduce", "vilt", "vocabulary", "image_positions", "layer_norm_eps"})
-"""Fields that a case's label tells, and those of Python only."""
+_NO_FLAGS = frozenset(
+    {"embedder", "options", "reduce", "vilt", "linear", "vocabulary", "image_positions", "layer_norm_eps"}
+)
+"""Fields that a case's label or another field tells, and those of Python only."""
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

@@ -272,6 +272,8 @@ class _Reader:
             }
 
     def _axes(self, table: Mapping[str, Any], here: Key) -> dict[str, tuple[Any, ...]]:
+        if "linear" in table:
+            raise self._error((*here, "linear"), "is backend by now, which is of all stages; write backend")
         self._check_keys(table, here, tuple(AXES), also=("name", "options", "embedder"))
         found = {}
         for key, value in table.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from vilt_bench.ask.case import Dtype, parse_resolution
@@ -11,14 +11,15 @@ from vilt_bench.cli.flags import in_flags
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from vilt_bench.ask.case import Case
     from vilt_bench.ask.plans import Plan
 
 Read = Callable[[str], Any]
 
 NATIVE = "native"
-LISTS = ("batch_size", "resolution", "dtype", "text_length", "reduce", "threads", "interaction")
+LISTS = ("batch_size", "resolution", "dtype", "text_length", "reduce", "threads", "interaction", "backend")
 """Axes that are options of their own; a plan knows more."""
-SINGLE = ("fit", "preprocessing", "device", "linear", "seed")
+SINGLE = ("fit", "preprocessing", "device", "seed")
 """Fields of a case of which the command line takes one value."""
 DTYPES = get_args(Dtype)
 
@@ -88,6 +89,62 @@ def text(given: str) -> str:
     return given
 
 
+def backends(text: str) -> list[str]:
+    """Returns backends with commas between them, each `NAME[:KEY=VALUE,…]`.
+
+    Commas are between options as well: behind `NAME:`, what is no backend's name is another option of it.
+    """
+    from vilt_bench.worker.backends import names
+
+    known = names()
+    found: list[str] = []
+    for part in text.split(","):
+        begins = part.partition(":")[0].strip() in known and "=" not in part.partition(":")[0]
+        if found and ":" in found[-1] and not begins:
+            found[-1] = f"{found[-1]},{part}"
+        else:
+            found.append(part)
+    return found
+
+
+def backend(text: str) -> str:
+    """Returns one backend.
+
+    Raises:
+        ArgumentTypeError: there are several.
+    """
+    found = backends(text)
+    if len(found) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is a list, which only 'vilt-bench run' takes; give one value")
+    return found[0]
+
+
+class Renamed(argparse.Action):
+    """An option of another name by now: says which."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Tell what to write."""
+        parser.error(f"{option_string} is --backend by now, which is of all stages; write --backend {values}")
+
+
+def check_backends(cases: Iterable[Case]) -> None:
+    """Refuse a backend that is not there, or that lacks an option.
+
+    Raises:
+        ConfigError: one of the cases asks for it.
+    """
+    from vilt_bench.worker.backends import check
+
+    for asked in dict.fromkeys((case.backend, case.device) for case in cases):
+        check(*asked)
+
+
 def plan(asked: argparse.Namespace) -> Plan:
     """Returns what the options say; those that were not given, or that the command does not take, it does not have.
 
@@ -98,13 +155,10 @@ def plan(asked: argparse.Namespace) -> Plan:
     from vilt_bench.ask.case import SIZES, Case
     from vilt_bench.ask.plans import Plan
     from vilt_bench.ask.presets import find_preset
-    from vilt_bench.worker.backends import check_name
 
     def given(*names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(asked, name, None)) is not None}
 
-    if (linear := getattr(asked, "linear", None)) is not None:
-        check_name(linear)
     texts = [*asked.names, *(asked.embedder or ())]
     for name in getattr(asked, "preset", None) or ():
         texts += find_preset(name)

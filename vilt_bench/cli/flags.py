@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 _ALIKE = (
-    "allow_different", "batch_size", "budget", "checkpoint", "device", "dtype", "embedder", "figure", "fit", "format",
-    "heads", "hidden_size", "interaction", "join", "layers", "limit", "linear", "mlp_size", "name", "newest",
+    "allow_different", "backend", "batch_size", "budget", "checkpoint", "device", "dtype", "embedder", "figure", "fit",
+    "format", "heads", "hidden_size", "interaction", "join", "layers", "limit", "mlp_size", "name", "newest",
     "on", "order", "parameters", "precision", "preset", "reduce", "resolution", "seed", "since", "span", "study_time",
     "text_length", "text_positions", "threads", "tokens", "tolerance", "trials",
 )  # fmt: skip

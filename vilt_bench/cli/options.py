@@ -90,7 +90,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     """Add input, device, effort and output."""
     sampling = Sampling()
     add_input(parser)
-    add_linear(add_where(parser, lists=True))
+    add_backend(add_where(parser, lists=True), lists=True)
     add_effort(
         parser,
         precision=f"{sampling.precision:g}",
@@ -227,15 +227,18 @@ def add_images(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
-def add_linear(group: argparse._ArgumentGroup) -> None:
-    """Add who computes the linear layers."""
+def add_backend(group: argparse._ArgumentGroup, *, lists: bool = False) -> None:
+    """Add who computes the stages; `lists` as for `add_case`."""
     group.add_argument(
-        "--linear",
-        default=USUAL.linear,
-        metavar="BACKEND",
-        help="who computes the transformer's linear layers: torch; onednn with prepacked weights, faster on some "
-        f"processors; or what another package offers (default: {USUAL.linear})",
+        "--backend",
+        type=axes.backends if lists else axes.backend,
+        default=USUAL.backend,
+        metavar="NAME[:KEY=VALUE,…]",
+        help="who computes the stages: torch as built, or with options such as torch:channels_last,fold_batch_norm; "
+        "onednn with prepacked weights; what else there is, and what to choose when, is in docs/backends.md "
+        f"(default: {USUAL.backend})",
     )
+    group.add_argument("--linear", action=axes.Renamed, help=argparse.SUPPRESS)
 
 
 def add_where(parser: argparse.ArgumentParser, *, lists: bool = False) -> argparse._ArgumentGroup:
@@ -332,4 +335,6 @@ def cases(asked: argparse.Namespace) -> list[Case]:
     plan = axes.plan(asked)
     if not plan.embedders:
         raise ConfigError("give --embedder NAME; 'vilt-bench list' shows all")
-    return plan.sweep().cases()
+    found = plan.sweep().cases()
+    axes.check_backends(found)
+    return found

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from vilt_bench.ask.case import case_name
-from vilt_bench.cli import formats, options, outcome, screen, values, verdicts
+from vilt_bench.cli import axes, formats, options, outcome, screen, values, verdicts
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def rerun(asked: argparse.Namespace) -> int:
     from vilt_bench.judge.compare import compare_all, condensed
     from vilt_bench.record import find, load, store
     from vilt_bench.record.alike import key
-    from vilt_bench.worker.backends import check_name
 
     texts = [*asked.runs, *getattr(asked, "after", [])]
     if not texts:
@@ -56,8 +55,7 @@ def rerun(asked: argparse.Namespace) -> int:
     found = load.load_each(paths, lambda run, path: (condensed(run), path), left_out=left_out.append)
     runs = list({run.run_id: run for run, _ in found}.values())
     check_repeatable(runs)
-    for run in runs:
-        check_name(run.case.linear)
+    axes.check_backends([run.case for run in runs])
     folders = {key(run, "case"): _folder(path, asked.output) for run, path in reversed(found)}
     for folder in dict.fromkeys(folders.values()):
         store.check_writable(folder)

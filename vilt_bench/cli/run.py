@@ -42,8 +42,8 @@ def register(add: Add) -> None:
     options.add_sort(parser, default="rank")
     group = parser.add_argument_group(
         "sweeps",
-        "--batch-size, --resolution, --dtype, --text-length, --reduce, --threads and --interaction take several "
-        "values, with commas between them: every combination with every embedder is a case.",
+        "--batch-size, --resolution, --dtype, --text-length, --reduce, --threads, --interaction and --backend take "
+        "several values, with commas between them: every combination with every embedder is a case.",
     )
     group.add_argument(
         "--plan",
@@ -176,8 +176,11 @@ def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling, PlanFile | N
         plan = read_plan(asked.plan).under(plan)
     if not plan.embedders:
         raise ConfigError("give --embedder NAME, --preset NAME or --plan FILE; 'vilt-bench list' shows all")
+    expansion = plan.expand()
+    with plan.placed():
+        axes.check_backends(expansion.cases)
     file = None if plan.sha256 is None else PlanFile(asked.plan, plan.sha256)
-    return plan.expand(), plan.how(), file
+    return expansion, plan.how(), file
 
 
 def _plan(cases: Sequence[Case], sampling: Sampling) -> str:

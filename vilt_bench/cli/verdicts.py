@@ -40,7 +40,7 @@ def register(add: Add) -> None:
     options.add_case(parser)
     options.add_input(parser)
     group = options.add_where(parser)
-    options.add_linear(group)
+    options.add_backend(group)
     group = parser.add_argument_group("how hard to look")
     group.add_argument(
         "--max-time",

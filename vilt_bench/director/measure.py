@@ -102,7 +102,13 @@ class OpenTrial:
         self._tell("starting")
         self.process = self.start()
         ready = self.worker.ask(protocol.Prepare(self.draft.case), protocol.Prepared)
-        self.trial = Trial(self.index, ready.started_at, ready.build_time_s, ready.first_call_s)
+        self.trial = Trial(
+            self.index,
+            ready.started_at,
+            ready.build_time_s,
+            ready.first_call_s,
+            prepare_time_s=ready.prepare_time_s,
+        )
         if self.draft.trials and self.draft.environment is not None:
             self._compare(self.draft.environment, ready.environment)
         self.draft.environment = self.draft.environment or ready.environment

@@ -9,7 +9,7 @@ from vilt_bench.model.lxmert import Lxmert, LxmertConfig
 from vilt_bench.model.shared import build_shared, shared_sizes
 from vilt_bench.model.text import TextTokens, TextualEmbedder
 from vilt_bench.model.vilbert import Vilbert, VilbertConfig
-from vilt_bench.model.vilt import SharedModel, Vilt, VisionLanguageModel, stages
+from vilt_bench.model.vilt import SharedModel, Vilt, VisionLanguageModel, gather_stages, replace_stage, stages
 
 __all__ = [
     "Alone",
@@ -27,7 +27,9 @@ __all__ = [
     "ViltOutput",
     "VisionLanguageModel",
     "build_shared",
+    "gather_stages",
     "load_checkpoint",
+    "replace_stage",
     "shared_sizes",
     "stages",
 ]

@@ -142,6 +142,49 @@ def stages(model: VisionLanguageModel) -> Iterator[tuple[str, nn.Module]]:
         yield f"modality_interaction.{name}", stage
 
 
+def replace_stage(model: VisionLanguageModel, name: str, module: nn.Module) -> None:
+    """Puts a module in the place of a stage, by its full name as `stages` gives it."""
+    component, _, own = name.partition(".")
+    match component:
+        case "textual_embedder":
+            model.shared.textual_embedder = module
+        case "visual_embedder":
+            model.visual_embedder.stages[own] = module
+        case _:
+            model.shared.modality_interaction.stages[own] = module
+
+
+class Whole(nn.Module):
+    """All stages of a chain as one."""
+
+    def __init__(self, stages: Mapping[str, nn.Module]) -> None:
+        """Take the stages, in the mapping's order."""
+        super().__init__()
+        self.stages = nn.ModuleDict(dict(stages))
+
+    def forward(self, inputs: Any) -> Any:
+        """Returns the last stage's output."""
+        for stage in self.stages.values():
+            inputs = stage(inputs)
+        return inputs
+
+    def frozen(self) -> Iterator[nn.Parameter]:
+        """Yields the parameters that training leaves as they are, as far as stages tell."""
+        for stage in self.stages.values():
+            if callable(frozen := getattr(stage, "frozen", None)):
+                yield from frozen()
+
+
+def gather_stages(model: VisionLanguageModel) -> None:
+    """Makes the visual embedder's stages one, and the modality interaction's, each named `whole`."""
+    embedder, interaction = model.visual_embedder, model.shared.modality_interaction
+    if embedder.notes:
+        embedder.notes = {"whole": "; ".join(f"{name}: {note}" for name, note in embedder.notes.items())}
+    for chain in (embedder, interaction):
+        if len(chain.stages):
+            chain.stages = nn.ModuleDict({"whole": Whole(dict(chain.stages.items()))})
+
+
 def _within(component: str, mark: Mark | None) -> Mark | None:
     if mark is None:
         return None

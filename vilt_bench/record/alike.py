@@ -8,7 +8,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Literal, Protocol, get_args
 
-from vilt_bench.ask.case import ALL, Case, Sampling, written_options
+from vilt_bench.ask.case import ALL, STRICT, Case, Sampling, parse_backend, write_backend, written_options
 from vilt_bench.errors import ConfigError
 from vilt_bench.record.run import Environment
 
@@ -52,7 +52,7 @@ RULES: Mapping[str, Mapping[Purpose, Rule]] = {
         "text-length":            (_A, _A, _A, _A, _A, _N, _A, _A),
         "dtype":                  (_A, _A, _A, _A, _A, _A, _A, _A),
         "batch-size":             (_A, _A, _A, _A, _A, _A, _A, _A),
-        "linear":                 (_A, _A, _A, _A, _A, _A, _A, _A),
+        "backend":                (_A, _A, _A, _A, _A, _A, _A, _A),
         "checkpoint":             (_A, _A, _A, _A, _A, _N, _A, _N),
         "interaction":            (_A, _A, _A, _A, _A, _N, _A, _A),
         "vilt":                   (_A, _A, _A, _A, _A, _N, _A, _A),
@@ -171,6 +171,12 @@ def _told(run: Any, purpose: Purpose) -> Iterator[tuple[str, Rule, Callable[[], 
                 yield name, RULES[name if name in RULES else any_other][purpose], partial(str, value)
 
 
+def _computed(case: Case) -> str:
+    """Returns the backend without what changes no number: whether stages that it can't prepare are refused."""
+    name, options = parse_backend(case.backend)
+    return write_backend(name, {key: value for key, value in options.items() if key != STRICT})
+
+
 def _commit(run: Any) -> str:
     return "none" if run.source is None else f"{run.source.commit}{'*' * run.source.dirty}"
 
@@ -193,7 +199,7 @@ _FACTS: Mapping[str, Callable[[Any], str]] = {
     "text-length": lambda run: str(run.case.text_length),
     "dtype": lambda run: str(run.case.dtype),
     "batch-size": lambda run: str(run.case.batch_size),
-    "linear": lambda run: str(run.case.linear),
+    "backend": lambda run: _computed(run.case),
     "checkpoint": lambda run: str(run.case.checkpoint),
     "interaction": lambda run: str(run.case.interaction),
     "vilt": lambda run: str(run.case.vilt),

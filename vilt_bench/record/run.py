@@ -150,6 +150,8 @@ class Trial:
     """Making the model and its inputs."""
     first_call_s: float | None = None
     """The first pass: allocation, autotuning, compilation."""
+    prepare_time_s: float | None = None
+    """The backend's preparing of all stages, before the first call; `None`: there was nothing to prepare."""
     warmup: Series = Series()
     samples: Series = Series()
     settled: bool | None = None
@@ -208,6 +210,55 @@ class Stage:
         return None if self.flops is None else self.flops // 2
 
 
+@dataclass(frozen=True)
+class Deviation:
+    """How far an output lies from that of eager float32 with the same weights and inputs.
+
+    Over all floating-point tensors of an output; whole numbers and truth values count as numbers.
+    """
+
+    largest: float
+    """The largest difference, in the output's own unit."""
+    relative: float
+    """max |a - b| / max |b| of a tensor, b eager's; the largest of its tensors."""
+    relative_l2: float
+    """‖a - b‖₂ / ‖b‖₂ of a tensor; the largest of its tensors."""
+
+
+@dataclass(frozen=True)
+class PreparedStage:
+    """Who computed a stage, and what came of it."""
+
+    name: str
+    computed_by: str
+    """Such as `onednn` or `torch`; what it does, in a few words."""
+    precision: str
+    """In which it computed, such as `float32`, `bfloat16` or `int8`; inputs and outputs are of the case's dtype."""
+    prepare_time_s: float | None = None
+    """In the first trial; `None`: there was nothing to prepare."""
+    fell_back: str | None = None
+    """Why eager torch computed it, and not the backend; `None`: it did as asked."""
+    deviation: Deviation | None = None
+    """From eager float32 on the inputs that eager float32 gave it; `None`: it is that itself, or could not be compared.
+    """
+    not_compared: str | None = None
+    """Why its output could not be compared; `None`: it was, or there was nothing to compare."""
+
+
+@dataclass(frozen=True)
+class Computation:
+    """Who computed a run's stages, and how far the outputs lie from eager float32's."""
+
+    version: str
+    """The library that computed, with its version, such as `openvino 2025.3.0`."""
+    stages: tuple[PreparedStage, ...] = ()
+    deviation: Deviation | None = None
+    """Of the whole's output from that of eager float32 from end to end: of the pooled output, a language model's
+    logits, or the tokens of an embedder alone."""
+    not_compared: str | None = None
+    """Why the whole's output could not be compared."""
+
+
 NONE = "none"
 """Of a model, in place of what is said of a part that it has not."""
 
@@ -229,7 +280,8 @@ class Model:
     shared_weights: str
     """Likewise, of the textual embedder and the transformer."""
     linear: str
-    """Who computed the linear layers, and why if it is not what was asked."""
+    """Who computed the stages, in a line, and why if it is not what was asked; in records of older versions, who
+    computed the shared model's linear layers."""
     images: tuple[str, ...]
     """Names of the images, or `synthetic`."""
     text: str
@@ -242,6 +294,8 @@ class Model:
     """Tokens that there are; `None` in records that do not say."""
     fit: Fit | None = None
     """How images were fitted to the resolution, as it turned out; `None` in records that do not say."""
+    computation: Computation | None = None
+    """Who computed the stages, where it was not eager torch in float32; `None` as well in records that do not say."""
 
     @property
     def is_alone(self) -> bool:

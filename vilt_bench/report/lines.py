@@ -8,7 +8,7 @@ from itertools import groupby
 from vilt_bench.ask.case import LANGUAGE_MODEL, case_name, in_common
 from vilt_bench.judge.remarks import UNACCOUNTED
 from vilt_bench.judge.summary import Summary
-from vilt_bench.record.run import Environment, Model
+from vilt_bench.record.run import NONE, Environment, Model
 from vilt_bench.report.numbers import ABSENT, interval, milliseconds_interval, milliseconds_of
 from vilt_bench.words import counted
 
@@ -180,8 +180,7 @@ def _language_sizes(model: Model) -> str:
 
 def machine_line(run: Summary) -> str:
     """Returns where it was run, in one line; empty where it is not known."""
-    linear = "" if run.model is None or run.model.is_alone else f"linear layers: {run.model.linear}"
-    return environment_line(run.environment, linear=linear)
+    return environment_line(run.environment, computed="" if run.model is None else computed_by(run.model))
 
 
 def commands(runs: Sequence[Summary]) -> list[str]:
@@ -224,11 +223,16 @@ _ID = 12
 NO_OBJECTION = "no objection"
 
 
-def environment_line(where: Environment | None, *, linear: str = "") -> str:
-    """Returns the machine and its software in one line, with who computed the linear layers; empty where unknown."""
+def computed_by(model: Model) -> str:
+    """Returns who computed the stages: `computed by torch`."""
+    return "computed by torch" if model.linear == NONE else f"computed by {model.linear}"
+
+
+def environment_line(where: Environment | None, *, computed: str = "") -> str:
+    """Returns the machine and its software in one line, with who computed the stages; empty where unknown."""
     if where is None:
         return ""
     threads = counted(where.threads, "thread")
     versions = ", ".join(f"{part} {where.versions[part]}" for part in ("torch", "python") if part in where.versions)
     device = where.device if where.device_name in where.machine else f"{where.device} {where.device_name}"
-    return " · ".join(part for part in (where.machine, device, threads, linear, versions) if part)
+    return " · ".join(part for part in (where.machine, device, threads, computed, versions) if part)

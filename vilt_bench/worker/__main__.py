@@ -84,13 +84,24 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply | 
     gpu = open_gpu(device)
     probe = ConditionsProbe(threads if device.type == "cpu" else None, gpu)
     subject = runner.prepare(case, device, timer_for(device))
-    build_time_s = time.perf_counter() - begin
+    build_time_s = time.perf_counter() - begin - subject.reference_s - (subject.computing.prepare_time_s or 0.0)
     yield protocol.Doing("the first call")
     first_call_s = subject.first_call()
+    yield protocol.Doing("comparing outputs with eager float32")
+    subject.compare()
     environment = collect(device, threads=threads)
     origin = factory_file(case.embedder)
     modules = imported_files()
-    yield protocol.Prepared(started_at, build_time_s, first_call_s, environment, subject.facts(), origin, modules)
+    yield protocol.Prepared(
+        started_at,
+        build_time_s,
+        first_call_s,
+        environment,
+        subject.facts(),
+        origin,
+        modules,
+        subject.computing.prepare_time_s,
+    )
 
     probe.start()
     for request in requests:

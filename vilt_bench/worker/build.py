@@ -15,7 +15,7 @@ from vilt_bench.errors import EmbedderError
 from vilt_bench.machine.environment import available_memory_bytes
 from vilt_bench.model import VisionLanguageModel, build_shared, shared_sizes
 from vilt_bench.model.reduction import reduced
-from vilt_bench.record.run import NONE, Model
+from vilt_bench.record.run import NONE, Computation, Model
 from vilt_bench.worker.inputs import Inputs, least_bytes, make_inputs, text_length
 from vilt_bench.worker.meters.meta import building, needs_values
 
@@ -159,6 +159,7 @@ def describe_model(
     visual_tokens: int,
     shared_weights: str = "random",
     linear: str = "torch",
+    computation: Computation | None = None,
 ) -> Model:
     """Returns what was built, for the record.
 
@@ -168,7 +169,8 @@ def describe_model(
         inputs: likewise.
         visual_tokens: as a pass showed them.
         shared_weights: where they come from.
-        linear: who computes the shared model's linear layers.
+        linear: who computes the stages, in a line.
+        computation: more of that.
     """
     embedder, sizes = model.visual_embedder, model.shared.sizes
     return Model(
@@ -181,10 +183,11 @@ def describe_model(
         text_tokens=text_length(case),
         visual_weights=embedder.weights,
         shared_weights=shared_weights if model.shared.has_text else NONE,
-        linear=linear if model.shared.has_text else NONE,
+        linear=linear,
         images=inputs.names,
         text=inputs.text,
         interaction=case.interaction,
         vocabulary=sizes.vocabulary or None,
         fit=inputs.fit,
+        computation=computation,
     )

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from vilt_bench import files
-from vilt_bench.ask.case import Case, command_line, label
+from vilt_bench.ask.case import WHOLE, Case, command_line, label, parse_backend
 from vilt_bench.embedding import Mark, tensors
 from vilt_bench.errors import CheckpointError, EmbedderError, FileError, InputError, ViltBenchError
 from vilt_bench.machine.device import prepare_threads, resolve_device
-from vilt_bench.model import VisionLanguageModel, stages
+from vilt_bench.model import VisionLanguageModel, gather_stages, stages
 from vilt_bench.record.run import LEAST_CPU_SHARE, Bounds, Component, Model, Stage, StageMemory
 from vilt_bench.words import counted
 from vilt_bench.worker import backends
@@ -31,7 +31,6 @@ from vilt_bench.worker.meters.flops import FlopCount, count_flops
 from vilt_bench.worker.meters.memory import MemoryReading, measure_memory
 from vilt_bench.worker.meters.meta import building, needs_values, without_compiler
 from vilt_bench.worker.meters.offered import count_offered
-from vilt_bench.worker.meters.parameters import count_parameters
 from vilt_bench.worker.meters.peak import Peak, measure_peak
 from vilt_bench.worker.meters.traffic import count_traffic
 from vilt_bench.worker.observe import Observer
@@ -57,7 +56,13 @@ class OnMeta:
 
 
 def count(
-    case: Case, model: VisionLanguageModel, inputs: Inputs, observer: Observer, *, packed_bytes: int = 0
+    case: Case,
+    model: VisionLanguageModel,
+    inputs: Inputs,
+    observer: Observer,
+    *,
+    packed_bytes: int = 0,
+    allocates_elsewhere: bool = False,
 ) -> Counts:
     """Returns the stages with all that is counted; what can't be counted is left out, with a warning.
 
@@ -67,6 +72,7 @@ def count(
         inputs: of that pass.
         observer: has seen a pass of the model.
         packed_bytes: of copies of weights that no tensor shows.
+        allocates_elsewhere: whether a stage allocates what torch does not see, so that memory is not known.
     """
     warnings = list(inputs.notes)
     try:
@@ -79,7 +85,11 @@ def count(
             f"({error_line(error.__cause__ or error)})"
         )
     warnings.extend(f"FLOPs of {name} are not known: {why}" for name, why in _unknown_flops(on_meta.flops).items())
-    memory = _measure_memory(model, inputs, packed_bytes=packed_bytes)
+    if allocates_elsewhere:
+        memory = MemoryReading({}, None)
+        warnings.append(f"Memory was not measured: what backend {case.backend} allocates is not seen from here.")
+    else:
+        memory = _measure_memory(model, inputs, packed_bytes=packed_bytes)
     images, text = inputs.batches[0]
     offered = count_offered(lambda mark: model(images, text, mark), dict(stages(model)))
     return Counts(
@@ -107,6 +117,8 @@ def count_on_meta(case: Case, inputs: Inputs) -> tuple[VisionLanguageModel, Obse
     try:
         with building():
             model = build_model(without_weights(case))
+            if WHOLE in parse_backend(case.backend)[1]:
+                gather_stages(model)
     except ViltBenchError:
         raise
     except Exception as error:
@@ -214,14 +226,13 @@ def list_stages(
         memory: by stage.
         counts: of other packages' meters, by stage; on top of what stages say that they found.
     """
-    sizes = count_parameters(observer.modules.items())
     return tuple(
         Stage(
             name=name,
             component=cast("Component", name.partition(".")[0]),
             output=observer.seen[name].output,
-            parameters=sizes[name].parameters,
-            buffers=sizes[name].buffers,
+            parameters=observer.sizes[name].parameters,
+            buffers=observer.sizes[name].buffers,
             flops=on_meta.flops.stages.get(name),
             moved_bytes=on_meta.moved_bytes.get(name),
             memory=memory.get(name),
@@ -259,7 +270,7 @@ def peak_here(case: Case) -> tuple[Peak, str]:
     """
     device = resolve_device(case.device)
     threads = prepare_threads(case.threads)
-    peak = measure_peak(device, getattr(torch, case.dtype), packed=backends.products(case.linear))
+    peak = measure_peak(device, getattr(torch, case.dtype), packed=backends.products(case.backend))
     on = counted(threads, "thread") if device.type == "cpu" else str(device)
     return peak, (
         f"{peak.flops_per_s / 1e9:,.0f} GFLOP/s by {peak.kernel} in {case.dtype}, "

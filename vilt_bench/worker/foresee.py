@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from vilt_bench.ask.case import ALONE, TEXT_LENGTH, Case, ViltConfig
+from vilt_bench.ask.case import ALONE, EAGER, TEXT_LENGTH, Case, ViltConfig
 from vilt_bench.ask.forecast import Forecast
 from vilt_bench.errors import ViltBenchError
 from vilt_bench.machine.device import resolve_device
@@ -55,7 +55,7 @@ def _shape(case: Case, seen: list[tuple[Case, Shape | ViltBenchError]]) -> Shape
         interaction=ALONE,
         vilt=ViltConfig(hidden_size=shared_sizes(case.interaction, case.vilt).hidden_size),
         text_length=TEXT_LENGTH,
-        linear="torch",
+        backend=EAGER,
         checkpoint=None,
         batch_size=1,
         dtype="float32",

@@ -13,6 +13,7 @@ from vilt_bench.embedding import VisualTokens, stage_counts, tensors
 from vilt_bench.embedding.breaches import breaches
 from vilt_bench.errors import EmbedderError
 from vilt_bench.model import VisionLanguageModel, stages
+from vilt_bench.worker.meters.parameters import count_parameters
 from vilt_bench.worker.preprocessing import PREPROCESSING, Preprocessing
 
 
@@ -35,6 +36,8 @@ class Observer:
         before = {} if preprocessing is None else dict(preprocessing.stages.items())
         self.modules = {f"{PREPROCESSING}.{name}": stage for name, stage in before.items()} | dict(stages(model))
         """By the stages' full names, in the order in which they run."""
+        self.sizes = count_parameters(self.modules.items())
+        """By stage, of the modules as they are now; a backend may change them."""
         self.notes = {
             f"{component}.{name}": note
             for component, chain in ((PREPROCESSING, preprocessing), ("visual_embedder", model.visual_embedder))

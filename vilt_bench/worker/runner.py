@@ -12,19 +12,20 @@ from typing import Any
 
 import torch
 
-from vilt_bench.ask.case import Case, label
+from vilt_bench.ask.case import WHOLE, Case, label, parse_backend
 from vilt_bench.embedding import Mark
 from vilt_bench.errors import ViltBenchError
 from vilt_bench.machine.environment import torch_state
-from vilt_bench.model import VisionLanguageModel, load_checkpoint
+from vilt_bench.model import VisionLanguageModel, gather_stages, load_checkpoint
 from vilt_bench.record.run import Model, Series
 from vilt_bench.worker import backends
 from vilt_bench.worker.build import build_inputs, build_model, check_memory, describe_model, embedder_for_input
 from vilt_bench.worker.count import Counts, count
-from vilt_bench.worker.failures import StageError
+from vilt_bench.worker.failures import StageError, error_line
 from vilt_bench.worker.inputs import Inputs
 from vilt_bench.worker.meters.latency import Forward, Interval, StagedPass, Timer, quiet, times
 from vilt_bench.worker.observe import Observer, strange_values
+from vilt_bench.worker.prepare import FLOAT32, Computing, Seen, compare, is_plain, prepare_stages, see
 from vilt_bench.worker.preprocessing import PREPROCESSING
 from vilt_bench.worker.torch_state import changes, refuse_changes
 
@@ -40,23 +41,21 @@ class Runner:
     model: VisionLanguageModel
     inputs: Inputs
     timer: Timer
-    linear: str
-    """Who computes the shared model's linear layers."""
     shared_weights: str
     """Where they come from."""
-    packed_bytes: int = 0
-    """Of weights that are kept beside the parameters, in another layout."""
+    observer: Observer
+    """Looks at the first call."""
+    computing: Computing = field(default_factory=Computing)
+    """Who computes the stages."""
+    reference_s: float = 0.0
+    """How long it took to see what eager float32 computes, before anything was prepared."""
     torch_before: Mapping[str, str] = field(default_factory=torch_state)
-    """torch's state before the embedder's code was imported."""
+    """torch's state before the embedder's code was imported; of settings that a backend has made, as it made them."""
     passes: int = 0
     token_counts: set[int] = field(default_factory=set)
     """Visual tokens that passes had."""
     _strange: tuple[str, ...] = ()
     """What a reader must know of the first pass's values."""
-
-    def __post_init__(self) -> None:
-        """Prepare to observe the first call."""
-        self.observer = Observer(self.case, self.model, self.inputs.preprocessing)
 
     def first_call(self) -> float:
         """Returns the seconds of the first pass, which also shows shapes and counts.
@@ -79,6 +78,14 @@ class Runner:
         # A call is over when its result is there: the host's clock, the device synchronised.
         assert call.wall_time_s is not None
         return call.wall_time_s
+
+    def compare(self) -> None:
+        """Compare what the stages compute with eager float32, where they are not that themselves.
+
+        Raises:
+            StageError: an output holds NaN or infinite values where eager float32's does not.
+        """
+        self.computing.result = compare(self.case, self.model, self.inputs.batches[-1], self.computing)
 
     def remarks(self) -> tuple[str, ...]:
         """Returns what a reader must know of the passes so far, a sentence each."""
@@ -119,7 +126,14 @@ class Runner:
 
     def count(self) -> Counts:
         """Returns the stages with all that is counted, how memory was obtained, and warnings."""
-        return count(self.case, self.model, self.inputs, self.observer, packed_bytes=self.packed_bytes)
+        return count(
+            self.case,
+            self.model,
+            self.inputs,
+            self.observer,
+            packed_bytes=self.computing.packed_bytes,
+            allocates_elsewhere=self.computing.allocates_elsewhere,
+        )
 
     def run_pass(self) -> None:
         """Run one uninstrumented pass."""
@@ -135,7 +149,8 @@ class Runner:
             self.inputs,
             visual_tokens=self.observer.visual_tokens,
             shared_weights=self.shared_weights,
-            linear=self.linear,
+            linear=self.computing.description,
+            computation=self.computing.result,
         )
 
     def _forward(self, index: int) -> Forward:
@@ -175,7 +190,8 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
         CheckpointError: weights can't be used.
         MemoryError: weights and inputs need more than there is.
     """
-    backend = backends.load(case.linear)
+    _, options = parse_backend(case.backend)
+    backends.check(case.backend, device.type)
     before = torch_state()
     # The input first: whether it fits is told by an embedder that takes no memory and hardly any time.
     embedder = embedder_for_input(case)
@@ -183,11 +199,44 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
     inputs = build_inputs(case, embedder, device)
     model = build_model(case)
     shared_weights = "random" if case.checkpoint is None else load_checkpoint(model, case.checkpoint)
+    if options.get(WHOLE):
+        gather_stages(model)
+    observer = Observer(case, model, inputs.preprocessing)
+    begin = time.perf_counter()
+    computing = Computing()
+    examples = None
+    if not is_plain(case) or case.dtype != FLOAT32:
+        model = model.to(device)
+        computing, examples = _see_eager(case, model, inputs)
+    reference_s = time.perf_counter() - begin
     model = model.to(device, getattr(torch, case.dtype))
-    linear = backend.prepare(model.shared)
     refuse_changes(before, torch_state(), name=label(case))
-    packed_bytes = backend.packed_bytes(model.shared)
-    return Runner(case, model, inputs, timer, linear, shared_weights, packed_bytes, before)
+    if not is_plain(case):
+        assert examples is not None
+        reference = computing.reference
+        computing = prepare_stages(case, model, examples, device=device, threads=torch.get_num_threads())
+        computing.reference = reference
+        before = torch_state()
+    return Runner(case, model, inputs, timer, shared_weights, observer, computing, reference_s, before)
+
+
+def _see_eager(case: Case, model: VisionLanguageModel, inputs: Inputs) -> tuple[Computing, Seen | None]:
+    """Returns what outputs are to be compared with, and what stages are called with; of other inputs if there are any.
+
+    What a backend has taken from its example for granted, such as a number of boxes, then shows.
+    """
+    computing = Computing()
+    try:
+        computing.reference = see(case, model, inputs.batches[-1])
+    except Exception as error:
+        if not is_plain(case):
+            raise
+        # It is torch's own, in another precision: it is measured, if not compared.
+        computing.no_reference = f"eager float32 could not be run: {error_line(error.__cause__ or error)}"
+        return computing, None
+    if is_plain(case) or len(inputs.batches) == 1:
+        return computing, computing.reference
+    return computing, see(case, model, inputs.batches[0])
 
 
 def time_block(

@@ -1,14 +1,16 @@
 import io
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 
 from embedders.patch import patch
 from vilt_bench.ask.case import ViltConfig
 from vilt_bench.embedding import ImageBatch, TextBatch
 from vilt_bench.model import Vilt, VisionLanguageModel
-from vilt_bench.worker.backends import onednn
+from vilt_bench.worker.backends import NotPreparedError, _packed_linear
 
 SMALL = ViltConfig(hidden_size=32, layers=2, heads=4, mlp_size=64, vocabulary=200)
 
@@ -33,6 +35,13 @@ def batch(size: tuple[int, int], lengths: list[int], *, vocabulary: int = 200) -
     )
 
 
+def pack(module: nn.Module) -> nn.Module:
+    try:
+        return _packed_linear.pack(module)
+    except NotPreparedError as reason:
+        pytest.skip(str(reason))
+
+
 @pytest.mark.parametrize("lengths", [[6, 6], [6, 3]])
 def test_onednn_computes_the_same_pooled_output(lengths):
     model = build()
@@ -40,9 +49,7 @@ def test_onednn_computes_the_same_pooled_output(lengths):
     expected = model(*inputs)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     names = set(model.state_dict())
-    description = onednn.prepare(model.shared.modality_interaction.stages["transformer"])
-    if description != "oneDNN, prepacked weights":
-        pytest.skip(description)
+    pack(model.shared.modality_interaction.stages["transformer"])
     assert (model(*inputs).pooled - expected.pooled).abs().max() < 1e-5
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     assert set(model.state_dict()) == names
@@ -58,8 +65,24 @@ def test_onednn_computes_the_same_pooled_output_in_full_size():
     model = build(ViltConfig())
     inputs = batch((384, 640), [40], vocabulary=30_522)
     expected = model(*inputs).pooled
-    onednn.prepare(model.shared)
+    pack(model.shared)
     assert (model(*inputs).pooled - expected).abs().max() < 1e-5
+
+
+def test_a_tower_with_named_layers_a_gelu_by_tanh_and_a_linear_layer_alone_computes_the_same():
+    layers = {
+        "norm": nn.LayerNorm(8),
+        "first": nn.Linear(8, 16),
+        "gelu": nn.GELU(),
+        "second": nn.Linear(16, 8),
+        "tanh": nn.GELU(approximate="tanh"),
+    }
+    inputs = torch.randn(2, 3, 8)
+    for module in (nn.Sequential(OrderedDict(layers)), nn.Linear(8, 16)):
+        expected = module(inputs)
+        packed = pack(module)
+        assert not _packed_linear.linears(packed)
+        torch.testing.assert_close(packed(inputs), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -73,15 +96,15 @@ def test_onednn_computes_the_same_pooled_output_in_full_size():
 def test_onednn_falls_back_and_says_why(change, reason):
     model = change(build())
     modules = [type(module) for module in model.modules()]
-    description = onednn.prepare(model)
-    assert description.startswith("torch (oneDNN asked for, but ")
-    assert reason in description
+    with pytest.raises(NotPreparedError, match=reason):
+        _packed_linear.pack(model)
     assert [type(module) for module in model.modules()] == modules
 
 
 def test_onednn_falls_back_where_the_operator_is_gone(monkeypatch):
-    monkeypatch.setattr("vilt_bench.worker.backends.onednn.PackedLinear.__init__", _raise_attribute_error)
-    assert "does not offer it" in onednn.prepare(build())
+    monkeypatch.setattr(_packed_linear.PackedLinear, "__init__", _raise_attribute_error)
+    with pytest.raises(NotPreparedError, match="does not offer it"):
+        _packed_linear.pack(build())
 
 
 def _raise_attribute_error(*args: object, **options: object) -> None:
@@ -90,7 +113,7 @@ def _raise_attribute_error(*args: object, **options: object) -> None:
 
 def test_a_packed_model_survives_a_round_trip_of_its_state():
     model = build()
-    onednn.prepare(model)
+    pack(model)
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)

@@ -12,7 +12,7 @@ from vilt_bench.report.numbers import ABSENT
 
 _LONGEST = 40
 _MOST = 4
-_TITLES = {"batch-size": "batch size", "linear": "linear layers", "omp-wait-policy": "omp wait policy"}
+_TITLES = {"batch-size": "batch size", "omp-wait-policy": "omp wait policy"}
 """Of facts whose name is that of an option."""
 
 

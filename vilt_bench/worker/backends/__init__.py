@@ -1,20 +1,26 @@
-"""Who computes the shared model's layers: a backend is found by name and takes over what it can of a built model.
+"""Who computes the stages: a backend is found by name, prepares each stage by itself, and tells what it did.
 
 A backend is one file in this folder, or an entry point of the group `vilt_bench.backends` that names a module or an
-object with the functions of `Backend`. One whose matrix products may be faster than torch's also offers them as
-`PRODUCTS`, see `products`. To find one needs no torch.
+object with the functions of `Backend`. To find one imports none; to check its name and options imports it, which is why
+it imports torch and what it computes with inside its functions.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from vilt_bench.errors import ConfigError
+from vilt_bench.ask.case import EAGER, STRICT, WHOLE, Option, parse_backend
+from vilt_bench.errors import ConfigError, DeviceError
+from vilt_bench.words import did_you_mean, nearest
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from vilt_bench.worker.meters.peak import Pack
@@ -22,22 +28,75 @@ if TYPE_CHECKING:
 GROUP = "vilt_bench.backends"
 """The entry points' group; an entry point's name is the backend's."""
 
+Values = type | Sequence[str]
+"""What an option's value may be: `bool`, `int`, `float` or `str`, or one of these texts."""
+COMMON: Mapping[str, Values] = {WHOLE: bool, STRICT: bool}
+"""Options that every backend has; they are not handed to it."""
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+class NotPreparedError(Exception):
+    """A backend can't prepare a stage; the message says why, as the end of a sentence. Eager torch computes it."""
+
+
+class StageToPrepare(NamedTuple):
+    """A stage as a backend gets it."""
+
+    name: str
+    """In full, such as `visual_embedder.backbone`."""
+    module: nn.Module
+    """Called with one argument; in eval mode, on its device, in its dtype, weights loaded, without gradients."""
+    inputs: Any
+    """What it is called with, as a pass of eager torch showed it; every pass has these shapes, unless the stage before
+    finds more or fewer of something in another image."""
+    outputs: Any
+    """What eager torch made of that in float32, then brought to the case's dtype."""
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+    """That torch has on the CPU."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A stage that is ready to run."""
+
+    run: Callable[[Any], Any]
+    """What a pass calls in place of the module, with the stage's input; returns its output, of the same kind. May be
+    the module itself, changed."""
+    computed_by: str
+    """For the record: what computes, in a few words."""
+    precision: str
+    """In which it really computes, such as `float32`, `tf32`, `bfloat16` or `int8`."""
+    packed_bytes: int = 0
+    """Of copies of weights that it keeps beside the parameters, and that torch's allocator does not show."""
+    allocates_elsewhere: bool = False
+    """Whether what it allocates in a pass is not torch's, so that memory can't be told."""
+
 
 class Backend(Protocol):
-    """What computes layers of a model in another way than torch's modules do."""
+    """What computes stages in another way than torch's modules do, one operator after the other.
 
-    def prepare(self, model: nn.Module) -> str:
-        """Takes over, in place, what it can of the shared model, which is on its device, in eval mode, weights loaded.
+    It may have, besides:
 
-        Parameters stay where they are, so that counts and state dicts do not change. Where it can do nothing, the model
-        is unchanged, and what is returned says why.
+    - `OPTIONS: Mapping[str, Values]`: its options beside `COMMON`; none is named as a backend is.
+    - `DEVICES: Sequence[str]`: types of devices that it can use, such as `cpu`; without it, any.
+    - `NEEDS: Mapping[str, str]`: packages that are imported, by what pip installs for them.
+    - `PRODUCTS: Mapping[str, Pack]`: its matrix products, where they may be faster than torch's, see `products`.
+    """
 
-        Returns:
-            Who computes the linear layers, for the record.
+    def prepare(self, stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:
+        """Returns the stage, ready to run; called once a stage, in order, before the first call.
+
+        Parameters stay where they are. Gradients are off.
+
+        Raises:
+            NotPreparedError: it can't prepare the stage, and has left it as it was. Any other exception says so too,
+                but for those of `vilt_bench.errors`, which refuse the case.
         """
 
-    def packed_bytes(self, model: nn.Module) -> int:
-        """Returns the bytes of the copies of weights that it keeps in a model that it has prepared; 0: none."""
+    def version(self) -> str:
+        """Returns the library that computes with its version, such as `openvino 2025.3.0`."""
 
 
 def names() -> list[str]:
@@ -45,13 +104,36 @@ def names() -> list[str]:
     return sorted({*_files(), *(point.name for point in entry_points(group=GROUP))})
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that no backend has, without importing one.
+def check(text: str, device: str = "auto") -> None:
+    """Refuse a backend that can't be used as a text like `torch:channels_last` asks for; torch is not imported.
+
+    Args:
+        text: name and options.
+        device: that is asked for, as far as it is known: `auto` is not.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, it can't be imported, what it needs is not installed, or it has no such
+            option or value.
+        DeviceError: it can't use the device.
     """
-    _find(name)
+    name, options = parse_backend(text)
+    backend = load(name)
+    _check_needs(name, getattr(backend, "NEEDS", {}))
+    _check_options(name, options, {**getattr(backend, "OPTIONS", {}), **COMMON})
+    if device != "auto":
+        check_device(name, device)
+
+
+def check_device(name: str, device: str) -> None:
+    """Refuse a device that a backend can't use.
+
+    Raises:
+        ConfigError: as `load`.
+        DeviceError: it can't use it.
+    """
+    devices: Sequence[str] | None = getattr(load(name), "DEVICES", None)
+    if devices is not None and device.partition(":")[0] not in devices:
+        raise DeviceError(f"`backend` {name} can't use {device}; give `device` {' or '.join(devices)}")
 
 
 def load(name: str) -> Backend:
@@ -65,33 +147,33 @@ def load(name: str) -> Backend:
         backend = importlib.import_module(f"{__name__}.{name}") if point is None else point.load()
     except Exception as error:  # whatever an outsider's module does on import
         problem = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"backend {name!r} can't be imported: {problem}; mend or remove it") from error
-    missing = [each for each in ("prepare", "packed_bytes") if not callable(getattr(backend, each, None))]
+        raise ConfigError(f"{name!r} can't be imported: {problem}; mend or remove it", field="backend") from error
+    missing = [each for each in ("prepare", "version") if not callable(getattr(backend, each, None))]
     if missing:
-        raise ConfigError(f"backend {name!r} has no function {missing[0]}; expected prepare and packed_bytes")
+        raise ConfigError(f"{name!r} has no function {missing[0]}; expected prepare and version", field="backend")
     return cast("Backend", backend)
 
 
-def products(name: str) -> dict[str, Pack]:
+def products(text: str) -> dict[str, Pack]:
     """Returns the products that a machine's peak is tried with beside torch's own, by what they are in words.
 
     Each takes a weight [out, in] and returns the product with it, or `None` where it can't be had there.
 
     Args:
-        name: of a backend, whose products count beside those of this folder's: none is to undercut a least time.
+        text: a backend, whose products count beside those of this folder's: none is to undercut a least time.
 
     Raises:
         ConfigError: as `load`.
     """
     found: dict[str, Pack] = {}
-    for each in dict.fromkeys([*_files(), name]):
+    for each in dict.fromkeys([*_files(), parse_backend(text)[0]]):
         found |= getattr(load(each), "PRODUCTS", {})
     return found
 
 
 def _files() -> list[str]:
     """Returns the names of the backends in this folder."""
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
 
 
 def _find(name: str) -> EntryPoint | None:
@@ -100,7 +182,35 @@ def _find(name: str) -> EntryPoint | None:
         return None
     points = {point.value: point for point in entry_points(group=GROUP, name=name)}
     if not points:
-        raise ConfigError(f"no backend named {name!r} computes linear layers; there are {', '.join(names())}")
+        known = names()
+        options = getattr(load(EAGER), "OPTIONS", {})
+        if name.partition("=")[0].strip().replace("-", "_") in options:
+            raise ConfigError(f"{name!r} is an option of {EAGER}; write {EAGER}:{name}", field="backend")
+        guess = did_you_mean(nearest(name, known))
+        raise ConfigError(f"{name!r} is none that is known{guess} there are {', '.join(known)}", field="backend")
     if len(points) > 1:
-        raise ConfigError(f"backend {name!r} is offered as {' and '.join(points)}; uninstall all but one")
+        raise ConfigError(f"{name!r} is offered as {' and '.join(points)}; uninstall all but one", field="backend")
     return next(iter(points.values()))
+
+
+def _check_needs(name: str, needs: Mapping[str, str]) -> None:
+    for package, wanted in needs.items():
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"{name} needs {package}, which is not installed; python -m pip install '{wanted}'", field="backend"
+            )
+
+
+def _check_options(name: str, options: Mapping[str, Option], known: Mapping[str, Values]) -> None:
+    for key, value in options.items():
+        if key not in known:
+            guess = did_you_mean(nearest(key, [*known, *names()]))
+            raise ConfigError(f"{name} has no option {key!r}{guess} it has {', '.join(known)}", field="backend")
+        values = known[key]
+        if isinstance(values, type):
+            fits = isinstance(value, (int, float) if values is float else values)
+            if not fits or (isinstance(value, bool) and values is not bool):
+                raise ConfigError(f"{name}: {key} must be {_KINDS[values]}, got {value}", field="backend")
+        elif value not in values:
+            got = "no value" if value is True else str(value)
+            raise ConfigError(f"{name}: {key} must be one of {', '.join(values)}; got {got}", field="backend")

@@ -2,107 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from vilt_bench.worker.backends import Prepared, StageToPrepare
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vilt_bench.ask.case import Option
 
 PACKED = "oneDNN, prepacked weights"
+DEVICES = ("cpu",)
 
 
-def prepare(model: nn.Module) -> str:
-    """Replaces the model's linear layers, in place, by oneDNN's with packed weights; inference only.
+def prepare(stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:
+    """Replaces the stage's linear layers, in place, by oneDNN's with packed weights.
 
     A GELU that follows in an `nn.Sequential` is computed in the same kernel. The parameters stay where they are, so
-    that counts and state dicts do not change, and the packed weights come on top; pack after loading. Where
-    it can't be done, the model is unchanged and the description says why.
+    that counts and state dicts do not change, and the packed weights come on top. A stage without linear layers is
+    eager torch's.
 
-    Returns:
-        Who computes the linear layers, for the record.
+    Raises:
+        NotPreparedError: this torch, this processor or this dtype has no such kernel.
     """
-    linears = [layer for layer in model.modules() if type(layer) is nn.Linear]
-    reason = _obstacle(linears)
-    if reason is not None:
-        return f"torch (oneDNN asked for, but {reason})"
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
-                gelu = _fuse_gelu(parent, name)
-                setattr(parent, name, PackedLinear(child, gelu=gelu))
-    return PACKED
+    from vilt_bench.worker.backends import _packed_linear
+
+    dtype = str(stage.dtype).removeprefix("torch.")
+    count = len(_packed_linear.linears(stage.module))
+    if not count:
+        return Prepared(stage.module, "torch, as it has no linear layers", dtype)
+    packed = _packed_linear.pack(stage.module)
+    return Prepared(packed, PACKED, dtype, packed_bytes=_packed_linear.packed_bytes(packed))
+
+
+def version() -> str:
+    """Returns torch's version with oneDNN's within."""
+    import re
+
+    import torch
+
+    found = re.search(r"oneDNN\)? v?([\d.]+)|MKL-DNN v([\d.]+)", torch.__config__.show())
+    return f"torch {torch.__version__}" + (f", oneDNN {found[1] or found[2]}" if found else "")
 
 
 def pack_linear(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
     """Returns the product with a weight [out, in] that is packed now; `None` where `prepare` would do nothing."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    return None if _obstacle([linear]) else PackedLinear(linear)
+    from vilt_bench.worker.backends import _packed_linear
+
+    return _packed_linear.pack_weight(weight)
 
 
 PRODUCTS = {"a matrix product by oneDNN with a prepacked weight": pack_linear}
 """What a machine's peak is tried with beside torch's own, by what it is."""
-
-
-def packed_bytes(model: nn.Module) -> int:
-    """Returns the bytes of the model's packed weights, which come on top of its parameters; padding left out."""
-    return sum(layer.packed_bytes for layer in model.modules() if isinstance(layer, PackedLinear))
-
-
-class PackedLinear(nn.Module):
-    """A linear layer, and a GELU after it where asked, by oneDNN: [..., in] to [..., out]."""
-
-    def __init__(self, linear: nn.Linear, *, gelu: bool = False) -> None:
-        """Pack the layer's weight; the parameters are the layer's own."""
-        super().__init__()
-        self.weight = linear.weight
-        self.bias = linear.bias
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self.packed_bytes = linear.weight.numel() * linear.weight.element_size()
-        self._activation = "gelu" if gelu else "none"
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Returns inputs · weightᵀ + bias, activated."""
-        # "none" as the last argument asks for the exact GELU, not the one by tanh.
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(
-            inputs, self._packed, self.bias, self._activation, [], "none"
-        )
-        return output
-
-
-def _fuse_gelu(parent: nn.Module, name: str) -> bool:
-    """Returns whether an exact GELU follows the layer, and takes it out."""
-    if not isinstance(parent, nn.Sequential):
-        return False
-    following = str(int(name) + 1)
-    activation: Any = getattr(parent, following, None)
-    if not isinstance(activation, nn.GELU) or activation.approximate != "none":
-        return False
-    setattr(parent, following, nn.Identity())
-    return True
-
-
-def _obstacle(linears: list[nn.Linear]) -> str | None:
-    """Returns why the layers can't be computed by oneDNN; `None` where they can."""
-    if not linears:
-        return "the model has no linear layers"
-    for layer in linears:
-        if layer.weight.device.type != "cpu":
-            return f"the model is on {layer.weight.device.type}, not on the CPU"
-        if layer.weight.dtype not in (torch.float32, torch.bfloat16):
-            return f"{str(layer.weight.dtype).removeprefix('torch.')} is not supported"
-    # The operators are torch's own, for its compiler, and may change: try them on a small layer, and compare.
-    try:
-        return None if _gives_the_same(linears[0].weight.dtype) else "it gives other results on this machine"
-    except (AttributeError, RuntimeError, TypeError, ValueError):
-        return "this torch or this processor does not offer it"
-
-
-@torch.no_grad()
-def _gives_the_same(dtype: torch.dtype) -> bool:
-    with torch.random.fork_rng(devices=[]):
-        linear = nn.Linear(64, 32, dtype=dtype)
-        inputs = torch.rand(2, 3, 64, dtype=dtype)
-    expected = nn.functional.gelu(linear(inputs))
-    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    return torch.allclose(PackedLinear(linear, gelu=True)(inputs), expected, rtol=tolerance, atol=tolerance)
