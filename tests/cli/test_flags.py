@@ -103,5 +103,5 @@ def test_a_file_that_can_not_be_written_is_told_by_its_own_flag(tmp_path: Path) 
 
 
 def test_what_is_no_field_stays_as_it_was_quoted() -> None:
-    assert in_flags("`touch pwned` of `x`, not `fit`") == "`touch pwned` of `x`, not --fit"
+    assert in_flags("`touch pwned` of `q`, not `fit`") == "`touch pwned` of `q`, not --fit"
     assert (str(ViltBenchError("`x`")), ViltBenchError("`x`").field) == ("`x`", "")

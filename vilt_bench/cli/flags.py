@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 _ALIKE = (
-    "allow_different", "backend", "batch_size", "budget", "checkpoint", "device", "dtype", "embedder", "figure", "fit",
-    "format", "heads", "hidden_size", "interaction", "join", "layers", "limit", "mlp_size", "name", "newest",
-    "on", "order", "parameters", "precision", "preset", "reduce", "resolution", "seed", "since", "span", "study_time",
-    "text_length", "text_positions", "threads", "tokens", "tolerance", "trials",
+    "allow_different", "backend", "batch_size", "budget", "checkpoint", "device", "dtype", "embedder", "facet",
+    "figure", "fit", "format", "heads", "hidden_size", "interaction", "join", "labels", "layers", "limit", "linear",
+    "log", "mlp_size", "name", "newest", "on", "only", "order", "parameters", "precision", "preset", "reduce",
+    "resolution", "seed", "since", "span", "stacked", "study_time", "text_length", "text_positions", "threads",
+    "tokens", "tolerance", "trials", "x", "y", "z",
 )  # fmt: skip
 FLAGS = {
     **{name: f"--{name.replace('_', '-')}" for name in _ALIKE},

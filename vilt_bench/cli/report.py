@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vilt_bench.cli import formats, options, screen, values
 from vilt_bench.cli.options import RESULTS
 from vilt_bench.errors import ConfigError
-from vilt_bench.report import FIGURES, NEWEST, PICTURES, SPANS
+from vilt_bench.report import FIGURES, LOGS, MAPS, NEWEST, PICTURES, SPANS
 from vilt_bench.report.runs import FORMATS as TEXTS
 
 FOR_PEOPLE = ("table", "markdown", "latex", "html")
@@ -40,7 +40,15 @@ def register(add: Add) -> None:
         "--newest",
         type=int,
         metavar="N",
-        help=f"only the N runs that started last; default: all, in pictures and pages {NEWEST}",
+        help=f"only the N runs that started last; default: all, in pictures of bars and their pages {NEWEST}",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=VALUE,…",
+        help="only runs with these values, such as embedder=patch32,grid-r50,dtype=float32; axes: "
+        "embedder, resolution, batch-size, dtype, text-length, reduce, threads, interaction, machine, …",
     )
     options.add_columns(parser)
     options.add_sort(parser, default="rank in tables and pages of folders; else asked")
@@ -50,7 +58,8 @@ def register(add: Add) -> None:
         choices=FIGURES,
         default=FIGURES[0],
         help="latency by stage, as the ViLT paper's Figure 1, or relative computational size, as its Figure 2 "
-        "(default: latency; a page has both)",
+        "(default: latency; a page has both); of a sweep: curve, a quantity along an axis; pareto, two quantities "
+        "with their frontier; heatmap, a quantity by two axes",
     )
     group.add_argument("--with-paper", action="store_true", help="with the bars of the ViLT paper's Figure 1")
     group.add_argument(
@@ -60,6 +69,34 @@ def register(add: Add) -> None:
         metavar="NAME,…",
         help="what may differ between runs that are drawn side by side, such as torch,driver; alone: everything; each "
         "is then labelled",
+    )
+    group.add_argument(
+        "--x",
+        metavar="NAME",
+        help="of a curve or heatmap an axis of the sweep, such as batch-size, resolution, visual-tokens, text-length, "
+        "threads; of pareto a quantity, as --columns has them (default: the first axis that varies; latency)",
+    )
+    group.add_argument(
+        "--y",
+        metavar="NAME",
+        help="of a curve or pareto a quantity, such as images-per-second, share, peak-bytes, flops, parameters; of a "
+        "heatmap an axis (default: latency; flops; embedder, or the next that varies)",
+    )
+    group.add_argument("--z", metavar="NAME", help="the quantity of a heatmap (default: latency)")
+    group.add_argument("--facet", metavar="AXIS", help="a panel for each value of this axis")
+    group.add_argument("--stacked", action="store_true", help="a curve as areas by stage, a panel a line")
+    group.add_argument(
+        "--log",
+        choices=LOGS,
+        default=LOGS[0],
+        help="which axes are logarithmic (default: those whose values lie far apart)",
+    )
+    group.add_argument(
+        "--labels",
+        action="append",
+        default=[],
+        metavar="FILE.toml|NAME=LABEL",
+        help="labels, colours and order of your own, as docs/pictures.md has them",
     )
     group.add_argument(
         "--span", type=int, choices=SPANS, default=SPANS[0], help="columns of a paper that it spans (default: 1)"
@@ -87,6 +124,17 @@ def report(asked: argparse.Namespace) -> int:
     left_out = screen.leave_out(unreadable)
     for_people = asked.format in FOR_PEOPLE and any(map(load.is_folder, paths))
     by_place = for_people if asked.sort is None else asked.sort == "rank"
+    is_map = asked.figure in MAPS
+    if not is_map and (
+        given := [flag for flag in _OF_MAPS if getattr(asked, flag[2:]) not in (None, False, [], LOGS[0])]
+    ):
+        raise ConfigError(f"{given[0]} is of pictures of a sweep; add --figure {'|'.join(MAPS)}")
+    if asked.format in PICTURES and is_map:
+        return _map(runs, asked, left_out)
+    if asked.only:
+        from vilt_bench.report.axes import only
+
+        runs = only(runs, asked.only)
     if asked.format in PICTURES:
         return _picture(by_rank(runs) if by_place else runs, asked, left_out)
     if asked.with_paper or asked.allow_different or asked.span != SPANS[0] or asked.figure != FIGURES[0]:
@@ -113,8 +161,47 @@ def report(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _picture(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Sequence[str]) -> int:
+_OF_MAPS = ("--x", "--y", "--z", "--facet", "--stacked", "--log", "--labels")
+
+
+def _map(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Sequence[str]) -> int:
+    from vilt_bench.report import newest_of, render_map
+
+    if asked.with_paper:
+        raise ConfigError("--with-paper adds the bars of the paper's Figure 1; leave it out for a picture of a sweep")
+    _refuse_terminal(asked)
+    chosen, older = newest_of(runs, asked.newest)
+    return _write(
+        render_map(
+            chosen,
+            asked.format,
+            figure=asked.figure,
+            **{name: getattr(asked, name) for name in ("x", "y", "z", "facet", "stacked", "log", "only", "labels")},
+            allow_different=asked.allow_different,
+            span=asked.span,
+            left_out=[*older, *left_out],
+            quantities=asked.columns,
+        ),
+        asked.output,
+    )
+
+
+def _refuse_terminal(asked: argparse.Namespace) -> None:
+    if asked.output is None and sys.stdout.isatty():
+        raise ConfigError(f"--format {asked.format} is not for a terminal; add --output FILE.{asked.format}")
+
+
+def _write(data: bytes, output: str | None) -> int:
     from vilt_bench.record import store
+
+    if output is None:
+        sys.stdout.buffer.write(data)
+    else:
+        store.write_bytes(output, data)
+    return 0
+
+
+def _picture(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Sequence[str]) -> int:
     from vilt_bench.report import render_picture
 
     beside = None
@@ -123,8 +210,7 @@ def _picture(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Seque
 
         beside = paper_figure1()
 
-    if asked.output is None and sys.stdout.isatty():
-        raise ConfigError(f"--format {asked.format} is not for a terminal; add --output FILE.{asked.format}")
+    _refuse_terminal(asked)
     data = render_picture(
         runs,
         asked.format,
@@ -136,8 +222,4 @@ def _picture(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Seque
         left_out=left_out,
         quantities=asked.columns,
     )
-    if asked.output is None:
-        sys.stdout.buffer.write(data)
-    else:
-        store.write_bytes(asked.output, data)
-    return 0
+    return _write(data, asked.output)

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 PICTURES = ("svg", "png", "pdf", "html")
 """Formats of `render_picture`; the only ones that need matplotlib."""
-FIGURES = ("latency", "size")
-"""What a picture shows: the paper's Figure 1 or its Figure 2."""
+MAPS = ("curve", "pareto", "heatmap")
+"""Pictures of a sweep."""
+FIGURES = ("latency", "size", *MAPS)
+"""What a picture shows: the paper's Figure 1 or its Figure 2, or a map."""
 SPANS = (1, 2)
 """Of a two-column paper, how many a picture may span."""
 
@@ -157,3 +159,116 @@ def render_picture(
                 quantities=told,
             )
         return latencies() if figure == "latency" else sizes()
+
+
+def render_map(
+    runs: Iterable[Run | Summary],
+    format: str,
+    *,
+    figure: str = "curve",
+    x: str | None = None,
+    y: str | None = None,
+    z: str | None = None,
+    facet: str | None = None,
+    stacked: bool = False,
+    log: str = "auto",
+    only: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    allow_different: bool | Collection[str] = False,
+    span: int = 1,
+    left_out: Sequence[str] = (),
+    quantities: Sequence[str] = (),
+) -> bytes:
+    """Returns a picture of a sweep, or as `html` a page with it and all tables, as a file's content.
+
+    Args:
+        runs: in order; each is judged once, unless it is judged already.
+        format: one of `PICTURES`.
+        figure: one of `MAPS`: a quantity `y` along an axis `x`; runs by two quantities, with their frontier; or a
+            quantity `z` by two axes.
+        x: an axis of `report.axes`, such as `batch-size`; of a frontier a quantity, such as `latency`.
+        y: a quantity of `report.columns`, such as `images-per-second`; of a heatmap an axis.
+        z: the quantity of a heatmap.
+        facet: an axis of which each value has a panel.
+        stacked: areas by stage instead of lines.
+        log: which axes are logarithmic: `x`, `y`, `xy` or `none`; `auto`: those whose values lie far apart.
+        only: which runs, such as `dtype=float32`.
+        labels: TOML files of labels, colours and an order; and labels as `NAME=LABEL`.
+        allow_different: names of what may differ between lines that is no axis of the picture, or whether anything may.
+        span: columns of a two-column paper that a picture spans: 3.25 or 6.75 inches.
+        left_out: sentences on records that could not be read, for a page.
+        quantities: as for `render`, for a page's tables.
+
+    Raises:
+        ConfigError: there is no such format, figure, axis or quantity; nothing can be drawn; or more varies than the
+            picture has room for.
+    """
+    from matplotlib.colors import is_color_like
+
+    from vilt_bench.ask.case import ALL
+    from vilt_bench.judge.summary import summaries
+    from vilt_bench.report import axes, maps
+    from vilt_bench.report.columns import chosen
+    from vilt_bench.report.labels import read
+    from vilt_bench.report.pictures import curves, heatmap, pareto, style
+    from vilt_bench.report.runs import page
+
+    for name, value, choices in (
+        ("format", format, PICTURES),
+        ("figure", figure, MAPS),
+        ("span", span, SPANS),
+        ("log", log, LOGS),
+    ):
+        if value not in choices:
+            raise ConfigError(f"must be one of {', '.join(map(str, choices))} for a map; got {value!r}", field=name)
+    if quantities and format != "html":
+        raise ConfigError("`quantities` are for tables: a picture has none; a page has, with `format` html")
+    for name, given, figures in (("stacked", stacked, ("curve",)), ("z", z, ("heatmap",))):
+        if given and figure not in figures:
+            raise ConfigError(f"is for `figure` {figures[0]}; leave it out for {figure}", field=name)
+    read_all = summaries(runs)
+    own = read(labels, read_all, is_colour=is_color_like)
+    judged = axes.only(read_all, only)
+    common: dict[str, Any] = {
+        "facet": axes.axis(facet, "facet") if facet is not None else None,
+        "labels": own,
+        "allow_different": ((ALL,) if allow_different else ())
+        if isinstance(allow_different, bool)
+        else allow_different,
+        "width_in": style.COLUMN_IN if span == 1 else style.PAGE_IN,
+        "notes": [] if format == "html" else left_out,
+    }
+    with style.styled():
+        if figure == "curve":
+            along = axes.axis(x or _first_number(judged), "x")
+            what = maps.quantity(y or "latency", "y")
+            drawn = curves.curve(judged, along, what, stacked=stacked, log=log, **common)
+            title = f"{maps.title(what)} by {along.title.lower()}"
+        elif figure == "pareto":
+            first, second = pareto.measure(x or "latency", "x"), pareto.measure(y or "flops", "y")
+            drawn = pareto.pareto(judged, first, second, log=log, **common)
+            title = f"{second.title} and {first.title.lower()}: the frontier"
+        else:
+            along, what = axes.axis(x or _first_number(judged), "x"), maps.quantity(z or "latency", "z")
+            others = [each for each in axes.varying(judged) if each is not along]
+            rows = axes.axis(y or (others[0].name if others else "embedder"), "y")
+            drawn = heatmap.heatmap(judged, along, rows, what, **common)
+            title = f"{maps.title(what)} by {rows.title.lower()} and {along.title.lower()}"
+        if format != "html":
+            return style.write(drawn, cast("style.Format", format), title=title)
+        picture = style.write(drawn, "svg", title=title)
+        return page.page(
+            judged, [(title, picture)], left_out=left_out, quantities=chosen(quantities) if quantities else []
+        )
+
+
+LOGS = ("auto", "x", "y", "xy", "none")
+"""Which axes of a map are logarithmic."""
+
+
+def _first_number(runs: Sequence[Summary]) -> str:
+    """Returns the first axis that varies and has numbers: batch size before others."""
+    from vilt_bench.report.axes import AXES, varying
+
+    found = [each.name for each in varying(runs) if each.number is not None]
+    return next((name for name in ("batch-size", *AXES) if name in found), "batch-size")

@@ -57,6 +57,13 @@ class Quantity:
     """Returns the fields of data formats, units in their names; `None`: the value under `name`."""
     usual: bool = True
     """Whether a run's table has it without being asked for it."""
+    scale: float = 1.0
+    """How many of the column's unit one of the value's own is."""
+    more_is_better: bool = False
+    drawn: bool = True
+    """Whether it is a number that pictures can show."""
+    timed: bool = False
+    """Whether it comes of times, which a run that failed or was interrupted does not have as asked."""
 
     def text(self, row: Row) -> str:
         """Returns what a table's cell says."""
@@ -97,7 +104,14 @@ def _percentile(name: str) -> Quantity:
         return getattr(row.passes, name, None)
 
     return Quantity(
-        name, Column(name, "ms"), of, milliseconds_of, fields=lambda row: {f"latency_{name}_s": of(row)}, usual=False
+        name,
+        Column(name, "ms"),
+        of,
+        milliseconds_of,
+        fields=lambda row: {f"latency_{name}_s": of(row)},
+        usual=False,
+        scale=1e3,
+        timed=True,
     )
 
 
@@ -107,6 +121,8 @@ LATENCY = Quantity(
     lambda row: row.latency,
     milliseconds_interval,
     fields=_latency_fields,
+    scale=1e3,
+    timed=True,
 )
 IMAGES_PER_SECOND = Quantity(
     "images_per_second",
@@ -117,6 +133,8 @@ IMAGES_PER_SECOND = Quantity(
         ("images_per_second", "images_per_second_low", "images_per_second_high"), lambda row: row.images_per_second
     ),
     usual=False,
+    more_is_better=True,
+    timed=True,
 )
 TIME_PER_IMAGE = Quantity(
     "time_per_image",
@@ -127,6 +145,8 @@ TIME_PER_IMAGE = Quantity(
         ("time_per_image_s", "time_per_image_low_s", "time_per_image_high_s"), lambda row: row.time_per_image
     ),
     usual=False,
+    scale=1e3,
+    timed=True,
 )
 PASSES = Quantity(
     "passes",
@@ -135,6 +155,8 @@ PASSES = Quantity(
     count_of,
     fields=lambda row: {"percentile_samples": None if row.passes is None else row.passes.count},
     usual=False,
+    more_is_better=True,
+    timed=True,
 )
 PERCENTILES = tuple(map(_percentile, ("p50", "p90", "p95", "p99")))
 RANK = Quantity(
@@ -149,6 +171,8 @@ RANK = Quantity(
         "ranked_runs": getattr(row.place, "count", None),
     },
     usual=False,
+    timed=True,
+    drawn=False,
 )
 RELATIVE_TIME = Quantity(
     "relative_time",
@@ -163,8 +187,9 @@ RELATIVE_TIME = Quantity(
         "relative_to": getattr(row.place, "fastest", None),
     },
     usual=False,
+    timed=True,
 )
-SHARE = Quantity("share", Column("Share"), lambda row: row.share, percent)
+SHARE = Quantity("share", Column("Share"), lambda row: row.share, percent, scale=100, timed=True)
 PARAMETERS = Quantity(
     "parameters",
     Column("Parameters", "M", screen="Params"),
@@ -172,9 +197,12 @@ PARAMETERS = Quantity(
     millions,
     said=("parameters", "M"),
     built=True,
+    scale=1e-6,
 )
-FLOPS = Quantity("flops", Column("GFLOPs"), lambda row: row.flops, giga, said=("FLOPs", "G"), built=True)
-MACS = Quantity("macs", Column("GMACs", least_width=WIDE), lambda row: row.macs, giga, said=("MACs", "G"), built=True)
+FLOPS = Quantity("flops", Column("GFLOPs"), lambda row: row.flops, giga, said=("FLOPs", "G"), built=True, scale=1e-9)
+MACS = Quantity(
+    "macs", Column("GMACs", least_width=WIDE), lambda row: row.macs, giga, said=("MACs", "G"), built=True, scale=1e-9
+)
 PEAK = Quantity(
     "peak_bytes",
     Column("Peak memory", "MiB", screen="Peak mem."),
@@ -183,6 +211,7 @@ PEAK = Quantity(
     said=("peak memory", "MiB"),
     base_unit="B",
     fields=lambda row: {"memory_peak_bytes": row.peak_bytes},
+    scale=1 / 2**20,
 )
 QUANTITIES: Sequence[Quantity] = (
     *(LATENCY, IMAGES_PER_SECOND, TIME_PER_IMAGE, PASSES, *PERCENTILES),

@@ -143,7 +143,7 @@ def _latency_bar(run: Summary, title: str, notes: tuple[str, ...]) -> Bar:
         for part in run.stages(component) if component == "visual_embedder" else [row]:
             if part.latency is not None:
                 short, milliseconds = part.name.rpartition(".")[2], 1000 * part.latency.value
-                parts.append(Part(short, stage_title(short), milliseconds, _digits(milliseconds)))
+                parts.append(Part(short, stage_title(short), milliseconds, three_digits(milliseconds)))
     if run.failure is not None:
         where = f" in {run.failure.stage}" if run.failure.stage else ""
         notes = (*notes, f"failed{where}: {run.failure.kind}")
@@ -208,7 +208,7 @@ def stage_title(name: str) -> str:
     return words.replace("nms", "NMS").replace("roi", "RoI").replace("rpn", "RPN").replace("fpn", "FPN")
 
 
-def _digits(value: float) -> str:
+def three_digits(value: float) -> str:
     """Returns three significant digits."""
     if value >= 100 or value == 0:
         return f"{value:,.0f}"

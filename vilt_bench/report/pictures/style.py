@@ -229,7 +229,8 @@ def label_points(
             boxes.append((left, bottom, left + width, bottom + height))
         inside = [index for index, box in enumerate(boxes) if frame.x0 <= box[0] and box[2] <= frame.x1]
         free = [index for index in inside if not any(_overlap(boxes[index], other) for other in taken)]
-        best = (free or inside or [0])[0]
+        within = [index for index in free if frame.y0 <= boxes[index][1] and boxes[index][3] <= frame.y1]
+        best = (within or free or inside or [0])[0]
         taken.append(boxes[best])
         right, up = offsets[best]
         side: Literal["left", "right", "center"] = "left" if right > 0 else "right" if right < 0 else "center"
