@@ -16,6 +16,7 @@ from vilt_bench.machine.environment import available_memory_bytes
 from vilt_bench.model import VisionLanguageModel, build_shared, shared_sizes
 from vilt_bench.model.reduction import reduced
 from vilt_bench.record.run import NONE, Computation, Model
+from vilt_bench.worker.deferred import lean_torchvision
 from vilt_bench.worker.inputs import Inputs, least_bytes, make_inputs, text_length
 from vilt_bench.worker.meters.meta import building, needs_values
 
@@ -125,7 +126,8 @@ def embedder_for_input(case: Case) -> VisualEmbedder:
 
 
 def _build_embedder(case: Case, hidden_size: int) -> VisualEmbedder:
-    embedder = registry.build(case.embedder, case.options, hidden_size=hidden_size, resolution=case.resolution)
+    with lean_torchvision():
+        embedder = registry.build(case.embedder, case.options, hidden_size=hidden_size, resolution=case.resolution)
     if any(nn.parameter.is_lazy(tensor) for tensor in (*embedder.parameters(), *embedder.buffers())):
         raise EmbedderError(
             f"{label(case)} has lazy layers, whose weights are not there before a pass; give their sizes"

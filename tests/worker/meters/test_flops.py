@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.ops import deform_conv2d, roi_align
 
-from vilt_bench.worker.meters.flops import count_flops
+from vilt_bench.worker.meters.flops import FORMULAS, _is_free, count_flops
 from vilt_bench.worker.meters.parameters import Size, count_parameters
 
 LONG = torch.long
@@ -250,3 +250,40 @@ def test_a_shared_parameter_counts_in_the_first_stage_that_has_it():
 def test_frozen_parameters_count():
     layer = nn.Linear(4, 4, bias=False).requires_grad_(False)
     assert count_parameters([("stage", layer)])["stage"].parameters == 16
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda of: of(3, 5) @ of(5, 7),
+        lambda of: torch.bmm(of(2, 3, 5), of(2, 5, 7)),
+        lambda of: torch.addmm(of(7), of(3, 5), of(5, 7)),
+        lambda of: torch.baddbmm(of(2, 3, 7), of(2, 3, 5), of(2, 5, 7)),
+        lambda of: functional.conv1d(of(2, 4, 9), of(6, 4, 3)),
+        lambda of: functional.conv2d(of(2, 4, 9, 8), of(6, 2, 3, 3), groups=2, stride=2, padding=1),
+        lambda of: functional.conv_transpose2d(of(2, 4, 9, 8), of(4, 3, 3, 3), groups=2, stride=2),
+    ],
+)
+def test_what_is_common_costs_what_torchs_own_counter_says(compute):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def of(*shape):
+        return torch.empty(*shape, device="meta")
+
+    with FlopCounterMode(display=False) as counter:
+        compute(of)
+    assert count_flops(lambda mark: mark("stage", compute(of))).stages == {"stage": counter.get_total_flops()}
+
+
+def test_torchs_registry_need_not_be_asked_of_what_is_free_or_made_of_other_operators():
+    from torch.utils.flop_counter import flop_registry
+
+    own = [packet for packet in flop_registry if isinstance(packet, torch._ops.OpOverloadPacket)]
+    asked = [getattr(packet, name) for packet in own for name in packet.overloads()]
+    assert asked
+    assert [
+        str(operator)
+        for operator in asked
+        if f"aten::{operator._schema.name.partition('::')[2]}" not in FORMULAS
+        and (_is_free(operator) or operator._can_decompose())
+    ] == []

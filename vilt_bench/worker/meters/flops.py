@@ -8,7 +8,9 @@ What is listed in `FREE`, elementwise operators, and views count 0. Any other op
 from __future__ import annotations
 
 import functools
+import importlib
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -128,9 +130,6 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        from torch.utils.flop_counter import flop_registry  # imports triton where it is; only one trial counts
-
-        self.registry: dict[Any, Formula] = flop_registry
         self.flops = 0
         self.unknown: dict[str, None] = {}
         self._within_einsum = False
@@ -138,17 +137,15 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not isinstance(func, torch._ops.OpOverload):  # of higher order, such as flex attention
-            return self._count(func, self.registry.get(func), func.name(), func(*args, **kwargs), args, kwargs)
+            return self._count(func, _registry().get(func), func.name(), func(*args, **kwargs), args, kwargs)
         library, name = _named(func)
         formula = FORMULAS.get(f"{library}::{name}")
         if formula is not None:
             out = _meta_of(name, args) if f"{library}::{name}" in _NO_META else None
             out = func(*args, **kwargs) if out is None else out
-            self.flops += formula(out, *args, **kwargs)
+            self.flops += formula(out, *args, **{name: value for name, value in kwargs.items() if name != "out"})
             return out
-        registered = self.registry.get(func._overloadpacket)
-        if registered is None and library == "aten":  # in place, as `addmm_`
-            registered = self.registry.get(getattr(torch.ops.aten, name, None))
+        registered = _registered(func)
         if registered is None and not _is_free(func):
             outer = self._within_einsum
             self._within_einsum = outer or name == "einsum"
@@ -174,6 +171,27 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             self.flops += formula(*args, **kwargs, out_val=out)
         return out
+
+
+_REGISTRY = "torch.utils.flop_counter"
+
+
+def _registered(func: Any) -> Formula | None:
+    """Returns the formula of torch's registry for an operator; `None`: it has none."""
+    if _REGISTRY not in sys.modules and (_is_free(func) or func._can_decompose()):
+        return None  # torch's own formulas are of what multiplies and is made of nothing else; there are no others yet
+    library, name = _named(func)
+    found = _registry().get(func._overloadpacket)
+    if found is None and library == "aten":  # in place, as `addmm_`
+        found = _registry().get(getattr(torch.ops.aten, name, None))
+    return found
+
+
+def _registry() -> dict[Any, Formula]:
+    """Returns torch's registry, whose module imports triton where that is installed: only when it is wanted."""
+    module = importlib.import_module(_REGISTRY)
+    found: dict[Any, Formula] = module.flop_registry
+    return found
 
 
 def _product(left: int) -> Formula:
@@ -211,6 +229,12 @@ def _deformable_convolution(out: Tensor, _pixels: Tensor, weight: Tensor, *_: An
     return 2 * out.numel() * math.prod(weight.shape[1:])
 
 
+def _convolution(out: Tensor, pixels: Tensor, weight: Tensor, *arguments: Any, **options: Any) -> int:
+    """A sum for each scalar of the output; of a transposed one, a product with a kernel for each of the input."""
+    transposed = options.get("transposed", arguments[4] if len(arguments) > 4 else False)
+    return 2 * (pixels if transposed else out).numel() * math.prod(weight.shape[1:])
+
+
 def _time_convolution(out: Tensor, _rows: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
     return 2 * out.numel() * weight.shape[0] * weight.shape[1]  # [kernel, Cin, Cout]
 
@@ -246,12 +270,12 @@ FORMULAS: Mapping[str, Formula] = {
                 for name in ("_int_mm", "_scaled_mm_v2", "_mixed_dtypes_linear", "_dyn_quant_matmul_4bit")
             ),
             *(f"aten::_weight_int4pack_mm{suffix}" for suffix in ("", "_for_cpu", "_with_scales_and_zeros")),
-            "aten::_weight_int8pack_mm",
+            *(f"aten::{name}" for name in ("mm", "bmm", "_weight_int8pack_mm")),
             "transformers::grouped_mm_fallback",
         ],
         _product(0),
     ),
-    **dict.fromkeys(("aten::addmv", "aten::_addmm_activation"), _product(1)),
+    **dict.fromkeys(("aten::addmm", "aten::addmv", "aten::baddbmm", "aten::_addmm_activation"), _product(1)),
     **dict.fromkeys(("aten::outer", "aten::ger", "aten::addr"), _outer),
     **dict.fromkeys(("aten::_grouped_mm", "aten::_scaled_grouped_mm", "aten::_scaled_grouped_mm_v2"), _grouped_product),
     **dict.fromkeys(
@@ -261,6 +285,7 @@ FORMULAS: Mapping[str, Formula] = {
         ),
         _attention,
     ),
+    **dict.fromkeys(("aten::convolution", "aten::_convolution"), _convolution),
     "aten::linalg_vecdot": _vecdot,
     "aten::addbmm": _addbmm,
     "aten::conv_tbc": _time_convolution,
@@ -271,7 +296,8 @@ FORMULAS: Mapping[str, Formula] = {
     "aten::_fft_c2r": lambda out, signal, dims, *_, **__: _fourier(2.5, out, dims),
     "torchvision::deform_conv2d": _deformable_convolution,
 }
-"""What torch's registry does not know, by library and name, those that work in place without their underscore."""
+"""What torch's registry does not know, and, so that it need not be imported, what is most common in it; by library and
+name, those that work in place without their underscore."""
 
 _NO_META = frozenset({"aten::_grouped_mm"})
 """Operators whose meta kernels refuse what their kernels for CPUs take: float32."""

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch.overrides import TorchFunctionMode
 
+from vilt_bench.worker.deferred import deferring, plain_shapes
+
 T = TypeVar("T")
 
 _LACKS = re.compile(
@@ -50,7 +52,7 @@ def building() -> Iterator[None]:
 
 
 def without_compiler(compute: Callable[[], T]) -> T:
-    """Returns what the computation on the meta device returns, with a stand-in for torch's compiler.
+    """Returns what the computation on the meta device returns, with stand-ins for torch's compiler and for sympy.
 
     A computation that wants more of the compiler than to be left alone is done again with the compiler itself.
 
@@ -58,12 +60,14 @@ def without_compiler(compute: Callable[[], T]) -> T:
         compute: must be repeatable.
     """
     if COMPILER in sys.modules:
-        return compute()
+        with deferring(*plain_shapes()):
+            return compute()
     stand_in = ModuleType(COMPILER)
     stand_in.disable = lambda function, *_arguments, **_options: function  # type: ignore[attr-defined]
     sys.modules[COMPILER] = stand_in
     try:
-        return compute()
+        with deferring(*plain_shapes()):
+            return compute()
     except (AttributeError, ImportError):  # an error of the computation's own comes again below
         pass
     finally:
