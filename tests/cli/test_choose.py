@@ -22,7 +22,12 @@ def test_the_least_time_of_a_vision_transformer_is_its_formula_over_the_datashee
     assert found["visual_embedder_least_s"] == pytest.approx(0.85 * found["flops"] / 989.4e12)
     assert found["least_s"] == found["visual_embedder_least_s"]
     assert told["estimated"] is True
-    assert told["text_tokens"] is None
+    assert (told["text_tokens"], found["interaction_least_s"]) == (None, None)
+
+
+def test_what_a_narrower_language_model_changes_is_told(capsys):
+    assert main([*ON_H100, "--embedder", "patch32", "--interaction", "lm:SmolLM2-135M"]) == 0
+    assert "lm:SmolLM2-135M takes have 576" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_ranked_list_is_labelled_as_estimates_with_the_rule_and_the_machine(capsys):

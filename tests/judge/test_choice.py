@@ -32,6 +32,11 @@ def test_a_least_time_is_the_towers_and_that_of_what_its_tokens_go_into() -> Non
     assert by_weights.tower_s == pytest.approx(10.0)  # two bytes each, at 1e6 bytes a second
 
 
+def test_a_tower_alone_has_no_time_behind_it_rather_than_none_at_all() -> None:
+    (found,) = choose({"a": tower(10, 3000)}, Wanted(), least_s, {64: []}, scalar_bytes=2).candidates
+    assert (found.interaction_s, found.total_s) == (None, 3.0)
+
+
 def test_on_the_frontier_is_what_no_other_surpasses_in_size_tokens_and_time() -> None:
     found = chosen(
         {
@@ -82,7 +87,7 @@ def test_what_can_not_meet_the_budget_is_left_out_and_counted() -> None:
 def test_a_budget_below_every_tower_says_the_least() -> None:
     with pytest.raises(ConfigError, match=r"500\.0 ms is below what each of 2 towers takes at least") as no:
         chosen({"a": tower(10, 1000), "b": tower(30, 3000)}, Wanted(budget_s=0.5))
-    assert "1,064.0 ms, 1,000.0 ms of a and 64.0 ms behind it" in str(no.value)
+    assert "the least is 1,064.0 ms with a, 64.0 ms of it behind the tower" in str(no.value)
 
 
 def test_what_has_no_count_or_too_many_tokens_has_no_least_time_and_is_named() -> None:

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
-from vilt_bench.ask.case import LANGUAGE_MODEL, Case, Interaction
+from vilt_bench.ask.case import ALONE, LANGUAGE_MODEL, Case, Interaction
+from vilt_bench.ask.catalog import HIDDEN_SIZE
 from vilt_bench.cli import axes, options, run, screen, values
 from vilt_bench.cli.parser import Parser
 from vilt_bench.errors import ConfigError
@@ -114,16 +115,20 @@ def choose(asked: argparse.Namespace) -> int:
     towers = fitting(entries, wanted)
     if asked.measure is not None:
         store.check_writable(asked.output)
+    from vilt_bench.model import shared_sizes
     from vilt_bench.worker.interaction import count_interaction
 
     numbers = {entry.visual_tokens for entry in towers.values() if entry.flops is not None}
     interaction = count_interaction(case, numbers)
+    width = HIDDEN_SIZE if case.interaction == ALONE else shared_sizes(case.interaction, case.vilt).hidden_size
     least_s, described, busy = _least(case, machine)
     scalar_bytes = 4 if case.dtype == "float32" else 2
     found = choose(towers, wanted, least_s, interaction, scalar_bytes=scalar_bytes)
     if asked.frontier:
         found = _of_frontier(found)
-    context = report.Context(case.interaction, case.text_length, case.dtype, described, wanted, len(entries), busy)
+    context = report.Context(
+        case.interaction, case.text_length, case.dtype, described, wanted, len(entries), width, busy
+    )
     if asked.format != "table":
         sys.stdout.write(report.render(found, context, asked.format, most=asked.limit))
         return 0

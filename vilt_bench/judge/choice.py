@@ -77,14 +77,14 @@ class Candidate:
     """Others with the same pixels, visual tokens, parameters and FLOPs."""
     tower_s: float
     """At least."""
-    interaction_s: float
-    """At least, with the tower's visual tokens."""
+    interaction_s: float | None
+    """At least, with the tower's visual tokens; `None`: there is none behind it."""
     on_frontier: bool = False
 
     @property
     def total_s(self) -> float:
         """Of both, at least."""
-        return self.tower_s + self.interaction_s
+        return self.tower_s + (self.interaction_s or 0)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,10 @@ def choose(
     too_long = tuple(
         name for name, entry in towers.items() if entry.flops is not None and entry.visual_tokens not in interaction
     )
-    behind_s = {tokens: math.fsum(least_s(*work) for work in stages) for tokens, stages in interaction.items()}
+    behind_s = {
+        tokens: math.fsum(least_s(*work) for work in stages) if stages else None
+        for tokens, stages in interaction.items()
+    }
     known = [
         Candidate(
             names[0],
@@ -178,10 +181,10 @@ def choose(
     within = [each for each in known if wanted.budget_s is None or each.total_s <= wanted.budget_s]
     if known and not within:
         least = min(known, key=lambda each: each.total_s)
+        behind = "" if least.interaction_s is None else f", {_milliseconds(least.interaction_s)} of it behind the tower"
         raise ConfigError(
             f"{_milliseconds(wanted.budget_s)} is below what each of {_counted(known):,} towers takes at least: the "
-            f"least is {_milliseconds(least.total_s)}, {_milliseconds(least.tower_s)} of {least.name} and "
-            f"{_milliseconds(least.interaction_s)} behind it",
+            f"least is {_milliseconds(least.total_s)} with {least.name}{behind}",
             field="budget",
         )
     if not known:

@@ -53,6 +53,8 @@ class Context:
     wanted: Wanted
     offered: int
     """Towers in all catalogues."""
+    width: int = HIDDEN_SIZE
+    """Of the tokens that the interaction takes."""
     busy: bool = False
     """Whether others kept the machine busy while its peak was measured, so that the least times are too high."""
 
@@ -80,6 +82,12 @@ def sentences(choice: Choice, context: Context, *, most: int | None = None) -> l
     """Returns what a reader must know, a sentence or a few each."""
     alone = context.interaction == ALONE
     behind = "nothing behind it" if alone else f"of {context.interaction} with {context.text_length} text tokens"
+    narrow = (
+        f"; those that {context.interaction} takes have {context.width}, so a tower's last layer, which is much of the "
+        "smallest ones, takes less than is told here"
+        if context.width < HIDDEN_SIZE
+        else ""
+    )
     count = sum(1 + len(each.alike) for each in choice.candidates)
     hidden = len(choice.candidates) - (SHOWN if most is None else most)
     rest = f" {counted(hidden, 'more row')}: --limit, or --format csv." if hidden > 0 else ""
@@ -90,7 +98,7 @@ def sentences(choice: Choice, context: Context, *, most: int | None = None) -> l
         f"{FRONTIER}: on the frontier, as no other has as many parameters and visual tokens in as little time. "
         f"Ranked: the frontier, then the others; {_BETTER[context.wanted.order]}. Size and tokens are no accuracy, "
         "which is not known here: try the finalists on your task.",
-        f"Parameters and FLOPs are the catalogues', for tokens of width {HIDDEN_SIZE}.",
+        f"Parameters and FLOPs are the catalogues', for tokens of width {HIDDEN_SIZE}{narrow}.",
     ]
     if choice.uncounted:
         said.append(f"No FLOPs are known, so no least time, of {_names(choice.uncounted)}.")
