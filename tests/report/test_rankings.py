@@ -11,9 +11,11 @@ import pytest
 from vilt_bench import render, save
 from vilt_bench.ask.case import Case
 from vilt_bench.cli import main
+from vilt_bench.judge.estimate import Estimate
 from vilt_bench.judge.ranking import rank
 from vilt_bench.judge.summary import summaries
 from vilt_bench.record.run import Run
+from vilt_bench.report.numbers import ratio_interval
 from vilt_bench.report.rankings import ranking_remarks
 
 MakeRun = Callable[..., Run]
@@ -151,4 +153,21 @@ def test_ranked_cases_of_a_sweep_have_a_sentence_each(make_run: MakeRun) -> None
     assert "slow takes" in first
     assert "times fast's time" in first
     assert "slow (batch_size 4) takes" in second
-    assert "times fast (batch_size 4)'s time" in second
+    assert "times the time of fast (batch_size 4)" in second
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text"),
+    [
+        (1.3124, 1.2731, 1.3529, "1.31 [1.27, 1.35]"),
+        (11.02, 3.06, 39.7, "11.0 [3.1, 39.7]"),
+        (1.31, 1.004, 1.71, "1.310 [1.004, 1.710]"),
+        (221.4, 139.8, 350.2, "221 [140, 350]"),
+        (2.0, 2.0, 2.0, "2.00 [2.00, 2.00]"),
+        (1.05, None, None, "1.05 [–]"),
+    ],
+)
+def test_a_ratio_has_the_digits_of_its_nearer_end_and_those_that_part_it_from_one(
+    value: float, low: float | None, high: float | None, text: str
+) -> None:
+    assert ratio_interval(Estimate(value, low, high, samples=9, units=3, unit="trial")) == text

@@ -54,8 +54,24 @@ def interval(estimate: Estimate | None, *, scale: float = 1) -> str:
 
 
 def ratio_interval(estimate: Estimate | None) -> str:
-    """Returns a ratio with its 95% interval, as `interval` does; `1` where it is one by definition."""
-    return "1" if estimate is not None and not estimate.units else interval(estimate)
+    """Returns a ratio with its 95% interval, such as `1.31 [1.27, 1.35]`; `1` where it is one by definition.
+
+    Both ends have the digits of the nearer one, as they lie apart by factors, and those that part them from 1.
+    """
+    if estimate is not None and not estimate.units:
+        return "1"
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return interval(estimate)
+    value, ends = estimate.value, (estimate.low, estimate.high)
+    half = min(value - ends[0], ends[1] - value)
+    places = min(decimals(value), max(0, 1 - math.floor(math.log10(half)))) if half > 0 else decimals(value)
+    while places < _MOST_PLACES and any(end != 1 and float(f"{end:.{places}f}") == 1 for end in ends):
+        places += 1
+    low, high = (f"{end:,.{places}f}" for end in ends)
+    return f"{value:,.{places}f} [{low}, {high}]"
+
+
+_MOST_PLACES = 4
 
 
 def ranks(best: int, worst: int) -> str:

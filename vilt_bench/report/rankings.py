@@ -32,7 +32,7 @@ def _ranking(ranking: Ranking, named: Sequence[str]) -> str:
     fastest, *others = named
     ratios = [ratio_interval(place.ratio) for place in ranking.places[1:]]
     told = [f"{name} {ratio}" for name, ratio in zip(others, ratios, strict=True)]
-    told[0] = f"{others[0]} takes {ratios[0]} times {_owner(fastest)} time"
+    told[0] = f"{others[0]} takes {ratios[0]} times {_time_of(fastest)}"
     if len(told) > _MOST_RUNS:
         told[_MOST_RUNS:] = [f"and {len(told) - _MOST_RUNS} more"]
     return f"Compared turn by turn in {counted(ranking.trials, 'trial')}: {', '.join(told)}. {_sure(ranking, named)}"
@@ -56,5 +56,5 @@ def _listed(named: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _owner(name: str) -> str:
-    return f"{name}'s"
+def _time_of(name: str) -> str:
+    return f"the time of {name}" if name.endswith(")") else f"{name}'s time"
