@@ -19,6 +19,7 @@ from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
 from vilt_bench.judge.change_points import ERROR, LEAST_RUNS, find_shifts
 from vilt_bench.judge.estimate import Estimate, estimate
 from vilt_bench.judge.latency import trial_median
+from vilt_bench.judge.throughput import images_per_second
 from vilt_bench.record.alike import MAY_BE_UNTOLD, key
 from vilt_bench.record.codec import decode
 from vilt_bench.record.journal import InProgressError
@@ -467,7 +468,7 @@ def _since(since: str | datetime | None) -> datetime | None:
 FIELDS = (
     "case", "embedder", "machine", "fingerprint", "device", "threads", "batch_size", "dtype", "height", "width",
     "visual_tokens", "run_id", "started_at", "committed_at", "commit", "branch", "dirty", "stage", "latency_s",
-    "low_s", "high_s", "trials", "change",
+    "low_s", "high_s", "images_per_second", "images_per_second_low", "images_per_second_high", "trials", "change",
 )  # fmt: skip
 
 
@@ -481,6 +482,7 @@ def rows(history: History) -> Iterator[dict[str, Any]]:
                 if found is None:
                     continue
                 height, width = point.pixels or (None, None)
+                rate = images_per_second(found, case.case.batch_size)
                 yield {
                     "case": case.name,
                     "embedder": case.embedder,
@@ -503,6 +505,9 @@ def rows(history: History) -> Iterator[dict[str, Any]]:
                     "latency_s": found.value,
                     "low_s": found.low,
                     "high_s": found.high,
+                    "images_per_second": None if rate is None else rate.value,
+                    "images_per_second_low": None if rate is None else rate.low,
+                    "images_per_second_high": None if rate is None else rate.high,
                     "trials": found.samples,
                     "change": begins.get((index, stage)),
                 }

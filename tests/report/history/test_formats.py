@@ -32,6 +32,10 @@ def test_all_formats_agree(save_history, tmp_path, capsys) -> None:
     frame = found.to_frame()
     assert len(case["runs"]) == len(lines) == len(frame) == 30 * len(found.cases[0].stages)
     assert [float(line["latency_s"]) for line in lines] == frame["latency_s"].tolist()
+    throughput = [1 / float(line["latency_s"]) for line in lines]  # a pass has one image
+    assert [float(line["images_per_second"]) for line in lines] == pytest.approx(throughput)
+    assert [run["images_per_second"] for run in case["runs"]] == pytest.approx(throughput)
+    assert f"| {throughput[-len(found.cases[0].stages)]:.2f} |" in run_render(found, "markdown")
     (change,) = [change for change in case["changes"] if change["stage"] == "whole"]
     assert change["first"]["commit"] == commit(20)
     assert frame[frame["change"].notna() & (frame["stage"] == "whole")]["commit"].tolist() == [commit(20)]

@@ -263,7 +263,7 @@ def test_markdown_begins_with_its_marker_and_unfolds_only_the_short_table(all_ki
     unfolded = text[: text.index("<details>")]
     (table,) = cells(unfolded)
     names = ["`patch32`", "↳\xa0transformer", "`patch64`", "`region-r101-c4`", "↳\xa0class_nms", "`grid-r50`"]
-    assert [row[0] for row in table[1:]] == [*names, "`patch32 (384×640, batch_size 8)`"]
+    assert [row[0].partition("<br>")[0] for row in table[1:]] == [*names, "`patch32 (384×640, batch_size 8)`"]
     assert table[1][1:4] == ["358.7", "380.9", "1.062\xa0[1.053,\xa01.071]"]
     assert "🔴 regressed" in table[1][4]
     assert unfolded.count("AMD EPYC 7B13") == 1
@@ -483,3 +483,32 @@ def test_pixels_and_tokens_stand_beside_each_comparison_and_sides_that_differ_ar
     found = json.loads(render([other], "json"))["comparisons"][0]
     assert found["candidate"]["pixels"] == [224, 320]
     assert found["candidate"]["visual_tokens"] == 70
+
+
+# Throughput
+
+
+def test_throughput_is_told_beside_latency_and_the_verdict_stays_that_of_the_latency(
+    make_comparison: MakeComparison,
+) -> None:
+    total = StageVerdict("whole", "regressed", 0.080, 0.160, Ratio(2.0, 1.9, 2.1, 12), "wall_time", "slower by 100%")
+    found = make_comparison(total=total)
+    found = dataclasses.replace(found, case=dataclasses.replace(found.case, batch_size=8))
+
+    # 8 images in 80 and in 160 ms
+    sentence = "Throughput 100.0 → 50.00 images/s: the images of a pass over its latency; the verdict is the whole's."
+    assert any(sentence in line for line in shown([found], width=140))
+    assert sentence in render([found], "markdown")
+    assert "100.0 → 50.00 images/s" in cells(render([found], "markdown"))[0][1][0]
+    assert any("100.0 → 50.00" in line for line in shown([found, found], width=140)[-8:])
+    (told,) = json.loads(render([found], "json"))["comparisons"]
+    assert told["images_per_second"] == pytest.approx({"baseline": 100, "candidate": 50})
+    assert told["verdict"] == "regressed"
+
+
+def test_throughput_of_a_side_that_was_not_measured_is_unknown(make_comparison: MakeComparison) -> None:
+    found = make_comparison(total=missing("whole", candidate_s=0.1))
+
+    (told,) = json.loads(render([found], "json"))["comparisons"]
+    assert told["images_per_second"] == {"baseline": None, "candidate": pytest.approx(10)}
+    assert "Throughput" not in render([found], "markdown")

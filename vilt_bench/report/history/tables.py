@@ -5,18 +5,21 @@ from __future__ import annotations
 from statistics import median
 
 from vilt_bench.judge.history import CaseHistory, History, shown_stages
+from vilt_bench.judge.throughput import images_per_second
 from vilt_bench.report.history.words import SPARK_CELLS, milliseconds, percent, sparkline, title
-from vilt_bench.report.numbers import ABSENT, milliseconds_interval
+from vilt_bench.report.numbers import ABSENT, milliseconds_interval, number
 from vilt_bench.report.tables import Cell, Column, Line, Table, lines, text_column
 
 NEWEST_ROWS = 12
 """Runs that are listed one by one."""
 MOST_STAGES = 5
 """Of a run that is listed."""
+_WIDE = 110
+"""Columns from which a terminal has room for throughput."""
 
 
 def levels(case: CaseHistory, history: History, *, cells: int = SPARK_CELLS, plain: bool = False) -> Table:
-    """Returns a line a stage: the newest latency, the level and its change, a sparkline.
+    """Returns a line a stage: the newest latency and throughput, the level and its change, a sparkline.
 
     Args:
         case: one history.
@@ -32,7 +35,8 @@ def levels(case: CaseHistory, history: History, *, cells: int = SPARK_CELLS, pla
         level, first = (changes[-1].after_s, changes[0].before_s) if changes else (median(known), median(known))
         said: list[Cell | str] = [
             title(stage),
-            milliseconds_interval(case.points[-1].latency(stage)),
+            milliseconds_interval(newest_s := case.points[-1].latency(stage)),
+            ABSENT if (rate := images_per_second(newest_s, case.case.batch_size)) is None else number(rate.value),
             milliseconds(level),
             percent(level / first) if changes else ABSENT,
             str(len(changes)) if case.enough else ABSENT,
@@ -42,6 +46,7 @@ def levels(case: CaseHistory, history: History, *, cells: int = SPARK_CELLS, pla
     columns = (
         text_column("Stage", long="fold"),
         Column("Newest", "ms", "95% interval"),
+        Column("Images/s of the newest", screen="Images/s", least_width=_WIDE),
         Column("Level", "ms"),
         Column("Since first", screen="Since\nfirst"),
         Column("Changes"),

@@ -70,6 +70,7 @@ def _fold(comparison: Comparison) -> str:
         f"baseline: {words.side(comparison.baseline)}",
         f"candidate: {words.side(comparison.candidate)}",
         *_how(comparison),
+        *filter(None, [words.throughput(comparison)]),
         *(f"{words.stage_title(change.stage)}: {words.count(change)}" for change in comparison.counts),
         *(reason for _, reason in words.reasons(comparison)),
     ]

@@ -31,5 +31,11 @@ def render(comparisons: Sequence[Comparison], inconclusive: Undecided = "fail", 
 
 def summary(comparison: Comparison) -> dict[str, Any]:
     """Returns a comparison with its name, its verdict and the outcome in words; no number that is not finite."""
-    said = {"name": words.name(comparison), "verdict": comparison.verdict, "outcome": words.outcome(comparison)}
+    before, after = words.images_per_second(comparison)
+    said = {
+        "name": words.name(comparison),
+        "verdict": comparison.verdict,
+        "outcome": words.outcome(comparison),
+        "images_per_second": {"baseline": before, "candidate": after},
+    }
     return said | msgspec.to_builtins(comparison)  # type: ignore[no-any-return]

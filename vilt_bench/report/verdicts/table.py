@@ -53,6 +53,8 @@ def _show_one(comparison: Comparison, console: Console) -> None:
         console.print(Text(f"• {where}"))
     for change in comparison.counts:
         console.print(Text(f"• {words.stage_title(change.stage)}: {words.count(change)}"))
+    if throughput := words.throughput(comparison):
+        console.print(Text(f"• {throughput}"))
     notes = [words.different(comparison), *comparison.notes, words.clocks(comparison), words.detectable(comparison)]
     for note in filter(None, notes):
         console.print(Text(f"• {note}"))

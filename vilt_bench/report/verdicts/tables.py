@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from vilt_bench.ask.case import names_apart
 from vilt_bench.judge.comparison import Comparison, StageVerdict, Verdict
+from vilt_bench.report.numbers import ABSENT
 from vilt_bench.report.tables import Cell, Column, Line, Table, text_column
 from vilt_bench.report.verdicts import words
 
@@ -31,6 +32,7 @@ _FINDINGS = (
     text_column("Verdict"),
 )
 _SIZE = Column("Pixels, visual tokens", screen="Pixels, visual\ntokens", least_width=100)
+_THROUGHPUT = Column("Images/s", least_width=120)
 
 
 def by_stage(comparison: Comparison) -> Table:
@@ -48,8 +50,9 @@ def by_case(comparisons: Sequence[Comparison]) -> Table:
     names = names_apart([comparison.case for comparison in comparisons])
     for name, comparison in zip(names, comparisons, strict=True):
         named = Cell(name, after=words.clock_mark(comparison.total))
-        lines.append(Line([named, words.short_size(comparison), *_cells(comparison.total)]))
-    return Table([text_column("Whole, by embedder", long="fold"), _SIZE, *_FINDINGS], lines, gap=_GAP)
+        told = [words.short_size(comparison), words.short_throughput(comparison) or ABSENT]
+        lines.append(Line([named, *told, *_cells(comparison.total)]))
+    return Table([text_column("Whole, by embedder", long="fold"), _SIZE, _THROUGHPUT, *_FINDINGS], lines, gap=_GAP)
 
 
 def by_case_with_stages(comparisons: Sequence[Comparison]) -> Table:
@@ -62,7 +65,8 @@ def by_case_with_stages(comparisons: Sequence[Comparison]) -> Table:
         for stage in (comparison.total, *words.notable(comparison)):
             clock = words.clock_mark(stage)
             if stage is comparison.total:
-                saw = tuple(filter(None, [words.size_line(comparison)]))
+                rate = words.short_throughput(comparison)
+                saw = tuple(filter(None, [words.size_line(comparison), rate and f"{rate} images/s"]))
                 named = Cell(words.name(comparison), code=True, after=clock, under=saw)
             else:
                 named = Cell(words.stage_title(stage.name), mark="↳\u00a0", after=clock)

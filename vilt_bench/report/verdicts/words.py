@@ -12,7 +12,7 @@ from vilt_bench.judge.summary import TITLES
 from vilt_bench.record.run import WHOLE
 from vilt_bench.report.columns import quantity
 from vilt_bench.report.lines import environment_line
-from vilt_bench.report.numbers import ABSENT, decimals
+from vilt_bench.report.numbers import ABSENT, decimals, number
 from vilt_bench.report.verdicts.decision import SEVERITY
 from vilt_bench.words import counted
 
@@ -163,6 +163,25 @@ def size_line(comparison: Comparison) -> str:
         if one.pixels is not None and one.visual_tokens is not None
     ]
     return " / ".join(dict.fromkeys(saw))
+
+
+def images_per_second(comparison: Comparison) -> tuple[float | None, float | None]:
+    """Returns the throughput of both sides: the images of a pass over the latency of the whole; `None`: unknown."""
+    size, whole = comparison.case.batch_size, comparison.total
+    before, after = (size / latency_s if latency_s else None for latency_s in (whole.baseline_s, whole.candidate_s))
+    return before, after
+
+
+def short_throughput(comparison: Comparison) -> str:
+    """Returns both sides' images a second, such as `2.79 → 1.25`; empty where one is not known."""
+    before, after = images_per_second(comparison)
+    return "" if before is None or after is None else f"{number(before)} → {number(after)}"
+
+
+def throughput(comparison: Comparison) -> str:
+    """Returns both sides' images a second in a sentence; empty where one is not known."""
+    short = short_throughput(comparison)
+    return short and f"Throughput {short} images/s: the images of a pass over its latency; the verdict is the whole's."
 
 
 def machine(comparison: Comparison) -> str:
