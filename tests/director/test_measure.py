@@ -354,6 +354,92 @@ def test_each_block_is_noted_before_the_next_one_begins():
     assert order == list(range(1, len(order) + 1))
 
 
+def cut_and_resumed(break_at, *, trials=3, max_time_s=60.0):
+    """Returns a run that was interrupted, the one that it went on as, and what was asked for then."""
+    sampling = Sampling(trials=trials, max_time_s=max_time_s, precision=1e-6)
+    noise = [-0.3, 0.25, 0.4, -0.1, 0.0, 0.35, -0.2]
+    first = Script(noise=noise, break_at={("patch32", "Measure", break_at): KeyboardInterrupt()})
+    (cut,) = measure_together([Case("patch32")], sampling, start_worker=first.start, clock=lambda: first.now_s)
+    second = Script(noise=noise)
+    (run,) = measure_together(
+        [Case("patch32")],
+        sampling,
+        begun=lambda _: cut,
+        start_worker=second.start,
+        clock=lambda: second.now_s,
+    )
+    return cut, run, first, second
+
+
+def test_a_case_that_was_cut_short_goes_on_with_what_was_measured_and_the_time_that_is_left():
+    cut, run, first, second = cut_and_resumed(22)
+    assert cut.interrupted
+    assert not run.interrupted
+    assert (run.run_id, run.started_at, run.group) == (cut.run_id, cut.started_at, cut.group)
+    assert run.trials[: len(cut.trials)] == cut.trials
+    assert len(run.trials) == 3
+    assert run.stages == cut.stages
+    assert ("patch32", "Count") not in second.log
+    assert first.now_s + second.now_s == pytest.approx(60, rel=0.1)
+
+
+def test_a_trial_that_was_cut_too_early_to_count_is_kept_and_another_takes_its_place():
+    cut, run, _, _ = cut_and_resumed(16)
+    assert 0 < len(cut.trials[0].samples.blocks) < 6
+    assert run.trials[0] == cut.trials[0]
+    assert len(run.trials) == 4
+    assert [trial.index for trial in run.trials] == [0, 1, 2, 3]
+
+
+def test_a_case_of_which_all_is_there_is_handed_out_without_a_process():
+    script = Script()
+    (whole,) = run_script(script, "patch32", trials=2)
+    again, told = Script(), []
+    (run,) = measure_together(
+        [Case("patch32")], Sampling(trials=2), begun=lambda _: whole, finished=told.append, start_worker=again.start
+    )
+    assert again.workers == 0
+    assert told == [run]
+    assert run.trials == whole.trials
+
+
+def test_a_case_whose_time_was_over_before_a_sample_gets_one_trial():
+    cut, run, _, second = cut_and_resumed(2, trials=1, max_time_s=0.5)
+    assert not cut.trials[0].samples.blocks
+    assert run.trials[-1].samples.blocks
+    assert second.workers == 1
+
+
+def test_a_case_that_failed_is_tried_again_with_what_it_has():
+    failure = Failure("crashed", "gone")
+    script = Script(break_at={("patch32", "Prepare", 2): WorkerFailedError(failure)})
+    (failed,) = run_script(script, "patch32", trials=2)
+    assert failed.failure == failure
+    again = Script()
+    (run,) = measure_together(
+        [Case("patch32")],
+        Sampling(trials=2),
+        begun=lambda _: failed,
+        start_worker=again.start,
+        clock=lambda: again.now_s,
+    )
+    assert run.failure is None
+    assert run.trials[0] == failed.trials[0]
+    assert len(run.trials) == 2
+    assert "Gone on with after a failure: crashed: gone." in run.warnings
+
+
+def test_surroundings_that_changed_between_the_trials_are_said(monkeypatch):
+    cut, run, _, _ = cut_and_resumed(22)
+    assert not run.warnings
+    monkeypatch.setitem(globals(), "ENVIRONMENT", replace(ENVIRONMENT, settings={"governor": "powersave"}))
+    again = Script()
+    (run,) = measure_together(
+        [Case("patch32")], cut.sampling, begun=lambda _: cut, start_worker=again.start, clock=lambda: again.now_s
+    )
+    assert run.warnings == ("Its trials were not all measured in the same surroundings: governor – / powersave.",)
+
+
 def test_runs_measured_together_say_so():
     patch, grid = run_script(Script(), "patch32", "grid-r50", trials=1)
     assert patch.group == grid.group

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -133,12 +132,10 @@ def _check(asked: argparse.Namespace) -> None:
 def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Console) -> Measured:
     """Returns the rows' runs, by the paper's name, and prints their times."""
     from vilt_bench.ask.case import Sampling
+    from vilt_bench.cli.keeping import here
     from vilt_bench.judge.summary import summarise
-    from vilt_bench.machine.device import prepare_threads, resolve_device
-    from vilt_bench.machine.environment import collect
     from vilt_bench.paper.measuring import MAX_TIME_S, PRECISION, ROUNDS, measure_rows
     from vilt_bench.paper.pages import times
-    from vilt_bench.wire import CALM
 
     sampling = Sampling(
         precision=PRECISION if asked.precision is None else asked.precision,
@@ -153,8 +150,6 @@ def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Conso
             f"({progress.done} of {progress.total} trials done{left})\n"
         )
 
-    # As the measuring processes find it.
-    here = collect(resolve_device(asked.device), threads=prepare_threads(asked.threads))
     measured = measure_rows(
         {name: case for name, case in _cases(asked).items() if name in rows},
         _records(asked),
@@ -162,7 +157,7 @@ def _measure_rows(rows: Sequence[str], asked: argparse.Namespace, console: Conso
         sampling=sampling,
         rounds=ROUNDS if asked.trials is None else asked.trials,
         report=(lambda _: None) if asked.quiet else report,
-        here=replace(here, omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", CALM["OMP_WAIT_POLICY"])),
+        here=here(asked.device, asked.threads),
         patience_s=asked.patience,
         overhear=screen.overhear(debug=asked.debug),
         origin=options.origin(asked),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vilt_bench.ask.case import SIZES, case_name, label, names_apart
 from vilt_bench.cli import axes, options, screen
 from vilt_bench.cli.flags import in_flags
+from vilt_bench.cli.keeping import keeping
 from vilt_bench.errors import ConfigError, ViltBenchError
 from vilt_bench.words import counted
 
@@ -56,6 +57,12 @@ def register(add: Add) -> None:
         action="store_true",
         help="list the cases, with pixels, tokens and an estimate of memory and time; nothing is measured or saved",
     )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="measure what is missing in --output: complete cases are left out, those that were cut short go on with "
+        "what was measured of them, failed ones are tried again",
+    )
     # What was not given is to be told from what was: a plan may say it.
     parser.set_defaults(**dict.fromkeys((*axes.LISTS, *axes.SINGLE, *SIZES, "precision", "max_time", "trials")))
 
@@ -70,7 +77,6 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
     from vilt_bench.director.measure import check_cases, measure_together
     from vilt_bench.judge.ranking import by_rank
     from vilt_bench.record import store
-    from vilt_bench.record.live import Journals
     from vilt_bench.report import clean
     from vilt_bench.report.columns import chosen
     from vilt_bench.report.runs import table
@@ -82,10 +88,13 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
         return [], _foresee(expansion, sampling)
     store.check_writable(asked.output)
     screen.keep_on_termination()
-    if not asked.quiet:
-        for note in expansion.notes:
-            screen.say(f"{clean.printed(in_flags(note))}\n")
-        screen.say(f"{_plan(cases, sampling)}\n")
+
+    def say(line: str) -> None:
+        if not asked.quiet:
+            screen.say(f"{clean.printed(line)}\n")
+
+    for note in expansion.notes:
+        say(in_flags(note))
     left_out: list[Case] = []
 
     def leave_out(case: Case, error: ViltBenchError) -> None:
@@ -99,37 +108,43 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
         if run.trials or run.failure is not None:
             saved[run.run_id], told = store.save_all([run], asked.output)
             problems.extend(told)
-            if keeper is not None and not told:
-                keeper.saved(run.run_id)
+            if not told:
+                kept.saved(run.run_id)
 
-    keeper = Journals.beside(asked.output, report=screen.complain)
-    try:
-        runs = measure_together(
-            cases,
-            sampling,
-            report=screen.narrator(quiet=asked.quiet),
-            patience_s=asked.patience,
-            overhear=screen.overhear(debug=asked.debug),
-            leave_out=None if _are_embedders(cases) else leave_out,
-            finished=save,
-            note=(lambda _, __: None) if keeper is None else keeper.note,
-            name=asked.name,
-            origin=options.origin(asked, plan=plan),
+    with keeping(cases, sampling, asked.output, resume=asked.resume, say=say) as kept:
+        if kept.cases:
+            say(_plan(kept.cases, sampling))
+        runs = (
+            measure_together(
+                kept.cases,
+                sampling,
+                report=screen.narrator(quiet=asked.quiet),
+                patience_s=asked.patience,
+                overhear=screen.overhear(debug=asked.debug),
+                leave_out=None if _are_embedders(cases) else leave_out,
+                finished=save,
+                note=kept.note,
+                begun=kept.begun,
+                name=asked.name,
+                origin=options.origin(asked, plan=plan),
+            )
+            if kept.cases
+            else []
         )
         measured = [run for run in runs if run.trials or run.failure is not None]
         for run in measured:
             if run.run_id not in saved:  # Ctrl-C came while it was being saved
                 save(run)
-    finally:
-        if keeper is not None:
-            keeper.close()
-    if not measured:
+    if not measured and kept.cases:
         screen.complain("interrupted before anything was measured; nothing was saved")
         return [], screen.INTERRUPTED
     console = screen.console()
-    shown = measured if asked.sort == "asked" else by_rank(measured)
-    table.show(shown, console, quantities=chosen(asked.columns) if asked.columns else ())
-    console.print()
+    shown = kept.with_complete(measured)
+    if asked.sort != "asked":
+        shown = by_rank(shown)
+    if shown:
+        table.show(shown, console, quantities=chosen(asked.columns) if asked.columns else ())
+        console.print()
     for path in chain.from_iterable(saved[run.run_id] for run in measured):
         console.print(f"saved {path}", highlight=False, soft_wrap=True)
     for problem in problems:
@@ -143,7 +158,7 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
     if any(each.interrupted for each in measured):
         return measured, screen.INTERRUPTED
     # What does not apply to an embedder is left out; an embedder that has no case at all was meant otherwise.
-    lost = {case.embedder for case in left_out} - {each.case.embedder for each in measured}
+    lost = {case.embedder for case in left_out} - {each.case.embedder for each in shown}
     return measured, screen.USER_ERROR if failed or lost else 0
 
 

@@ -187,7 +187,7 @@ class OpenTrial:
                     self.trial,
                     warmup=self.warmup.series(),
                     samples=self.samples.series(*known),
-                    settled=self.settled,
+                    settled=self.settled if self.settled or self.samples.blocks else None,  # else it was cut short
                 )
             )
             self.trial = None
@@ -318,8 +318,10 @@ def measure_together(
         )
         earlier = begun(case) or fresh
         if not earlier.trials:
-            earlier = replace(fresh, run_id=earlier.run_id)
+            earlier = replace(fresh, run_id=earlier.run_id, failure=earlier.failure)
         drafts.append(Draft.of(earlier, apart, sampling))
+        if (failure := earlier.failure) is not None:
+            drafts[-1].warnings += (f"Gone on with after a failure: {failure.kind}: {failure.message}.",)
         if earlier.trials and earlier.source != source:
             drafts[-1].warnings += (f"Interrupted at {_named(earlier.source)}, gone on with at {_named(source)}.",)
     runs: dict[str, Run] = {}

@@ -222,7 +222,7 @@ class _Trial:
             self._opened,
             warmup=self._warmup.series() if has_blocks else self._opened.warmup,
             samples=self._samples.series(*self._known()) if has_blocks else self._opened.samples,
-            settled=self._settled,
+            settled=self._settled if self._settled or self._samples.blocks else None,
             conditions=self.conditions,
         )
 

@@ -119,31 +119,47 @@ class Journals:
         except OSError as error:
             self._tell(error)
 
-    def take_up(self, run: Run) -> None:
-        """Go on with a run whose journal or record is there: it is this director's from now on.
+    @property
+    def folder(self) -> Path:
+        """Where the journals lie."""
+        return self._folder
+
+    def take_up(self, run: Run, path: str | os.PathLike[str]) -> Run:
+        """Go on with a run that is nobody's, and return it; it is this director's from now on, and has a journal.
+
+        Args:
+            run: as it stands.
+            path: of its journal or its record, which its journal takes the place of.
 
         Raises:
-            OSError: it can't be written; the run is as it was.
+            OSError: the journal can't be written; the run is where it was.
         """
-        path = self._folder / journal.file_name(run.run_id)
-        if path.exists():
-            lines = journal.read_lines(path.read_bytes())
-            self._lengths[run.run_id] = lines.length
-            self._append(run.run_id, journal.line(journal.Owned(self.director.director)))
-            return
-        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+        own = self._folder / journal.file_name(run.run_id)
+        owned = journal.line(journal.Owned(self.director.director))
+        if own.exists() and own.samefile(path):
+            self._lengths[run.run_id] = journal.read_lines(own.read_bytes()).length
+            self._append(run.run_id, owned)
+            return run
+        data = owned + journal.line(journal.Kept(run))
+        temporary = own.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
-            data = journal.line(journal.Owned(self.director.director)) + journal.line(journal.Kept(run))
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
-            self._lengths[run.run_id] = len(data)
+            temporary.replace(own)
             _sync_folder(self._folder)
         finally:
             with suppress(OSError):
                 temporary.unlink()
+        try:
+            Path(path).unlink()
+        except OSError:
+            with suppress(OSError):
+                own.unlink()
+            raise
+        self._lengths[run.run_id] = len(data)
+        return run
 
     def saved(self, run_id: str) -> None:
         """Remove a run's journal: its record has taken its place."""
@@ -228,10 +244,28 @@ def directors(folder: str | os.PathLike[str]) -> list[Director]:
     return alive
 
 
+def left_behind(folder: str | os.PathLike[str]) -> int:
+    """Returns how many runs a folder has that were cut short and have no record."""
+    journals = map(str, Path(folder).glob(f"{journal.PREFIX}*{journal.SUFFIX}"))
+    left = journal.without_records(journals, map(str, Path(folder).glob("*.json")))
+    return sum(_director(path) is None for path in map(_lock_of, left) if path is not None)
+
+
 def writer_of(path: str | os.PathLike[str], lines: journal.Lines) -> Director | None:
     """Returns the director that is alive and writes a journal; `None`: nobody does any more."""
+    lock = _lock_of(path, lines)
+    return None if lock is None else _director(lock)
+
+
+def _lock_of(path: str | os.PathLike[str], lines: journal.Lines | None = None) -> Path | None:
+    """Returns the file that the last writer of a journal held locked; `None`: no line tells."""
+    if lines is None:
+        try:
+            lines = journal.read_lines(files.read_bytes(path))
+        except FileError:
+            return None
     owners = [event.director for event in lines.events if isinstance(event, journal.Owned)]
-    return _director(Path(path).with_name(f"{PREFIX}{owners[-1]}{SUFFIX}")) if owners else None
+    return Path(path).with_name(f"{PREFIX}{owners[-1]}{SUFFIX}") if owners else None
 
 
 def _director(path: Path) -> Director | None:
