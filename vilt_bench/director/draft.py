@@ -114,6 +114,11 @@ class Draft:
         """How many trials there are, those that were cut left out."""
         return len(self.trials) - self.cut
 
+    @property
+    def next_index(self) -> int:
+        """The index of the next trial."""
+        return 1 + max((trial.index for trial in self.trials), default=-1)
+
     def lacks_trials(self, sampling: Sampling) -> bool:
         """Returns whether one of the trials asked for is to follow, and there is time for it: for the first always."""
         left_s = sampling.max_time_s - self.spent_s

@@ -381,7 +381,8 @@ def _trial(
             # A trial after those asked for has as long as they had; the time left is for more of its kind.
             share = 1 / lacking if lacking > 0 else 1.0
             budget_s = min(max(0.0, left_s) * share, sampling.max_time_s / sampling.trials)
-            index = len(draft.trials)
+            # After a kill some runs of a group have the trial that it cut, others not: turns are found by index.
+            index = max(each.next_index for each in drafts if each.group == draft.group)
             open_trials.append(OpenTrial(draft, start_worker, sampling, index, budget_s, report, note, clock))
         # Made ready one after the other, before any is timed: building would disturb a neighbour's times.
         active = [open_trial for open_trial in open_trials if _went_well(open_trial, open_trial.prepare, refused)]
@@ -434,7 +435,7 @@ def _went_well(open_trial: OpenTrial, step: Callable[[], bool | None], refused: 
     except WorkerFailedError as error:
         open_trial.fail(error.failure)
     except errors.ViltBenchError as error:
-        if open_trial.index == 0 and not open_trial.samples.blocks and open_trial.trial is None:
+        if not open_trial.draft.trials and open_trial.trial is None:
             if refused is None:
                 raise  # the user can mend it, and nothing is lost
             refused(open_trial.draft, error)
