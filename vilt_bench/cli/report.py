@@ -50,6 +50,12 @@ def register(add: Add) -> None:
         help="only runs with these values, such as embedder=patch32,grid-r50,dtype=float32; axes: "
         "embedder, resolution, batch-size, dtype, text-length, reduce, threads, interaction, machine, …",
     )
+    parser.add_argument(
+        "--pivot",
+        metavar="AXIS",
+        help="tables of a sweep whose columns are the values of this axis, such as batch-size; a table for each of "
+        "--columns (default: latency)",
+    )
     options.add_columns(parser)
     options.add_sort(parser, default="rank in tables and pages of folders; else asked")
     group = parser.add_argument_group("pictures")
@@ -124,6 +130,8 @@ def report(asked: argparse.Namespace) -> int:
     left_out = screen.leave_out(unreadable)
     for_people = asked.format in FOR_PEOPLE and any(map(load.is_folder, paths))
     by_place = for_people if asked.sort is None else asked.sort == "rank"
+    if asked.pivot is not None:
+        return _pivot(runs, asked, left_out)
     is_map = asked.figure in MAPS
     if not is_map and (
         given := [flag for flag in _OF_MAPS if getattr(asked, flag[2:]) not in (None, False, [], LOGS[0])]
@@ -154,6 +162,30 @@ def report(asked: argparse.Namespace) -> int:
         table.show(runs, screen.console(), left_out=left_out, quantities=quantities)
         return 0
     text = render(runs, asked.format, left_out=left_out, quantities=asked.columns)
+    if asked.output is None:
+        sys.stdout.write(text)
+    else:
+        store.write_text(asked.output, text)
+    return 0
+
+
+def _pivot(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Sequence[str]) -> int:
+    from vilt_bench.record import store
+    from vilt_bench.report import newest_of, pivoted, render_pivot
+
+    pictured = ("--with-paper", "--allow-different", "--x", "--y", "--z", "--facet", "--stacked")
+    given = [flag for flag in pictured if getattr(asked, flag[2:].replace("-", "_"))]
+    if given or asked.figure != FIGURES[0]:
+        raise ConfigError(f"--pivot makes tables, and {[*given, '--figure'][0]} is for pictures; leave one of them out")
+    chosen, older = newest_of(runs, asked.newest)
+    given_texts = {"only": asked.only, "labels": asked.labels, "quantities": asked.columns}
+    left_out = [*older, *left_out]
+    if asked.format == "table" and asked.output is None:
+        from vilt_bench.report.runs import pivot
+
+        pivot.show(pivoted(chosen, asked.pivot, left_out=left_out, **given_texts), screen.console())
+        return 0
+    text = render_pivot(chosen, asked.format, asked.pivot, left_out=left_out, **given_texts)
     if asked.output is None:
         sys.stdout.write(text)
     else:

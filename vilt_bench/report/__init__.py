@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vilt_bench.judge.summary import Summary
     from vilt_bench.record.run import Run
     from vilt_bench.report.pictures.latency import Beside
+    from vilt_bench.report.runs.pivot import Pivot
 
 PICTURES = ("svg", "png", "pdf", "html")
 """Formats of `render_picture`; the only ones that need matplotlib."""
@@ -260,6 +261,64 @@ def render_map(
         return page.page(
             judged, [(title, picture)], left_out=left_out, quantities=chosen(quantities) if quantities else []
         )
+
+
+def render_pivot(
+    runs: Iterable[Run | Summary],
+    format: str,
+    along: str,
+    *,
+    quantities: Sequence[str] = (),
+    only: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+) -> str:
+    """Returns runs of a sweep as tables whose columns are the values of an axis, as text that ends in a newline.
+
+    Args:
+        runs: in order; each is judged once, unless it is judged already.
+        format: `table`, `csv`, `markdown`, `latex`, `json` or `html`.
+        along: an axis of `report.axes`, such as `batch-size`.
+        quantities: that cells tell, a table each, by the names of `report.columns`; none: the latency.
+        only: which runs, such as `dtype=float32`.
+        labels: as for `render_map`.
+        left_out: sentences on records that could not be read.
+
+    Raises:
+        ConfigError: there is no such format, axis or quantity, or the axis does not vary.
+    """
+    from vilt_bench.report.runs import page, pivot
+
+    if format not in pivot.FORMATS:
+        raise ConfigError(f"`pivot` makes {', '.join(pivot.FORMATS)}; leave it out for {format}")
+    found = pivoted(runs, along, quantities=quantities, only=only, labels=labels, left_out=left_out)
+    if format == "html":
+        return page.page([], [], blocks=pivot.document(found)).decode()
+    return pivot.render(found, format)
+
+
+def pivoted(
+    runs: Iterable[Run | Summary],
+    along: str,
+    *,
+    quantities: Sequence[str] = (),
+    only: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+) -> Pivot:
+    """Returns the runs by an axis, to be shown or written; arguments and errors as `render_pivot`."""
+    from vilt_bench.judge.summary import summaries
+    from vilt_bench.report import axes
+    from vilt_bench.report.columns import LATENCY, chosen
+    from vilt_bench.report.labels import read
+    from vilt_bench.report.runs import pivot
+
+    found = axes.axis(along, "pivot")
+    read_all = summaries(runs)
+    # A table has no colours; whether they are any is for pictures to say.
+    own = read(labels, read_all, is_colour=lambda _: True)
+    told = chosen(quantities) if quantities else [LATENCY]
+    return pivot.pivot(axes.only(read_all, only), found, told, labels=own, left_out=left_out)
 
 
 LOGS = ("auto", "x", "y", "xy", "none")

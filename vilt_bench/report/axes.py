@@ -108,7 +108,7 @@ AXES: Mapping[str, Axis] = {
             rank=lambda run: (run.case.text_length,),
         ),
         Axis("dtype", "Dtype", lambda run: run.case.dtype),
-        Axis("linear", "Linear layers", lambda run: run.case.linear),
+        Axis("backend", "Backend", lambda run: run.case.backend),
         Axis(
             "device",
             "Device",
@@ -151,7 +151,7 @@ AXES: Mapping[str, Axis] = {
 
 EMBEDDER = AXES["embedder"]
 MACHINE = AXES["machine"]
-FACTS: Mapping[str, str] = {name: name for name in ("machine", "device", "threads", "dtype", "batch-size", "linear")}
+FACTS: Mapping[str, str] = {name: name for name in ("machine", "device", "threads", "dtype", "batch-size", "backend")}
 """By fact of `record.alike` that a picture asks for: the axis of it."""
 DERIVED = ("visual-tokens",)
 """Axes whose value follows from others."""

@@ -16,7 +16,12 @@ _HEAD = r"% Made by vilt-bench. Needs \usepackage{booktabs}; \input this file."
 
 def render(runs: Sequence[Summary], *, left_out: Sequence[str] = (), quantities: Sequence[Quantity] = ()) -> str:
     """Returns the comparison if there are several runs, then each run's stages and remarks, then what was left out."""
-    return "\n\n".join([_HEAD, *_blocks(document(runs, left_out, quantities))]) + "\n"
+    return written(document(runs, left_out, quantities))
+
+
+def written(blocks: Iterable[Block]) -> str:
+    """Returns what a report consists of as LaTeX."""
+    return "\n\n".join([_HEAD, *_blocks(blocks)]) + "\n"
 
 
 def _blocks(blocks: Iterable[Block]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vilt_bench.judge.summary import Summary
 from vilt_bench.report import clean, tables
@@ -12,7 +12,12 @@ from vilt_bench.report.runs.document import Block, Heading, Items, Paragraph, do
 
 def render(runs: Sequence[Summary], *, left_out: Sequence[str] = (), quantities: Sequence[Quantity] = ()) -> str:
     """Returns the comparison if there are several runs, then each run's stages and remarks, then what was left out."""
-    return "\n\n".join(map(_block, document(runs, left_out, quantities))) + "\n"
+    return written(document(runs, left_out, quantities))
+
+
+def written(blocks: Iterable[Block]) -> str:
+    """Returns what a report consists of as Markdown."""
+    return "\n\n".join(map(_block, blocks)) + "\n"
 
 
 def _block(block: Block) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vilt_bench.judge.summary import Summary
 from vilt_bench.report import clean, tables
@@ -35,6 +35,7 @@ def page(
     *,
     left_out: Sequence[str] = (),
     quantities: Sequence[Quantity] = (),
+    blocks: Iterable[Block] | None = None,
 ) -> bytes:
     """Returns the page as UTF-8; it is well-formed XML as well.
 
@@ -43,9 +44,16 @@ def page(
         pictures: captions, and SVG files.
         left_out: as in the Markdown report.
         quantities: likewise.
+        blocks: what the page says instead of the Markdown report.
     """
     figures = (_figure(caption, svg, index) for index, (caption, svg) in enumerate(pictures))
-    body = "\n".join([f"<h1>{TITLE}</h1>", *figures, *map(_block, document(runs, left_out, quantities))])
+    body = "\n".join(
+        [
+            f"<h1>{TITLE}</h1>",
+            *figures,
+            *map(_block, document(runs, left_out, quantities) if blocks is None else blocks),
+        ]
+    )
     text = (
         f'<!DOCTYPE html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml">\n<head>\n<meta charset="utf-8"/>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"/>\n<title>vilt-bench: {TITLE}</title>\n'
