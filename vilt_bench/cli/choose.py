@@ -212,6 +212,8 @@ def _measure(found: Choice, asked: argparse.Namespace) -> int:
     arguments += ["--quiet"] if asked.quiet else []
     screen.say(f"\nvilt-bench run {shlex.join(arguments)}\n\n")
     runs, code = run.measure(_parsed(arguments))
+    if not runs:
+        return code
     console = screen.console()
     console.print()
     show_measured(finalists, {each.case.embedder: each for each in runs}, console)

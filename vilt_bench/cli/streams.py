@@ -26,6 +26,7 @@ _LEFT = (errno.EPIPE, errno.ESHUTDOWN)
 _NEAR = "vilt_bench.near"
 _NEAREST = {
     "×": "x",
+    "●": "o",
     "–": "-",
     "→": ">",
     "↳": ">",
