@@ -251,6 +251,9 @@ def test_every_kind_of_remark_has_words() -> None:
         of.StageFound("a.b", {}, "note"), of.LaunchBound(("a.b",)), of.Unsettled(1, 3), of.Disturbed(reasons[3:4]),
         of.FirstCall(0.4, 4), of.ProcessorTime(0.4, 2), of.EnergyUsed(Energy((1.0,), (5.0,), (1,), None, "NVML")),
         of.GpuBetweenBlocks((1e9, 2e9), (50, 60)), of.Warned("as it is"),
+        of.OutputDeviates((("a.b", 0.1, 1e-4, "float32"),)), of.OutputUncompared((("a.b", "why"),)),
+        of.FellBack("acme", (("a.b", "why"),), False), of.AccuracyUnknown(("int8",)),
+        of.Computed("acme", "acme 1", ("int8",), 0.1, None),
     )  # fmt: skip
     assert {type(each) for each in facts} == set(get_args(of.Remark))
     assert {type(each) for each in reasons} == set(get_args(of.Reason))

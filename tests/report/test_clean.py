@@ -31,7 +31,7 @@ from vilt_bench.judge.summary import summarise
 from vilt_bench.paper.pages import times
 from vilt_bench.record import load, store
 from vilt_bench.record.examination import ClockFacts, Examination, KernelPair, Neighbour
-from vilt_bench.record.run import Bounds, Energy, Failure, Fitness, Run, Source
+from vilt_bench.record.run import Bounds, Computation, Energy, Failure, Fitness, PreparedStage, Run, Source
 from vilt_bench.report import clean, terminal, verdicts
 from vilt_bench.report import doctor as report_doctor
 from vilt_bench.report import history as report_history
@@ -124,10 +124,16 @@ def run(make_run) -> Run:
     made = make_run(
         run_id="0", blocks=(2, 2), case=Case("patch32", options={"weights": "x"}, images=("a.jpg",), checkpoint="y")
     )
+    computation = Computation(
+        "torch 1",
+        (PreparedStage("visual_embedder.x", "torch", "float32", 0.1, "reason", None, "shapes"),),
+        None,
+        "shapes",
+    )
     return dataclasses.replace(
         made,
         environment=dataclasses.replace(made.environment, omp_wait_policy="PASSIVE", device="cpu"),
-        model=dataclasses.replace(made.model, memory_method="counted", interaction="lm:x"),
+        model=dataclasses.replace(made.model, memory_method="counted", interaction="lm:x", computation=computation),
         stages=tuple(dataclasses.replace(each, note="note", counts={"kept": 3}) for each in made.stages),
         trials=tuple(
             dataclasses.replace(each, conditions=dataclasses.replace(each.conditions, throttle_reasons=("hot",)))

@@ -36,6 +36,7 @@ def register(add: Add) -> None:
         action="store_true",
         help="don't measure the machine's peak, which takes a few seconds, for the stages' least times",
     )
+    options.add_backend(where)
     options.add_on(where)
 
     parser = add("catalog", catalog_embedders, "write the catalogue of a package's embedders, for 'vilt-bench list'")

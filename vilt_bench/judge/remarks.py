@@ -14,7 +14,7 @@ from typing import Literal
 from vilt_bench.ask.case import LANGUAGE_MODEL
 from vilt_bench.judge.estimate import Estimate, mean, median
 from vilt_bench.judge.latency import Latencies, blocked_latency, latencies, trial_medians
-from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS, Conditions, Energy, Run
+from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS, WHOLE, Conditions, Deviation, Energy, Run
 
 Verdict = Literal["precise", "noisy", "interrupted", "failed"]
 
@@ -28,6 +28,22 @@ LEAST_USED = 0.8
 """A run whose passes took this share of the time was stopped by it; the rest went between passes."""
 NOTABLE_STEAL = 0.01
 """Share of the processors that a hypervisor may give away before it is told."""
+DEVIATIONS = {
+    "int4": 0.5,
+    "int8": 0.2,
+    "fp8": 0.2,
+    "float8": 0.2,
+    "bfloat16": 0.05,
+    "float16": 0.01,
+    "tf32": 0.01,
+    "float32": 1e-4,
+}
+"""By precision, the coarsest first: a relative difference from eager float32's output that rounding still explains.
+
+About a dozen roundings, of 2⁻⁹ of a number in bfloat16, 2⁻¹² in float16 and tf32, 2⁻²⁵ in float32, add up to a tenth of
+these in a transformer of twelve layers; the rest is for deeper models, and for the largest of many thousand numbers.
+"""
+_COARSE = DEVIATIONS["int8"]
 NOTABLE_HELD_S = 0.05
 """Seconds that a quota may hold a run up before it is told: half a period of the usual quota."""
 
@@ -107,6 +123,52 @@ class Failed:
     kind: str
     message: str
     stage: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDeviates:
+    """An output lies further from eager float32's than its precision explains: the times are of another answer."""
+
+    parts: tuple[tuple[str, float, float, str], ...]
+    """Stage, or `whole`; the relative difference; the bound; the precision that it is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputUncompared:
+    """Outputs that could not be compared with eager float32's."""
+
+    parts: tuple[tuple[str, str], ...]
+    """Stage, or `whole`; and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack:
+    """Eager torch computed stages that the backend was asked for."""
+
+    backend: str
+    stages: tuple[tuple[str, str], ...]
+    """Each with the reason."""
+    is_all: bool
+    """Whether nothing else was computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Who computed the stages, and how the whole's output compares with eager float32's."""
+
+    backend: str
+    version: str
+    precisions: tuple[str, ...]
+    prepare_time_s: float | None
+    """Median of the trials."""
+    deviation: Deviation | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyUnknown:
+    """Random weights do not tell what a coarse precision does to a trained model's answers."""
+
+    precisions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +339,11 @@ class Warned:
 
 Remark = (
     Failed
+    | OutputDeviates
+    | OutputUncompared
+    | FellBack
+    | Computed
+    | AccuracyUnknown
     | Interrupted
     | TrialsLacking
     | FirstToken
@@ -319,6 +386,8 @@ def remarks(run: Run, found: Latencies | None = None) -> tuple[Remark, ...]:
     found = found or latencies(run)
     return (
         *_ending(run, found),
+        *_outputs(run),
+        *_computation(run),
         *_first_token(run, found),
         *_precision(run, found.whole),
         *_sum_of_stages(found),
@@ -348,6 +417,51 @@ def _ending(run: Run, found: Latencies) -> Iterator[Remark]:
     measured = sum(1 for trial in run.trials if trial.samples.whole.latency_s)
     if measured < run.sampling.trials:
         yield TrialsLacking(measured, run.sampling.trials, *_needed(run, found))
+
+
+def _outputs(run: Run) -> Iterator[Remark]:
+    """Yields what makes a run's times those of something else than was asked for."""
+    made = run.model.computation if run.model is not None else None
+    if made is None:
+        return
+    compared = [(stage.name, stage.deviation, stage.precision) for stage in made.stages]
+    # From end to end the coarsest precision sets the bound.
+    coarsest = max((stage.precision for stage in made.stages), key=largest_deviation, default="float32")
+    compared.append((WHOLE, made.deviation, coarsest))
+    far = [
+        (name, relative, largest_deviation(precision), precision)
+        for name, found, precision in compared
+        if found is not None and (relative := max(found.relative, found.relative_l2)) > largest_deviation(precision)
+    ]
+    if far:
+        yield OutputDeviates(tuple(far))
+    why = [(stage.name, stage.not_compared) for stage in made.stages] + [(WHOLE, made.not_compared)]
+    if uncompared := tuple((name, reason) for name, reason in why if reason is not None):
+        yield OutputUncompared(uncompared)
+    if fallen := tuple((stage.name, stage.fell_back) for stage in made.stages if stage.fell_back is not None):
+        yield FellBack(run.case.backend, fallen, len(fallen) == len(made.stages))
+
+
+def _computation(run: Run) -> Iterator[Remark]:
+    model = run.model
+    if model is None or model.computation is None:
+        return
+    made = model.computation
+    precisions = tuple(dict.fromkeys(stage.precision for stage in made.stages if stage.fell_back is None))
+    times = [trial.prepare_time_s for trial in run.trials if trial.prepare_time_s is not None]
+    yield Computed(run.case.backend, made.version, precisions, median(times) if times else None, made.deviation)
+    coarse = tuple(each for each in precisions if largest_deviation(each) >= _COARSE)
+    if coarse and "random" in (model.visual_weights, model.shared_weights):
+        yield AccuracyUnknown(coarse)
+
+
+def largest_deviation(precision: str) -> float:
+    """Returns how far outputs in a precision may lie from eager float32's, relative, before it is no more rounding.
+
+    Args:
+        precision: as a record has it, such as `bfloat16`, or `int8 weights, float32 activations`; the coarsest counts.
+    """
+    return next((bound for name, bound in DEVIATIONS.items() if name in precision), DEVIATIONS["float32"])
 
 
 def _needed(run: Run, found: Latencies) -> tuple[float, int] | tuple[()]:

@@ -7,13 +7,26 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from vilt_bench.ask.case import ALONE, Case, Sampling
-from vilt_bench.judge.estimate import Estimate
+from vilt_bench.judge.estimate import Estimate, median
 from vilt_bench.judge.latency import Latencies, latencies
 from vilt_bench.judge.ranking import Place, rank
 from vilt_bench.judge.remarks import Remark, Verdict, remarks, verdict
 from vilt_bench.judge.throughput import Passes, images_per_second, single_passes, time_per_image
 from vilt_bench.judge.turns import Turns, turns_of
-from vilt_bench.record.run import WHOLE, Component, Energy, Environment, Failure, Model, Origin, Run, Source, Stage
+from vilt_bench.record.run import (
+    WHOLE,
+    Component,
+    Deviation,
+    Energy,
+    Environment,
+    Failure,
+    Model,
+    Origin,
+    PreparedStage,
+    Run,
+    Source,
+    Stage,
+)
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 TITLES: Mapping[str, str] = {name: name.replace("_", " ") for name in COMPONENTS}
@@ -49,6 +62,13 @@ class Row:
     """Of the whole only: its uninstrumented passes one by one."""
     place: Place | None = None
     """Of the whole only: among the runs that it was judged with and took turns with."""
+
+    computed: PreparedStage | None = None
+    """Who computed it, where that is known and it is one stage."""
+    deviation: Deviation | None = None
+    """From eager float32's output: of a stage, or of the whole."""
+    prepare_time_s: float | None = None
+    """What the backend took to prepare it: of a stage in the first trial, of the whole the trials' median."""
 
     @property
     def macs(self) -> int | None:
@@ -134,6 +154,7 @@ def summarise(run: Run) -> Summary:
     # Pillow's work and memory are not counted: the whole's are the model's.
     model = [stage for stage in run.stages if stage.component != OPTIONAL]
     rows.append(_row(found, batch_size, "whole", WHOLE, None, model, passes=single_passes(run)))
+    rows = _with_computation(run, rows)
     return Summary(
         run_id=run.run_id,
         started_at=run.started_at,
@@ -182,6 +203,25 @@ def shown_components(runs: Sequence[Summary]) -> tuple[Component, ...]:
     return tuple(
         component for component in COMPONENTS if component in usual or any(run.stages(component) for run in runs)
     )
+
+
+def _with_computation(run: Run, rows: list[Row]) -> list[Row]:
+    """Returns the rows with who computed them, where the record says so."""
+    made = run.model.computation if run.model is not None else None
+    if made is None:
+        return rows
+    stages = {stage.name: stage for stage in made.stages}
+    times = [trial.prepare_time_s for trial in run.trials if trial.prepare_time_s is not None]
+    whole = replace(rows[-1], deviation=made.deviation, prepare_time_s=median(times) if times else None)
+    return [
+        *(
+            row
+            if row.level != "stage" or (found := stages.get(row.name)) is None
+            else replace(row, computed=found, deviation=found.deviation, prepare_time_s=found.prepare_time_s)
+            for row in rows[:-1]
+        ),
+        whole,
+    ]
 
 
 def _stage_names(run: Run) -> list[str]:

@@ -20,9 +20,11 @@ from vilt_bench.report.numbers import (
     millions,
     milliseconds_interval,
     milliseconds_of,
+    number,
     percent,
     ranks,
     ratio_interval,
+    small,
 )
 from vilt_bench.report.tables import Column
 from vilt_bench.words import did_you_mean, nearest
@@ -213,10 +215,45 @@ PEAK = Quantity(
     fields=lambda row: {"memory_peak_bytes": row.peak_bytes},
     scale=1 / 2**20,
 )
+DIFFERENCE = Quantity(
+    "difference",
+    Column("Difference from eager float32", aside="relative", screen="Difference"),
+    lambda row: None if row.deviation is None else row.deviation.relative,
+    small,
+    fields=lambda row: {
+        "difference_largest": getattr(row.deviation, "largest", None),
+        "difference_relative": getattr(row.deviation, "relative", None),
+        "difference_relative_l2": getattr(row.deviation, "relative_l2", None),
+    },
+    usual=False,
+)
+PREPARING = Quantity(
+    "prepare_time",
+    Column("Preparing", "s"),
+    lambda row: row.prepare_time_s,
+    lambda seconds: ABSENT if seconds is None else number(seconds),
+    fields=lambda row: {"prepare_time_s": row.prepare_time_s},
+    usual=False,
+)
+COMPUTED_BY = Quantity(
+    "computed_by",
+    Column("Computed by", align="left", long="fold"),
+    lambda row: None if row.computed is None else row.computed.computed_by,
+    lambda text: text or ABSENT,
+    fields=lambda row: {
+        "computed_by": getattr(row.computed, "computed_by", None),
+        "precision": getattr(row.computed, "precision", None),
+        "fell_back": getattr(row.computed, "fell_back", None),
+    },
+    usual=False,
+)
+OF_BACKENDS = (DIFFERENCE, PREPARING, COMPUTED_BY)
+"""What a table tells as well of runs whose record says who computed the stages."""
 QUANTITIES: Sequence[Quantity] = (
     *(LATENCY, IMAGES_PER_SECOND, TIME_PER_IMAGE, PASSES, *PERCENTILES),
     *(RANK, RELATIVE_TIME),
     *(SHARE, PARAMETERS, FLOPS, MACS, PEAK),
+    *OF_BACKENDS,
 )
 """In the order of tables and of data."""
 

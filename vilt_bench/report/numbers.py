@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 ABSENT = "–"
 
 
+def small(value: float | None) -> str:
+    """Returns a number far below one with two digits and its power of ten, such as `1.4e-07`; none is 0."""
+    return ABSENT if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
 def milliseconds(estimate: Estimate | None) -> str:
     """Returns the latency in ms, such as `12.31`."""
     return ABSENT if estimate is None else number(1000 * estimate.value)

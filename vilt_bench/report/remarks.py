@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from vilt_bench.judge import remarks as of
-from vilt_bench.report.numbers import digits, digits_above
+from vilt_bench.report.numbers import digits, digits_above, small
 from vilt_bench.words import counted
 
 _PARTS = {
@@ -28,6 +28,24 @@ def sentence(remark: of.Remark) -> str:
     match remark:
         case of.Failed(kind, message, stage):
             return f"Failed{f' in {stage}' if stage else ''} ({kind}): {message}"
+        case of.OutputDeviates(parts):
+            told = ", ".join(
+                f"{_short(name)} by {small(relative)} where {precision} explains {small(bound)}"
+                for name, relative, bound, precision in parts
+            )
+            return f"NOT THE SAME OUTPUT as eager float32's: {told} (relative). Its times are of another answer."
+        case of.OutputUncompared(parts):
+            told = "; ".join(f"{_short(name)}: {why}" for name, why in parts)
+            return f"Not compared with eager float32's output: {told}."
+        case of.FellBack():
+            return _fell_back(remark)
+        case of.Computed():
+            return _computed(remark)
+        case of.AccuracyUnknown(precisions):
+            return (
+                f"With random weights the difference in {', '.join(precisions)} is that of these weights: what it does "
+                "to a trained model's answers they can't tell."
+            )
         case of.Interrupted():
             return "Interrupted: what was measured until then is shown."
         case of.TrialsLacking(measured, asked, trial_s, enough_s):
@@ -127,6 +145,28 @@ def _first_token(remark: of.FirstToken) -> str:
         for name, share in remark.shares.items()
     ]
     return f"Time to first token: {1000 * remark.whole_s:,.1f} ms; {', '.join(shares)}."
+
+
+def _fell_back(remark: of.FellBack) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for name, why in remark.stages:
+        by_reason.setdefault(why, []).append(_short(name))
+    told = "; ".join(f"{', '.join(names)} ({why})" for why, names in by_reason.items())
+    if remark.is_all:
+        return f"NOTHING was computed by {remark.backend}, all by eager torch: {told}."
+    return f"Computed by eager torch: {told}."
+
+
+def _computed(remark: of.Computed) -> str:
+    parts = [f"Computed by {remark.backend} ({remark.version}), in {', '.join(remark.precisions) or 'float32'}"]
+    if remark.prepare_time_s is not None:
+        parts.append(f"prepared in {digits(remark.prepare_time_s)} s")
+    if (found := remark.deviation) is not None:
+        parts.append(
+            f"the output lies {small(found.relative)} from eager float32's, relative to its largest number "
+            f"({small(found.relative_l2)} by norms; {small(found.largest)} at most)"
+        )
+    return f"{'; '.join(parts)}."
 
 
 def _evidence(evidence: of.Evidence) -> str:

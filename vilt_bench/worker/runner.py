@@ -6,13 +6,14 @@ When to stop is decided elsewhere, by the director; what is built, observed and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import torch
 
-from vilt_bench.ask.case import WHOLE, Case, label, parse_backend
+from vilt_bench.ask.case import EAGER, WHOLE, Case, label, parse_backend
 from vilt_bench.embedding import Mark
 from vilt_bench.errors import ViltBenchError
 from vilt_bench.machine.environment import torch_state
@@ -22,6 +23,7 @@ from vilt_bench.worker import backends
 from vilt_bench.worker.build import build_inputs, build_model, check_memory, describe_model, embedder_for_input
 from vilt_bench.worker.count import Counts, count
 from vilt_bench.worker.failures import StageError, error_line
+from vilt_bench.worker.hint import faster_products
 from vilt_bench.worker.inputs import Inputs
 from vilt_bench.worker.meters.latency import Forward, Interval, StagedPass, Timer, quiet, times
 from vilt_bench.worker.observe import Observer, strange_values
@@ -126,7 +128,7 @@ class Runner:
 
     def count(self) -> Counts:
         """Returns the stages with all that is counted, how memory was obtained, and warnings."""
-        return count(
+        counts = count(
             self.case,
             self.model,
             self.inputs,
@@ -134,6 +136,20 @@ class Runner:
             packed_bytes=self.computing.packed_bytes,
             allocates_elsewhere=self.computing.allocates_elsewhere,
         )
+        return counts._replace(warnings=(*counts.warnings, *self._faster()))
+
+    def _faster(self) -> Iterator[str]:
+        """Yields that another backend is likely much faster, where eager torch computes as it does by default."""
+        on_cpu = next(self.model.parameters(), torch.empty(0)).device.type == "cpu"
+        if not (on_cpu and is_plain(self.case) and self.case.dtype == FLOAT32):
+            return
+        for name in backends.names():
+            if name != EAGER and (found := faster_products(self.model, backends.own_products(name))):
+                product, share = min(found.items(), key=itemgetter(1))
+                yield (
+                    f"The largest linear layer takes {share:.2f} of eager torch's time here as {product}: "
+                    f"--backend {name} is likely much faster."
+                )
 
     def run_pass(self) -> None:
         """Run one uninstrumented pass."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console, Group, RenderableType
 
 from vilt_bench.judge import summary
-from vilt_bench.judge.remarks import Failed
+from vilt_bench.judge.remarks import Failed, OutputDeviates, Remark
 from vilt_bench.judge.summary import Summary
 from vilt_bench.record.run import Component, Run
 from vilt_bench.report import lines, tables, terminal
@@ -67,9 +67,12 @@ def _run(run: Summary, width: int, quantities: Sequence[Quantity], *, told: bool
         yield from _drawn(by_stage(run, quantities), width, chosen=bool(quantities))
     if throughput := lines.throughput_line(run):
         yield terminal.Lines([[(throughput, "")]])
-    yield terminal.Lines(
-        [(f"• {sentence(remark)}", "red" if isinstance(remark, Failed) else "")] for remark in run.remarks
-    )
+    yield terminal.Lines([(f"• {sentence(remark)}", _look(remark))] for remark in run.remarks)
+
+
+def _look(remark: Remark) -> str:
+    """Returns how a remark stands out."""
+    return "red" if isinstance(remark, Failed) else "bold red" if isinstance(remark, OutputDeviates) else ""
 
 
 def _drawn(table: tables.Table, width: int, *, chosen: bool) -> Iterator[RenderableType]:

@@ -37,7 +37,7 @@ _WIDE_RANKED, _WIDEST_RANKED = 130, 160
 
 def by_stage(run: Summary, quantities: Sequence[Quantity] = ()) -> Table:
     """Returns a line a stage, under their components, and the whole, with the quantities chosen, else the usual."""
-    quantities = quantities or known.usual()
+    quantities = quantities or [*known.usual(), *_of_backends([run], known.PREPARING, known.DIFFERENCE)]
     inner = {row.component for row in run.rows if row.level == "component"}
     found = []
     for row in run.rows:
@@ -84,7 +84,15 @@ def _usual(runs: Sequence[Summary]) -> list[Quantity]:
         replace(each, column=replace(each.column, least_width=widest if each.column.least_width else wide))
         for each in built()
     ]
-    return [LATENCY, *place, rate, share, *counted]
+    return [LATENCY, *place, *_of_backends(runs, known.DIFFERENCE), rate, share, *counted]
+
+
+def _of_backends(runs: Sequence[Summary], *quantities: Quantity) -> list[Quantity]:
+    """Returns quantities that are told where a run was compared with eager float32."""
+    wide = [replace(each, column=replace(each.column, least_width=_WIDEST)) for each in quantities[:-1]]
+    return [
+        each for each in (*wide, quantities[-1]) if any(each.of(row) is not None for run in runs for row in run.rows)
+    ]
 
 
 def _compared(

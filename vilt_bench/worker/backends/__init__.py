@@ -171,6 +171,11 @@ def products(text: str) -> dict[str, Pack]:
     return found
 
 
+def own_products(name: str) -> Mapping[str, Pack]:
+    """Returns a backend's products, as `products` has them; another package's is not imported for it, and has none."""
+    return getattr(load(name), "PRODUCTS", {}) if name in _files() else {}
+
+
 def _files() -> list[str]:
     """Returns the names of the backends in this folder."""
     return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]

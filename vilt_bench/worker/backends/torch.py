@@ -88,5 +88,5 @@ def _precision(stage: StageToPrepare, options: Mapping[str, Option]) -> str:
     if (asked_for := options.get("matmul_precision")) is not None:
         torch.set_float32_matmul_precision(str(asked_for))
         if asked_for != "highest":
-            precision = f"float32, products in {asked_for} precision"
+            precision = f"float32, products in {'tf32' if asked_for == 'high' else 'bfloat16'} or better"
     return precision
