@@ -7,8 +7,9 @@ import pytest
 
 from vilt_bench.ask.case import Case
 from vilt_bench.errors import ConfigError, RecordError
-from vilt_bench.record import store
+from vilt_bench.record import journal, live, load, store
 from vilt_bench.record.find import check_run_name, find_records
+from vilt_bench.record.run import Series, Times, Trial
 
 IDS = ("0123abcd" * 4, "0123beef" * 4, "fade0123" * 4)
 
@@ -143,3 +144,17 @@ def test_a_name_that_can_not_be_shown_or_means_something_else_is_refused(name, w
 @pytest.mark.parametrize("name", ["before-fix", "vor der Änderung", "abc", "v1.2", "2026-11-24", "x" * 80])
 def test_other_names_are_taken(name):
     check_run_name(name)
+
+
+def test_what_a_killed_process_has_left_is_meant_as_a_record_is(folder, make_run):
+    run = make_run(run_id="beefcafe" * 4, trials=1, name="killed", started_at="2026-11-24T03:55:01.900+00:00")
+    keeper = live.Journals(folder)
+    times = Times(wall_time_s=(0.1,))
+    keeper.note(run.run_id, journal.Opened(dataclasses.replace(run, trials=()), Trial(0, run.started_at, 0.5, 0.1)))
+    keeper.note(run.run_id, journal.Block(Series(times, {}, times, (1,))))
+    assert ids(["latest~1"]) == [IDS[1]]  # while it is being measured, it is none yet
+    keeper.close()
+    (path,) = find_records(["latest~1"], folder)
+    assert Path(path).name == journal.file_name(run.run_id)
+    assert find_records(["beefc", "killed"], folder) == [path, path]
+    assert load.load(path).interrupted

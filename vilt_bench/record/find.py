@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
+from operator import itemgetter
 
 import msgspec
 
@@ -15,14 +17,18 @@ from vilt_bench.record.alike import key
 from vilt_bench.record.codec import decode
 from vilt_bench.record.elsewhere import Contents, is_url
 from vilt_bench.record.join import place, without_samples
+from vilt_bench.record.journal import is_journal, run_id_of
 from vilt_bench.record.load import records_in
 from vilt_bench.record.run import Run, parse_time
+from vilt_bench.record.store import stamp
 
 LEAST_DIGITS = 4
 """Of a run's id, to mean that run."""
 LONGEST_NAME = 80
 _LATEST = re.compile(r"latest(?:~(\d{1,9}))?")
 _ID = re.compile(rf"[0-9a-fA-F]{{{LEAST_DIGITS},}}")
+_STAMP = len("2026-11-24T035500Z")
+"""Characters of a record's name that tell when its run started."""
 _LISTED = 6
 """Candidates that a message names; the rest are counted."""
 
@@ -95,9 +101,11 @@ def _find(text: str, folder: str) -> list[str]:
 def _latest(back: int, text: str, names: Sequence[str], read: Read, folder: str) -> str:
     """Returns the record of the run that started last, or that before it, and so on."""
     left = back
-    for _, together in groupby(reversed(names), key=lambda name: _last_part(name).partition("Z-")[0]):
-        # Files' names tell the second.
-        runs = sorted(_runs(list(together), read), key=lambda found: (parse_time(found[1].started_at), found[1].run_id))
+    for _, together in groupby(sorted(_seconds(names, read), reverse=True), key=itemgetter(0)):
+        runs = sorted(
+            _runs([name for _, name in together], read),
+            key=lambda found: (parse_time(found[1].started_at), found[1].run_id),
+        )
         if left < len(runs):
             return runs[-1 - left][0]
         left -= len(runs)
@@ -106,6 +114,15 @@ def _latest(back: int, text: str, names: Sequence[str], read: Read, folder: str)
         f"no record {text}: {folder} has {there}, and there is no file of that name; "
         "'vilt-bench run --output FOLDER' saves records"
     )
+
+
+def _seconds(names: Sequence[str], read: Read) -> Iterator[tuple[str, str]]:
+    """Yields when each run started, to the second, with its record; a run that is still measured is left out."""
+    yield from ((_last_part(name)[:_STAMP], name) for name in names if not is_journal(name))
+    for name, content in read([name for name in names if is_journal(name)]):
+        if isinstance(content, bytes):
+            with suppress(ValueError):
+                yield stamp(decode(content, name=name).started_at), name
 
 
 def _by_id(text: str, names: Sequence[str], read: Read, folder: str) -> str:
@@ -173,4 +190,4 @@ def _last_part(name: str) -> str:
 
 
 def _id(name: str) -> str:
-    return _last_part(name).removesuffix(".json").rpartition("-")[2].lower()
+    return run_id_of(name) if is_journal(name) else _last_part(name).removesuffix(".json").rpartition("-")[2].lower()
