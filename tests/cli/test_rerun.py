@@ -130,7 +130,7 @@ def test_runs_of_other_names_are_not_joined(make_run, capsys):
 
 
 def test_the_doctor_objects_to_what_disturbed_the_passes_and_says_nothing_unasked(make_run):
-    from vilt_bench.judge.fitness import objections
+    from vilt_bench.judge.objections import objections
 
     where = make_run(trials=1).environment
     calm = make_run(trials=1).trials[0].conditions

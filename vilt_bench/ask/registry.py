@@ -64,12 +64,26 @@ class Installed:
 
 def installed() -> dict[str, Installed]:
     """Returns all offered embedders by name, in alphabetical order; imports none of them."""
+    return dict(_installed_in(tuple((path, _changed(path)) for path in sys.path)))
+
+
+@functools.lru_cache(maxsize=1)
+def _installed_in(_import_path: tuple[tuple[str, int | None], ...]) -> Mapping[str, Installed]:
+    """Returns what is offered, looked up once for an import path whose folders have not changed since."""
     found: dict[str, Installed] = {}
     for name, target, distribution in sorted(_offers()):
         first = found.setdefault(name, Installed(name, target, distribution))
         if target != first.target:
             found[name] = replace(first, rivals=(*first.rivals, distribution))
     return found
+
+
+def _changed(folder: str) -> int | None:
+    """Returns when something came into a folder or went, in ns; `None`: it is not there."""
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return None
 
 
 def check_name(name: str) -> None:

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.errors import ViltBenchError
 from vilt_bench.judge.estimate import LEAST_UNITS
-from vilt_bench.judge.fitness import objections
 from vilt_bench.judge.latency import latency
+from vilt_bench.judge.objections import objections
 from vilt_bench.record.run import (
     FROM_PYTHON,
     Conditions,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
 from vilt_bench.judge.detectable import MOST_PAIRS, detectable, pair_noise, pairs_needed, process_noise, sample_noise
+from vilt_bench.judge.objections import BUSY_OTHERS, LITTLE_MEMORY, percent
 from vilt_bench.judge.pairs import PASSES
 from vilt_bench.judge.remarks import NOTABLE_STEAL
 from vilt_bench.judge.significance import PLANNED_PAIRS
 from vilt_bench.record.examination import LEAST_PAIRS, Examination, samples_of
-from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS, Conditions, Environment
+from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS
 
 Mark = Literal["ok", "warn", "unknown"]
 FIT = 0.05
@@ -20,9 +21,7 @@ FIT = 0.05
 EXAMPLE_PASS_S = 0.1
 """A pass of the model in the example of how long a comparison takes."""
 COARSE_CLOCK_S = 1e-6
-BUSY_OTHERS = 0.05
 NOISY_PROCESSES = 0.03
-LITTLE_MEMORY = 0.1
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "refined-jiffies")
 
 
@@ -75,41 +74,6 @@ def diagnose(found: Examination) -> Diagnosis:
     )
 
 
-def objections(environment: Environment | None, conditions: Sequence[Conditions]) -> tuple[str, ...] | None:
-    """Returns what can be objected to in what went on while processes measured, in phrases; `None`: nothing is known.
-
-    This is the part of an examination that takes no time: the rest has processes of its own.
-
-    Args:
-        environment: where they measured.
-        conditions: of each process.
-    """
-    seen = [each.fitness for each in conditions if each.fitness is not None]
-    if environment is None or not seen:
-        return None
-    found = []
-    usable = int(environment.hardware.get("usable_cores", 0))
-    if usable and environment.threads > usable:
-        found.append(f"{environment.threads} threads for {usable} cores")
-    if (others := max(each.others_share or 0.0 for each in seen)) > BUSY_OTHERS:
-        found.append(f"other processes took {_percent(others)} of the processors")
-    if (steal := max(each.steal_share or 0.0 for each in seen)) > NOTABLE_STEAL:
-        found.append(f"the hypervisor gave {_percent(steal)} of the processors to other machines")
-    if held_s := sum(each.quota_held_s or 0.0 for each in seen):
-        found.append(f"a CPU quota held it up for {held_s:.2g} s")
-    if throttles := sum(each.thermal_throttles or 0 for each in seen):
-        found.append(f"the processor slowed down {throttles} times against heat")
-    memory_bytes = int(environment.hardware.get("memory_bytes", 0))
-    free = [each.memory_available_bytes for each in seen if each.memory_available_bytes is not None]
-    if free and min(free) < LITTLE_MEMORY * memory_bytes:
-        found.append(f"{min(free) / 2**30:.1f} of {memory_bytes / 2**30:.1f} GiB were free")
-    if swapped := max(each.swap_used_bytes or 0 for each in seen):
-        found.append(f"{swapped / 2**20:.0f} MiB were swapped out")
-    if reasons := SLOWDOWNS & {reason for each in conditions for reason in each.throttle_reasons or ()}:
-        found.append(f"the GPU slowed down ({', '.join(sorted(reasons))})")
-    return tuple(found)
-
-
 def _good(smallest: float | None) -> bool:
     return smallest is not None and smallest <= FIT
 
@@ -123,7 +87,7 @@ def _verdict(found: Examination, noise: float | None, smallest: float | None, ne
     example = f"a model of {1000 * EXAMPLE_PASS_S:g} ms a pass"
     sentence = (
         f"The smallest slowdown that is found here in 95 of 100 cases is "
-        f"{'unknown' if smallest is None else f'about {_percent(smallest)}'}, with "
+        f"{'unknown' if smallest is None else f'about {percent(smallest)}'}, with "
         f"{PLANNED_PAIRS} process pairs: about {_minutes(PLANNED_PAIRS * pair_s)} for {example} "
         f"(judged from {len(found.pairs)} pairs)."
     )
@@ -132,9 +96,9 @@ def _verdict(found: Examination, noise: float | None, smallest: float | None, ne
     if _good(smallest):
         return f"Fit to measure on. {sentence}"
     if needed is not None:
-        more = f"{_percent(FIT)} takes {needed} pairs, about {_minutes(needed * pair_s)}."
+        more = f"{percent(FIT)} takes {needed} pairs, about {_minutes(needed * pair_s)}."
     else:
-        more = f"{_percent(FIT)} takes more than {MOST_PAIRS} pairs."
+        more = f"{percent(FIT)} takes more than {MOST_PAIRS} pairs."
     return f"Not fit to find small slowdowns as it is now. {sentence} {more}"
 
 
@@ -152,11 +116,11 @@ def _noise(found: Examination) -> Iterator[Finding]:
     samples = samples_of(found.pairs)
     typical = median(median(each) for each in samples)
     between, within = process_noise(samples), sample_noise(samples)
-    said = f"the kernel takes {1000 * typical:.3g} ms; samples lie {_percent(within)} from their process's median"
+    said = f"the kernel takes {1000 * typical:.3g} ms; samples lie {percent(within)} from their process's median"
     if between is None:
         yield Finding("noise", "unknown", f"{said}; {len(samples)} processes are too few to compare")
         return
-    said += f", and the medians of {len(samples)} fresh processes differ by {_percent(between)}"
+    said += f", and the medians of {len(samples)} fresh processes differ by {percent(between)}"
     if between > NOISY_PROCESSES:
         yield Finding(
             "noise", "warn", said, "single runs can't be compared closely; compare in lockstep, or with more --trials"
@@ -169,13 +133,13 @@ def _noise(found: Examination) -> Iterator[Finding]:
         yield Finding(
             "lockstep",
             "ok" if good else "warn",
-            f"identical processes that take turns differ by {_percent(noise)} ({len(found.pairs)} pairs)",
+            f"identical processes that take turns differ by {percent(noise)} ({len(found.pairs)} pairs)",
         )
 
 
 def _others(found: Examination) -> Iterator[Finding]:
     fitness = found.fitness
-    busiest = ", ".join(f"{each.name} ({_percent(each.share)} of a core)" for each in found.neighbours[:3])
+    busiest = ", ".join(f"{each.name} ({percent(each.share)} of a core)" for each in found.neighbours[:3])
     more = f" and {len(found.neighbours) - 3} more" if len(found.neighbours) > 3 else ""
     if fitness.others_share is None:
         yield Finding("other processes", "unknown", "the system does not tell what they take")
@@ -184,17 +148,17 @@ def _others(found: Examination) -> Iterator[Finding]:
         yield Finding(
             "other processes",
             "warn",
-            f"they took {_percent(fitness.others_share)} of the processors meanwhile{named}",
+            f"they took {percent(fitness.others_share)} of the processors meanwhile{named}",
             "stop them, or measure when they are done",
         )
     else:
-        yield Finding("other processes", "ok", f"they took {_percent(fitness.others_share)} of the processors")
+        yield Finding("other processes", "ok", f"they took {percent(fitness.others_share)} of the processors")
     shares = [pair.cpu_share for pair in found.pairs]
     if min(shares) < LEAST_CPU_SHARE:
         yield Finding(
             "contention",
             "warn",
-            f"the kernel's threads ran {_percent(min(shares))} of the time at worst",
+            f"the kernel's threads ran {percent(min(shares))} of the time at worst",
             "something takes the cores away: other processes, a quota, or more threads than cores",
         )
     logical = int(found.environment.hardware.get("logical_cores", 0))
@@ -209,7 +173,7 @@ def _others(found: Examination) -> Iterator[Finding]:
         yield Finding(
             "steal",
             "warn",
-            f"the hypervisor gave {_percent(fitness.steal_share)} of the processors to other machines",
+            f"the hypervisor gave {percent(fitness.steal_share)} of the processors to other machines",
             "use a dedicated host, or compare in lockstep only",
         )
     if fitness.quota_held_s:
@@ -356,7 +320,7 @@ def _gpus(found: Examination) -> Iterator[Finding]:
         )
         if gpu.busy_share is not None and gpu.busy_share > BUSY_OTHERS:
             yield Finding(
-                gpu.name, "warn", f"busy {_percent(gpu.busy_share)} of the time with others' work", "see nvidia-smi"
+                gpu.name, "warn", f"busy {percent(gpu.busy_share)} of the time with others' work", "see nvidia-smi"
             )
         if gpu.persistence is False:
             yield Finding(
@@ -365,10 +329,6 @@ def _gpus(found: Examination) -> Iterator[Finding]:
                 "persistence mode is off: the first call of each process initialises the GPU",
                 "sudo nvidia-smi --persistence-mode=1",
             )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g}%" if share < 0.1 else f"{100 * share:.0f}%"
 
 
 def _minutes(seconds: float) -> str:
