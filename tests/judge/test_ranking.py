@@ -8,8 +8,9 @@ import pytest
 
 from vilt_bench import rank
 from vilt_bench.ask.case import Case, Sampling
-from vilt_bench.judge.ranking import by_rank
+from vilt_bench.judge.ranking import SWEPT, WAYS, by_rank
 from vilt_bench.judge.summary import summaries, summarise
+from vilt_bench.record.alike import RULES
 from vilt_bench.record.run import Failure, Run, Series, Times, Trial
 
 SURE = (1.0, 1.001, 0.999)
@@ -140,10 +141,20 @@ def test_a_resolution_that_was_swept_is_a_question_of_its_own_and_one_that_is_an
     assert [{run.case.resolution for run in ranking.runs} for ranking in rank(swept)] == [{(224, 224)}, {(384, 640)}]
 
 
+def test_the_ways_that_a_single_embedder_is_ranked_along_are_fields_of_a_case_and_facts() -> None:
+    assert set(WAYS) <= {name.replace(" asked", "") for name in RULES}
+    assert set(WAYS) | set(SWEPT) <= {field.name for field in dataclasses.fields(Case)}
+
+
 def test_a_single_embedder_is_ranked_along_ways_to_the_same_end_and_not_along_others() -> None:
     ways = [measured("a", 2.0), measured("a", 1.0, dtype="bfloat16"), measured("a", 1.5, reduce="avg-pool:2")]
 
     assert [[run.case.dtype for run in ranking.runs] for ranking in rank(ways)] == [["bfloat16", "float32", "float32"]]
+    backends = [measured("a", 2.0), measured("a", 1.0, backend="torch:channels_last")]
+    assert [[run.case.backend for run in ranking.runs] for ranking in rank(backends)] == [
+        ["torch:channels_last", backends[0].case.backend]
+    ]
+    assert rank([*backends, measured("b", 1.0)])[0].runs[0].case.backend == backends[0].case.backend
     assert rank([measured("a", 2.0), measured("a", 1.0, batch_size=4)]) == []
     assert rank([measured("a", 2.0), measured("a", 1.0, resolution=(224, 224))]) == []
 
