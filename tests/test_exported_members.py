@@ -49,6 +49,7 @@ OFFERED = (
     "load",
     "load_all",
     "measure",
+    "measure_sweep",
     "measure_together",
     "rank",
     "render",

@@ -28,6 +28,7 @@ _NAMES = {
     "vilt_bench.ask.axes": ("Sweep",),
     "vilt_bench.ask.case": ("Case", "Sampling", "ViltConfig"),
     "vilt_bench.director.measure": ("measure", "measure_together"),
+    "vilt_bench.director.sweep": ("measure_sweep",),
     "vilt_bench.director.installation": ("Installation",),
     "vilt_bench.director.gate": ("Outcome", "gate", "gate_all"),
     "vilt_bench.record.run": ("Run",),
@@ -68,6 +69,7 @@ if TYPE_CHECKING:  # the same, for type checkers, which see no table
     from vilt_bench.director.installation import Installation as Installation
     from vilt_bench.director.measure import measure as measure
     from vilt_bench.director.measure import measure_together as measure_together
+    from vilt_bench.director.sweep import measure_sweep as measure_sweep
     from vilt_bench.embedding.contract import ImageBatch as ImageBatch
     from vilt_bench.embedding.contract import VisualEmbedder as VisualEmbedder
     from vilt_bench.embedding.contract import VisualTokens as VisualTokens

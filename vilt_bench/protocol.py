@@ -82,6 +82,10 @@ class Prepared(msgspec.Struct, frozen=True, tag=True):
     """Files of what was imported by then, packages by their first; none from versions that do not say."""
     prepare_time_s: float | None = None
     """What the backend took to prepare the stages; `None`: nothing, or of a version that does not say."""
+    host_peak_bytes: int | None = None
+    """The highest memory of the process so far, but for files that processes share; `None`: not told."""
+    device_peak_bytes: int | None = None
+    """The highest that its allocator has held of a device's own memory; `None`: there is none, or it is not told."""
 
 
 class Counted(msgspec.Struct, frozen=True, tag=True):

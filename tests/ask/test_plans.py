@@ -186,6 +186,22 @@ def test_a_plan_comes_from_standard_input(monkeypatch):
         read_plan("-")
 
 
+def test_how_many_cases_may_be_alive_together_is_said_at_the_top_and_by_whoever_asks(read):
+    plan = read('together = 6\nembedders = ["patch32"]')
+    assert plan.together == 6
+    assert plan.under(Plan()).together == 6
+    assert plan.under(Plan(together=2)).together == 2
+    assert read("").together is None
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [("0", "must be at least 1, got 0"), ('"all"', "must be a whole number, got 'all'")]
+)
+def test_together_is_a_number_of_cases(read, value, said):
+    with pytest.raises(ConfigError, match=f"line 2, together: {said}"):
+        read(f'embedders = ["patch32"]\ntogether = {value}')
+
+
 @pytest.mark.parametrize("kind", ["folder", "fifo", "binary", "missing"])
 def test_what_is_no_file_of_toml_is_refused_and_never_waited_for(tmp_path, kind):
     path = tmp_path / "plan.toml"

@@ -1,5 +1,6 @@
 """The command line around measuring processes: signals, what is told meanwhile, what is kept when something fails."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -10,8 +11,9 @@ from dataclasses import replace
 import pytest
 
 from vilt_bench.ask.case import Sampling
-from vilt_bench.cli import main, screen
+from vilt_bench.cli import main, progress, screen
 from vilt_bench.director.measure import Progress
+from vilt_bench.director.sweep import SweepProgress, TimeLeft
 from vilt_bench.record import load
 from vilt_bench.record.run import Failure
 
@@ -28,7 +30,8 @@ def measured(monkeypatch):
             happen()
         return [run(case) if callable(run) else run for run, case in zip(found, cases, strict=True)]
 
-    monkeypatch.setattr("vilt_bench.director.measure.measure_together", measure)
+    for place in ("measure.measure_together", "sweep.measure_sweep"):
+        monkeypatch.setattr(f"vilt_bench.director.{place}", measure)
     return found, meanwhile
 
 
@@ -67,17 +70,55 @@ def test_the_command_is_a_module_too():
     assert done.stdout.startswith("vilt-bench ")
 
 
-def test_a_run_that_is_not_on_a_terminal_tells_each_phase_once(capsys):
-    narrate = screen.narrator(quiet=False)
-    for phase, samples in [("starting", 0), ("sampling", 3), ("sampling", 6)]:
-        for embedder in ("patch32", "grid-r50"):
-            narrate(Progress(embedder, 0, 3, phase, samples, spent_s=2.4, budget_s=60))
+def test_a_run_that_is_not_on_a_terminal_tells_each_case_once_when_it_is_over(capsys, make_run):
+    first, second = make_run("patch32", noise=0, latencies_s={"visual_embedder.projection": 0.0123}), make_run("grid")
+    stand = SweepProgress(1, 0, 3, group=1, groups=2, left=TimeLeft(60 * 14, 60 * 19), name="patch32")
+    with progress.shown(quiet=False) as show:
+        for phase in ("starting", "sampling", "sampling"):
+            show(replace(stand, current=Progress("patch32", 0, 3, phase, spent_s=2.4, budget_s=60)))
+        show(replace(stand, ended=first))
+        failed = replace(second, failure=Failure("out-of-memory", "no more"))
+        show(replace(stand, done=2, failed=1, ended=failed, name="grid", left=TimeLeft(None, 100)))
+        show(replace(stand, done=3, ended=replace(first, interrupted=True), left=TimeLeft(0, 0)))
     assert capsys.readouterr().err.splitlines() == [
-        "patch32: trial 1 of 3, starting (2 of 60 s)",
-        "grid-r50: trial 1 of 3, starting (2 of 60 s)",
-        "patch32: trial 1 of 3, sampling (2 of 60 s)",
-        "grid-r50: trial 1 of 3, sampling (2 of 60 s)",
+        "1 of 3: patch32: 12.30 [12.30, 12.30] ms; 14 to 19 min left",
+        "2 of 3: grid: failed (out-of-memory): no more; at most 100 s of sampling left",
+        "3 of 3: patch32: interrupted: 12.30 [12.30, 12.30] ms",
     ]
+
+
+@pytest.mark.parametrize(
+    ("low_s", "high_s", "said"),
+    [
+        (3.0, 9.5, "3 to 9.5 s left"),
+        (60.0, 119.0, "60 to 119 s left"),
+        (90.0, 1200.0, "1.5 to 20 min left"),
+        (3600.0, 7 * 3600.0, "1 to 7 h left"),
+        (600.0, 600.0, "about 10 min left"),
+        (None, 7200.0, "at most 2 h of sampling left"),
+    ],
+)
+def test_time_left_is_a_range_in_one_unit(low_s, high_s, said):
+    assert progress.time_left(TimeLeft(low_s, high_s)) == said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+def test_a_terminal_shows_the_whole_and_the_case_in_place(monkeypatch):
+    import pty
+
+    near, far = pty.openpty()
+    with open(far, "w", closefd=False) as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "80")
+        with progress.shown(quiet=False) as show:
+            case = Progress("patch32 " + 100 * "x", 0, 3, "sampling", 12, 0.012, 3, 60)
+            show(SweepProgress(12, 1, 48, group=3, groups=9, left=TimeLeft(60 * 14, 60 * 19), current=case))
+    shown = os.read(near, 10_000).decode()
+    os.close(near), os.close(far)
+    assert "12 of 48 done, 1 failed; group 3 of 9; 14 to 19 min left" in shown
+    assert "…" in shown
+    assert not shown.rpartition("\x1b[1A")[2].strip("\x1b[2K")  # taken away at the end
 
 
 def test_what_fails_is_named_by_what_tells_it_from_the_others(capsys, make_run, measured, tmp_path):

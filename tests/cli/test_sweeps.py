@@ -67,6 +67,34 @@ def test_an_option_beside_a_plan_counts_though_it_is_the_usual_value(tmp_path, m
     assert "seed" not in capsys.readouterr().out
 
 
+def test_groups_follow_each_other_and_the_repeat_between_them_makes_no_record(tmp_path, capsys):
+    folder = tmp_path / "records"
+    lists = ["--batch-size", "1,2,3", "--resolution", "64x64", "--together", "2"]
+    assert main(["run", "patch32", *SMALL, *QUICK, *lists, "--output", str(folder)]) == 0
+    runs = sorted(map(load, folder.iterdir()), key=lambda run: run.case.batch_size)
+    assert [run.case.batch_size for run in runs] == [1, 2, 3]
+    first, second, third = runs
+    assert first.group == second.group != third.group
+    assert (first.anchor, second.anchor) == (None, None)
+    assert third.anchor.run_id in (first.run_id, second.run_id)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines[1:]] == ["1 of 3", "2 of 3", "3 of 3"]
+
+
+def test_a_dry_run_shows_the_groups(tmp_path, monkeypatch, capsys):
+    (tmp_path / "sweep.toml").write_text(
+        'together = 2\nembedders = ["patch32", "patch16"]\n[axes]\nbatch-size = [1, 2]\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    plan = ["run", "--plan", "sweep.toml", *SMALL, "--resolution", "64x64", "--dry-run"]
+    assert main(plan) == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[-1] for line in shown.splitlines() if "64×64  " in line] == ["1", "2", "1", "2"]
+    assert "2 groups, one after the other" in shown
+    assert main([*plan, "--together", "4"]) == 0
+    assert "group" not in capsys.readouterr().out.lower()
+
+
 def test_what_can_not_be_built_so_is_left_out_of_a_sweep_and_said(tmp_path, capsys):
     folder = tmp_path / "records"
     embedders = ["patch32", "region-r101-c4"]  # whose regions lie in no grid
@@ -96,6 +124,7 @@ def test_a_list_is_refused_by_what_takes_one_value(refusal, command, option):
         (["patch32", "--resolution", "64x64,big"], "'big' is not HEIGHTxWIDTH"),
         (["patch32", "--interaction", "none", "--text-length", "8,9"], "--text-length applies to no case"),
         (["patch32", "--batch-size", ",".join(map(str, range(1, 10_002)))], "10,001 combinations"),
+        (["patch32", "--together", "0"], "--together must be at least 1, got 0"),
         (["--plan", "."], "--plan . can't be read: it is a folder"),
         (["--plan", "missing.toml"], "it is not there"),
     ],

@@ -254,6 +254,7 @@ def test_every_kind_of_remark_has_words() -> None:
         of.OutputDeviates((("a.b", 0.1, 1e-4, "float32"),)), of.OutputUncompared((("a.b", "why"),)),
         of.FellBack("acme", (("a.b", "why"),), False), of.AccuracyUnknown(("int8",)),
         of.Computed("acme", "acme 1", ("int8",), 0.1, None),
+        of.GroupsDiffer((1, 2), "patch32", 1.1, 1.08, 1.12),
     )  # fmt: skip
     assert {type(each) for each in facts} == set(get_args(of.Remark))
     assert {type(each) for each in reasons} == set(get_args(of.Reason))

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from vilt_bench.errors import DeviceError
-from vilt_bench.machine.conditions import ConditionsProbe, resident_peak_bytes
+from vilt_bench.machine.conditions import ConditionsProbe, own_peak_bytes, resident_peak_bytes
 from vilt_bench.machine.device import prepare_threads, resolve_device, usable_cores
 from vilt_bench.machine.environment import available_memory_bytes, collect, fingerprint, short_name
+from vilt_bench.machine.memory import free_host_bytes
 from vilt_bench.record.run import GpuState
 
 CPU = torch.device("cpu")
@@ -388,3 +389,49 @@ def test_memory_is_what_is_free_within_the_limits_of_control_groups(
     else:
         assert 0 < found <= psutil.virtual_memory().total
     assert available_memory_bytes(torch.device("mps"), tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        (
+            {
+                "proc/self/cgroup": "0::/job",
+                "sys/fs/cgroup/job/memory.max": "1000000",
+                "sys/fs/cgroup/job/memory.current": "700000",
+                "sys/fs/cgroup/job/memory.stat": "anon 500000\nfile 200000\ninactive_file 150000\n",
+            },
+            1_000_000 - (700_000 - 150_000),
+        ),
+        (
+            {
+                "proc/self/cgroup": "9:memory:/job",
+                "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "3000000",
+                "sys/fs/cgroup/memory/job/memory.usage_in_bytes": "2500000",
+                "sys/fs/cgroup/memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 500000\n",
+            },
+            1_000_000,
+        ),
+        (
+            {
+                "proc/self/cgroup": "0::/job",
+                "sys/fs/cgroup/job/memory.max": "1000000",
+                "sys/fs/cgroup/job/memory.current": "1200000",
+            },
+            0,
+        ),
+    ],
+)
+def test_what_others_in_a_control_group_use_is_not_free_but_for_caches(
+    files: dict[str, str], free: int, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert free_host_bytes(tmp_path) == free
+
+
+def test_own_memory_leaves_out_files_that_processes_share(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("VmHWM:\t  1000 kB\nVmRSS:\t  900 kB\nRssFile:\t  300 kB\n")
+    assert own_peak_bytes(tmp_path) == 700 * 1024

@@ -22,8 +22,8 @@ from vilt_bench import report
 from vilt_bench.ask import catalog
 from vilt_bench.ask.case import Case
 from vilt_bench.ask.presets import presets, used_by_models
-from vilt_bench.cli import main, screen
-from vilt_bench.director.measure import Progress
+from vilt_bench.cli import main, progress, screen
+from vilt_bench.director.sweep import SweepProgress, TimeLeft
 from vilt_bench.errors import ConfigError, ViltBenchError
 from vilt_bench.judge.comparison import Comparison, CountChange, Ratio, Side, StageVerdict
 from vilt_bench.judge.history import History, history
@@ -494,8 +494,10 @@ def test_no_list_study_or_examination_lets_a_text_of_others_act(run, hostile, wi
     assert json.loads(told)["examination"]["clock_source"] == hostile
 
 
-def test_what_is_told_while_measuring_is_harmless(hostile, capsys):
-    screen.narrator(quiet=False)(Progress(hostile, 0, 3, "sampling"))
+def test_what_is_told_while_measuring_is_harmless(hostile, run, capsys):
+    failed = dataclasses.replace(run, failure=Failure("error", hostile))
+    with progress.shown(quiet=False) as show:
+        show(SweepProgress(1, 1, 2, 1, 1, TimeLeft(1, 2), ended=failed, name=hostile))
     screen.overhear(debug=True)(hostile)
     told = capsys.readouterr().err
     assert PRINTED.search(told) is None

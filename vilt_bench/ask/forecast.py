@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vilt_bench.ask.case import Case
+
+HOST = "host"
+"""The place whose memory processes share, among places that are devices, such as `cuda:0`."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What weights and inputs take of one place's memory at least, in bytes: an estimate from the meta device."""
+
+    weights_bytes: int
+    inputs_bytes: int
 
 
 @dataclass(frozen=True)
@@ -19,3 +31,15 @@ class Forecast:
     """An estimate: weights and inputs alone, on the case's device."""
     problem: str = ""
     """Why it can't be measured as asked."""
+    needs: Mapping[str, Share] | None = None
+    """What least_bytes is of, by place: the host, and the device where it has memory of its own."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of many cases' memory."""
+
+    needs: tuple[Mapping[str, Share] | None, ...]
+    """Of each case, by place; `None` where it was not found out."""
+    free_bytes: Mapping[str, int]
+    """Of each device that has memory of its own."""

@@ -45,6 +45,8 @@ class Plan:
     exclude: tuple[Mapping[str, Any], ...] = ()
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `Sampling`."""
+    together: int | None = None
+    """How many cases may be alive together; `None`: as many as memory holds."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Where a field was read, as `FILE, line N`."""
     sha256: str | None = None
@@ -60,6 +62,7 @@ class Plan:
             sizes={**self.sizes, **other.sizes},
             exclude=(*self.exclude, *other.exclude),
             sampling={**self.sampling, **other.sampling},
+            together=self.together if other.together is None else other.together,
             places={name: place for name, place in self.places.items() if name not in said},
             sha256=self.sha256 or other.sha256,
         )
@@ -191,7 +194,9 @@ class _Reader:
     text: str
 
     def plan(self, content: Mapping[str, Any]) -> Plan:
-        self._check_keys(content, (), ("embedders", "presets", "embedder", "axes", "case", "exclude", "sampling"))
+        self._check_keys(
+            content, (), ("embedders", "presets", "together", "embedder", "axes", "case", "exclude", "sampling")
+        )
         axes = self._axes(self._table(content, ("axes",)), ("axes",))
         common, sizes = self._case(self._table(content, ("case",)), ("case",))
         sampling = self._table(content, ("sampling",))
@@ -207,6 +212,7 @@ class _Reader:
                 for name, own in _SAMPLING.items()
                 if (value := _get(sampling, name)) is not None
             },
+            together=self._together(content),
             places={
                 **{name: self._place(("axes", name)) for name in axes},
                 **{name: self._place(("case", name)) for name in _OF_CASE},
@@ -224,6 +230,14 @@ class _Reader:
             common["checkpoint"] = self._of(checkpoint, (*here, "checkpoint"), str)
         sizes = {name: self._of(size, (*here, name), int) for name in SIZES if (size := _get(table, name)) is not None}
         return common, sizes
+
+    def _together(self, content: Mapping[str, Any]) -> int | None:
+        if "together" not in content:
+            return None
+        together: int = self._of(content["together"], ("together",), int)
+        if together < 1:
+            raise self._error(("together",), f"must be at least 1, got {together}")
+        return together
 
     def _embedders(self, content: Mapping[str, Any], sizes: Mapping[str, Any]) -> Iterator[Swept]:
         for text in self._texts(content.get("embedders", []), ("embedders",)):

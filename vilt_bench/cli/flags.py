@@ -9,7 +9,7 @@ _ALIKE = (
     "figure", "fit", "format", "heads", "hidden_size", "interaction", "join", "labels", "layers", "limit", "linear",
     "log", "mlp_size", "name", "newest", "on", "only", "order", "parameters", "pivot", "precision", "preset", "reduce",
     "resolution", "seed", "since", "span", "stacked", "study_time", "text_length", "text_positions", "threads",
-    "tokens", "tolerance", "trials", "x", "y", "z",
+    "together", "tokens", "tolerance", "trials", "x", "y", "z",
 )  # fmt: skip
 FLAGS = {
     **{name: f"--{name.replace('_', '-')}" for name in _ALIKE},

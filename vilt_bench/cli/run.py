@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from vilt_bench.ask.case import SIZES, case_name, label, names_apart
-from vilt_bench.cli import axes, options, screen
+from vilt_bench.cli import axes, options, progress, screen
 from vilt_bench.cli.flags import in_flags
 from vilt_bench.cli.keeping import keeping
 from vilt_bench.errors import ConfigError, ViltBenchError
@@ -53,9 +53,17 @@ def register(add: Add) -> None:
         "options that are given beside it take the place of what it says",
     )
     group.add_argument(
+        "--together",
+        type=int,
+        metavar="N",
+        help="measure at most N cases in turns, alive together (default: as many as memory holds); other cases follow "
+        "in groups, each with a short repeat of a case of the one before; 1: each alone, and no repeats",
+    )
+    group.add_argument(
         "--dry-run",
         action="store_true",
-        help="list the cases, with pixels, tokens and an estimate of memory and time; nothing is measured or saved",
+        help="list the cases, with pixels, tokens, groups and an estimate of memory and time; nothing is measured or "
+        "saved",
     )
     group.add_argument(
         "--resume",
@@ -74,18 +82,20 @@ def run(asked: argparse.Namespace) -> int:
 
 def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
     """Measure embedders, print where the time goes, save the records; returns the runs and the exit code."""
-    from vilt_bench.director.measure import check_cases, measure_together
+    from vilt_bench.director.measure import check_cases
+    from vilt_bench.director.sweep import check_together, measure_sweep
     from vilt_bench.judge.ranking import by_rank
     from vilt_bench.record import store
     from vilt_bench.report import clean
     from vilt_bench.report.columns import chosen
     from vilt_bench.report.runs import table
 
-    expansion, sampling, plan = _asked(asked)
+    expansion, sampling, together, file = _asked(asked)
     cases = expansion.cases
     check_cases(cases)  # before the folder is made
+    check_together(together)
     if asked.dry_run:
-        return [], _foresee(expansion, sampling)
+        return [], _foresee(expansion, sampling, together)
     store.check_writable(asked.output)
     screen.keep_on_termination()
 
@@ -111,22 +121,27 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
             if not told:
                 kept.saved(run.run_id)
 
-    with keeping(cases, sampling, asked.output, resume=asked.resume, say=say) as kept:
+    with (
+        keeping(cases, sampling, asked.output, resume=asked.resume, say=say) as kept,
+        progress.shown(quiet=asked.quiet) as show,
+    ):
         if kept.cases:
             say(_plan(kept.cases, sampling))
         runs = (
-            measure_together(
+            measure_sweep(
                 kept.cases,
                 sampling,
-                report=screen.narrator(quiet=asked.quiet),
+                together=together,
+                report=show,
                 patience_s=asked.patience,
                 overhear=screen.overhear(debug=asked.debug),
                 leave_out=None if _are_embedders(cases) else leave_out,
                 finished=save,
                 note=kept.note,
                 begun=kept.begun,
+                dropped=kept.saved,
                 name=asked.name,
-                origin=options.origin(asked, plan=plan),
+                origin=options.origin(asked, plan=file),
             )
             if kept.cases
             else []
@@ -155,7 +170,7 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
         screen.complain(problem)
     if problems:
         return measured, screen.USER_ERROR
-    if any(each.interrupted for each in measured):
+    if any(each.interrupted for each in measured) or len(runs) + len(left_out) < len(kept.cases):
         return measured, screen.INTERRUPTED
     # What does not apply to an embedder is left out; an embedder that has no case at all was meant otherwise.
     lost = {case.embedder for case in left_out} - {each.case.embedder for each in shown}
@@ -167,18 +182,23 @@ def _are_embedders(cases: Sequence[Case]) -> bool:
     return len({label(replace(case, reduce=None)) for case in cases}) == len(cases)
 
 
-def _foresee(expansion: Expansion, sampling: Sampling) -> int:
+def _foresee(expansion: Expansion, sampling: Sampling, together: int | None) -> int:
     """Print the cases and what is known of them beforehand; nothing is measured."""
+    from vilt_bench.ask.forecast import Outlook
+    from vilt_bench.director.sweep import plan_groups
     from vilt_bench.report.runs import forecast
-    from vilt_bench.worker.foresee import foresee
+    from vilt_bench.worker.foresee import foresee, free_of_devices
 
+    found = list(foresee(expansion.cases))
+    outlook = Outlook(tuple(each.needs for each in found), free_of_devices(expansion.cases))
+    groups = plan_groups(expansion.cases, outlook, together=together)
     notes = [in_flags(note) for note in expansion.notes]
-    forecast.show(list(foresee(expansion.cases)), sampling, screen.console(), notes=notes)
+    forecast.show(found, sampling, screen.console(), groups=groups, notes=notes)
     return 0
 
 
-def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling, PlanFile | None]:
-    """Returns the cases and the sampling that the options describe, over a plan's if there is one; and that plan."""
+def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling, int | None, PlanFile | None]:
+    """Returns cases, sampling and the limit of a group, as the options say over a plan; and the plan's file."""
     from vilt_bench import files
     from vilt_bench.ask.plans import read_plan
     from vilt_bench.record.run import PlanFile
@@ -186,7 +206,9 @@ def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling, PlanFile | N
     files.check_current_folder()
     plan = axes.plan(asked)
     effort = {"precision": asked.precision, "max_time_s": asked.max_time, "trials": asked.trials}
-    plan = replace(plan, sampling={name: value for name, value in effort.items() if value is not None})
+    plan = replace(
+        plan, together=asked.together, sampling={name: value for name, value in effort.items() if value is not None}
+    )
     if asked.plan is not None:
         plan = read_plan(asked.plan).under(plan)
     if not plan.embedders:
@@ -195,7 +217,7 @@ def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling, PlanFile | N
     with plan.placed():
         axes.check_backends(expansion.cases)
     file = None if plan.sha256 is None else PlanFile(asked.plan, plan.sha256)
-    return expansion, plan.how(), file
+    return expansion, plan.how(), plan.together, file
 
 
 def _plan(cases: Sequence[Case], sampling: Sampling) -> str:

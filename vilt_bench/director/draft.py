@@ -79,6 +79,8 @@ class Draft:
     """How long one instrumented and one uninstrumented pass take together."""
     cut: int = 0
     """Trials that ended early as the process that directed them did: they are kept, and others take their place."""
+    is_repeat: bool = False
+    """Whether it makes no record, and only times are asked for, as all else is known of the case."""
     knows_energy: bool = False
     """Whether it was asked for energy, which many a machine does not count."""
 

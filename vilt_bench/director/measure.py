@@ -12,7 +12,7 @@ from functools import partial
 
 from vilt_bench import errors, protocol
 from vilt_bench.ask import registry
-from vilt_bench.ask.case import Case, Sampling, names_apart
+from vilt_bench.ask.case import Case, Sampling, case_name, names_apart
 from vilt_bench.ask.images import check_images
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import LEAST_BLOCKS, WARMUP_SHARE, Draft, new_id, now
@@ -68,8 +68,21 @@ Finished = Callable[[Run], None]
 """Told of each case's run as soon as it is final, to save it while others go on."""
 
 
+Prepared = Callable[[Case, protocol.Prepared], None]
+"""Told of each process that is ready to be timed."""
+
 Clock = Callable[[], float]
 """Seconds."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A case that was measured before and is measured again among others, to see how far the machine has drifted."""
+
+    case: Case
+    sampling: Sampling
+    finished: Finished
+    """Told of its run, which is not among those of the cases; before theirs, where they are final at the same time."""
 
 
 @dataclass
@@ -84,6 +97,7 @@ class OpenTrial:
     report: Report
     note: Note = lambda _, __: None
     clock: Clock = time.monotonic
+    prepared: Prepared = lambda _, __: None
     process: MeasuringProcess | None = None
     trial: Trial | None = None
     warmup: KeptPasses = field(default_factory=lambda: KeptPasses(MOST_WARMUP_PASSES))
@@ -113,6 +127,7 @@ class OpenTrial:
             self._compare(self.draft.environment, ready.environment)
         self.draft.environment = self.draft.environment or ready.environment
         self.draft.model = self.draft.model or ready.model
+        self.prepared(self.draft.case, ready)
         self._spend(ready.first_call_s)
         self.note(self.draft.run_id, journal.Opened(self.draft.header(self.sampling), self.trial))
         # Where one call takes more than warm-up may, it has been the warm-up.
@@ -269,6 +284,9 @@ def measure_together(
     finished: Finished = lambda _: None,
     note: Note = lambda _, __: None,
     begun: Callable[[Case], Run | None] = lambda _: None,
+    names: Sequence[str] | None = None,
+    prepared: Prepared = lambda _, __: None,
+    anchor: Repeat | None = None,
     start_worker: Callable[[], MeasuringProcess] | None = None,
     clock: Clock = time.monotonic,
     name: str | None = None,
@@ -293,6 +311,10 @@ def measure_together(
         finished: told of each run that will be returned, as soon as it is final, while the others may go on.
         note: told of each event, such as a block, before the next, to keep what is measured whatever happens.
         begun: gives the run that a case goes on with, if any: its id, its start, and what was measured of it already.
+        names: how the cases are told of; `None`: by what tells them apart.
+        prepared: told of what each process says when it is ready to be timed.
+        anchor: one more case, with an effort of its own, that is measured in turn with the others and has no run here;
+            its failure is no fault of the others.
         start_worker: starts a measuring process.
         clock: by which time is spent.
         name: what the runs are to be called.
@@ -312,7 +334,7 @@ def measure_together(
     problems: list[str] = []
     source, group, started_at = read_source(report=problems.append), new_id(), now()
     drafts = []
-    for position, (case, apart) in enumerate(zip(cases, names_apart(cases), strict=True)):
+    for position, (case, apart) in enumerate(zip(cases, names or names_apart(cases), strict=True)):
         fresh = Run(
             new_id(), started_at, case, sampling, group, source=source, position=position, name=name, origin=origin
         )
@@ -325,24 +347,38 @@ def measure_together(
         if earlier.trials and earlier.source != source:
             drafts[-1].warnings += (f"Interrupted at {_named(earlier.source)}, gone on with at {_named(source)}.",)
     runs: dict[str, Run] = {}
+    repeats = []
+    if anchor is not None:
+        repeats.append(Draft(anchor.case, case_name(anchor.case), is_repeat=True, knows_energy=True))
+
+    def how(draft: Draft) -> Sampling:
+        return anchor.sampling if anchor is not None and draft.is_repeat else sampling
 
     def hand_out(going_on: Sequence[Draft] = (), *, interrupted: bool = False) -> None:
-        for draft in drafts:
+        for draft in (*repeats, *drafts):
             if draft.refusal is None and draft.run_id not in runs and draft not in going_on:
-                run = draft.finished(sampling, interrupted=interrupted)
+                run = draft.finished(how(draft), interrupted=interrupted)
                 runs[draft.run_id] = replace(run, warnings=tuple(dict.fromkeys((*run.warnings, *problems))))
-                finished(runs[draft.run_id])
+                tell = anchor.finished if anchor is not None and draft.is_repeat else finished
+                tell(runs[draft.run_id])
 
-    refused = None if leave_out is None else lambda draft, error: _leave_out(drafts, draft, error, leave_out)
+    def refused(draft: Draft, error: errors.ViltBenchError) -> None:
+        if draft.is_repeat:
+            draft.failure = Failure("error", str(error))
+        elif leave_out is None:
+            raise error  # the user can mend it, and nothing is lost
+        else:
+            _leave_out(drafts, draft, error, leave_out)
+
     interrupted = False
     try:
         while True:
-            lacking = [draft for draft in drafts if draft.lacks_trials(sampling)]
+            lacking = [draft for draft in (*drafts, *repeats) if draft.lacks_trials(how(draft))]
             unsure = [draft for draft in drafts if draft not in lacking and draft.wants_more(sampling)]
             hand_out([*lacking, *unsure])
             if not (lacking or unsure):
                 break
-            _trial(lacking or unsure, sampling, report, note, start, clock, refused, count=count)
+            _trial(lacking or unsure, how, report, note, start, clock, refused, prepared, count=count)
     except KeyboardInterrupt:
         interrupted = True
     hand_out(interrupted=interrupted)
@@ -364,12 +400,13 @@ def check_cases(cases: Iterable[Case]) -> None:
 
 def _trial(
     drafts: Sequence[Draft],
-    sampling: Sampling,
+    how: Callable[[Draft], Sampling],
     report: Report,
     note: Note,
     start_worker: Callable[[], MeasuringProcess],
     clock: Clock,
-    refused: Refused | None,
+    refused: Refused,
+    prepared: Prepared,
     *,
     count: bool,
 ) -> None:
@@ -377,20 +414,22 @@ def _trial(
     open_trials = []
     try:
         for draft in drafts:
+            sampling = how(draft)
             left_s, lacking = sampling.max_time_s - draft.spent_s, sampling.trials - draft.counting
             # A trial after those asked for has as long as they had; the time left is for more of its kind.
             share = 1 / lacking if lacking > 0 else 1.0
             budget_s = min(max(0.0, left_s) * share, sampling.max_time_s / sampling.trials)
             # After a kill some runs of a group have the trial that it cut, others not: turns are found by index.
             index = max(each.next_index for each in drafts if each.group == draft.group)
-            open_trials.append(OpenTrial(draft, start_worker, sampling, index, budget_s, report, note, clock))
+            kept = (lambda _, __: None) if draft.is_repeat else note
+            open_trials.append(OpenTrial(draft, start_worker, sampling, index, budget_s, report, kept, clock, prepared))
         # Made ready one after the other, before any is timed: building would disturb a neighbour's times.
         active = [open_trial for open_trial in open_trials if _went_well(open_trial, open_trial.prepare, refused)]
         if count:
             active = [
                 open_trial
                 for open_trial in active
-                if open_trial.draft.stages or _went_well(open_trial, open_trial.count)
+                if open_trial.draft.stages or open_trial.draft.is_repeat or _went_well(open_trial, open_trial.count)
             ]
         ready = list(active)
         while active:
@@ -437,7 +476,7 @@ def _went_well(open_trial: OpenTrial, step: Callable[[], bool | None], refused: 
     except errors.ViltBenchError as error:
         if not open_trial.draft.trials and open_trial.trial is None:
             if refused is None:
-                raise  # the user can mend it, and nothing is lost
+                raise
             refused(open_trial.draft, error)
             return False
         open_trial.fail(Failure("error", str(error)))

@@ -18,6 +18,8 @@ BLOCK_RETRIES = 4
 """How often a worker measures a block at most."""
 MOST_NOTES = 8
 """Of what goes on, for one request."""
+KILLED = "the process was killed (signal 9), as the system does when memory runs out"
+"""What a failure says of that."""
 LAST_WORD_S = 2.0
 """For a process that has closed its end of the wire to be gone."""
 ReplyT = TypeVar("ReplyT", bound=protocol.Reply)
@@ -131,7 +133,7 @@ class Process:
         if code is None:
             return Failure("crashed", "the process closed the pipe over which it is directed")
         if code == -9:  # Linux ends a process so when the machine's memory is gone, but so may anybody
-            return Failure("crashed", "the process was killed (signal 9), as the system does when memory runs out")
+            return Failure("crashed", KILLED)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         # What it printed earlier says nothing of its end; Python itself says where a signal has met it.
         last, crash, where = self._child.output_since(self._printed_before).partition("Fatal Python error: ")

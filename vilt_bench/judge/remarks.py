@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vilt_bench.ask.case import LANGUAGE_MODEL
+from vilt_bench.judge.drift import is_drift
 from vilt_bench.judge.estimate import Estimate, mean, median
 from vilt_bench.judge.latency import Latencies, blocked_latency, latencies, trial_medians
 from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS, WHOLE, Conditions, Deviation, Energy, Run
@@ -331,6 +332,20 @@ class GpuBetweenBlocks:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupsDiffer:
+    """The machine was faster or slower than when the group before was measured."""
+
+    groups: tuple[int, int]
+    """Numbers within the sweep: the one before, and the run's own."""
+    name: str
+    """Of the case that was measured in both."""
+    ratio: float
+    """Of its latency here over there, with the ends of the 95% interval."""
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """A warning that the measuring process gave."""
 
@@ -362,6 +377,7 @@ Remark = (
     | ProcessorTime
     | EnergyUsed
     | GpuBetweenBlocks
+    | GroupsDiffer
     | Warned
 )
 
@@ -390,6 +406,7 @@ def remarks(run: Run, found: Latencies | None = None) -> tuple[Remark, ...]:
         *_computation(run),
         *_first_token(run, found),
         *_precision(run, found.whole),
+        *_groups(run),
         *_sum_of_stages(found),
         *_stages(run),
         *_start(run, found),
@@ -514,6 +531,12 @@ def _reasons(run: Run, whole: Estimate) -> Iterator[Reason]:
     if abs(drift) > run.sampling.precision:
         yield Drift(drift)
     yield from _disturbances(run)
+
+
+def _groups(run: Run) -> Iterator[Remark]:
+    anchor = run.anchor
+    if anchor is not None and anchor.low is not None and anchor.high is not None and is_drift(anchor):
+        yield GroupsDiffer(anchor.groups, anchor.name, anchor.ratio, anchor.low, anchor.high)
 
 
 def _passes_s(run: Run) -> float:

@@ -125,6 +125,17 @@ def resident_peak_bytes(root: Path = ROOT) -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def own_peak_bytes(root: Path = ROOT) -> int | None:
+    """Returns the highest memory of this process so far but for mapped files, which processes share, in bytes.
+
+    Args:
+        root: of the file system that holds `proc`.
+    """
+    peak = resident_peak_bytes(root)
+    files = re.fullmatch(r"(\d+) kB", field_of(read_text(root / "proc/self/status"), "RssFile") or "")
+    return peak if peak is None or files is None else max(0, peak - int(files[1]) * 1024)
+
+
 def _load_average() -> float | None:
     """Returns how many processes ran or waited to, averaged over a minute."""
     if sys.platform == "win32":  # psutil's emulation there starts a thread

@@ -71,6 +71,13 @@ def usable_cores(root: Path = ROOT) -> int:
     return max(1, min(count, len(logical), count if quota is None else int(quota)))
 
 
+def device_peak_bytes(device: torch.device) -> int | None:
+    """Returns the highest that the allocator has held of a GPU's memory so far, in bytes; `None` for other devices."""
+    if device.type not in ("cuda", "xpu"):
+        return None
+    return int((torch.cuda if device.type == "cuda" else torch.xpu).max_memory_reserved(device))
+
+
 def _device_counts() -> dict[str, int]:
     """Returns how many devices there are of each kind, fastest kind first."""
     with warnings.catch_warnings():

@@ -19,7 +19,8 @@ import torch
 
 from vilt_bench.machine.device import usable_cores
 from vilt_bench.machine.gpu import open_gpu
-from vilt_bench.machine.system_files import ROOT, control_groups, field_of, read_count, read_text
+from vilt_bench.machine.memory import free_host_bytes
+from vilt_bench.machine.system_files import ROOT, field_of, read_text
 from vilt_bench.record.run import Environment
 
 _PACKAGES = (
@@ -61,13 +62,17 @@ def available_memory_bytes(device: torch.device, root: Path = ROOT) -> int | Non
         return int(torch.xpu.get_device_properties(device).total_memory)
     if device.type != "cpu":
         return None
-    limits = [
-        limit
-        for folder in control_groups(root, "memory")
-        for name in ("memory.max", "memory.limit_in_bytes")
-        if (limit := read_count(folder / name)) is not None
-    ]
-    return min([psutil.virtual_memory().available, *limits])
+    return free_host_bytes(root)
+
+
+def free_device_bytes(device: torch.device) -> int | None:
+    """Returns how much memory of a GPU is free, in bytes; `None`: it has none of its own, or that is not told."""
+    if device.type not in ("cuda", "xpu"):
+        return None
+    statistics = torch.cuda if device.type == "cuda" else torch.xpu
+    with suppress(RuntimeError, AttributeError):  # some drivers, and older versions, do not tell
+        return int(statistics.mem_get_info(device)[0])
+    return available_memory_bytes(device)
 
 
 def collect(device: torch.device, *, threads: int, root: Path = ROOT) -> Environment:

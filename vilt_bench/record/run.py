@@ -384,6 +384,23 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """A case of the group before that was measured again, briefly, among those of a run's own group."""
+
+    name: str
+    """Of the case."""
+    run_id: str
+    """Of its run in the group before; the repeat makes no record."""
+    ratio: float
+    """Latency in this group over that in the group before: what the machine has drifted by."""
+    low: float | None = None
+    """Of the 95% interval; `None` where there were too few trials to tell."""
+    high: float | None = None
+    groups: tuple[int, int] = (1, 2)
+    """Numbers of the two groups within their sweep, from 1."""
+
+
+@dataclass(frozen=True)
 class Run:
     """One case, measured; immutable."""
 
@@ -416,6 +433,8 @@ class Run:
     doctor: tuple[str, ...] | None = None
     """What the doctor objects to, of what is known without a measurement of his own; empty: nothing; `None`: he was not
     told."""
+    anchor: Anchor | None = None
+    """Of a sweep's group but the first; `None`: there was none, or it could not be measured."""
     schema_version: int = SCHEMA_VERSION
 
     def to_frame(self) -> Any:

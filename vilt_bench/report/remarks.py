@@ -110,6 +110,11 @@ def sentence(remark: of.Remark) -> str:
                 f"GPU between blocks: {slowest / 1e6:.0f} to {fastest / 1e6:.0f} MHz, "
                 f"{coolest:.0f} to {hottest:.0f} °C."
             )
+        case of.GroupsDiffer((before, own), name, ratio, low, high):
+            return (
+                f"Drift between groups {before} and {own}: {name} took {ratio:.2f} [{low:.2f}, {high:.2f}] times as "
+                f"long here, in group {own}; compare times of the two groups with that in mind."
+            )
         case of.Warned(text):
             return text
 

@@ -70,8 +70,8 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply | 
     import torch
 
     from vilt_bench.ask.registry import factory_file, imported_files
-    from vilt_bench.machine.conditions import ConditionsProbe
-    from vilt_bench.machine.device import prepare_threads, resolve_device
+    from vilt_bench.machine.conditions import ConditionsProbe, own_peak_bytes
+    from vilt_bench.machine.device import device_peak_bytes, prepare_threads, resolve_device
     from vilt_bench.machine.environment import collect
     from vilt_bench.machine.gpu import open_gpu
     from vilt_bench.worker import runner
@@ -101,6 +101,8 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply | 
         origin,
         modules,
         subject.computing.prepare_time_s,
+        host_peak_bytes=own_peak_bytes(),
+        device_peak_bytes=device_peak_bytes(device),
     )
 
     probe.start()

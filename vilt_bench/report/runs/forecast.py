@@ -14,14 +14,31 @@ from vilt_bench.report.tables import Column, Line, Table
 from vilt_bench.words import counted
 
 
-def show(found: Sequence[Forecast], sampling: Sampling, console: Console, *, notes: Sequence[str] = ()) -> None:
-    """Print the cases with what is known of each, how long they take at most, and what was left out of them."""
+def show(
+    found: Sequence[Forecast],
+    sampling: Sampling,
+    console: Console,
+    *,
+    groups: Sequence[Sequence[int]] = (),
+    notes: Sequence[str] = (),
+) -> None:
+    """Print the cases with what is known of each, how long they take at most, and what was left out of them.
+
+    Args:
+        found: what is known of each case.
+        sampling: how hard to look.
+        console: where to.
+        groups: the cases that would be measured together, by their places; told where there are several.
+        notes: sentences on what was left out.
+    """
+    group_of = {place: number for number, group in enumerate(groups, start=1) for place in group}
     names = [case_name(each.case) for each in found]
     columns = [
         Column("Case", align="left", long="fold"),
         Column("Pixels"),
         Column("Visual tokens", screen="Visual\ntokens"),
         Column("Memory, at least", "MiB", screen="At least"),
+        *([Column("Group")] if len(groups) > 1 else []),
     ]
     lines = [
         Line([
@@ -29,8 +46,9 @@ def show(found: Sequence[Forecast], sampling: Sampling, console: Console, *, not
             ABSENT if each.resolution is None else "×".join(map(str, each.resolution)),
             ABSENT if each.visual_tokens is None else f"{each.visual_tokens:,}",
             mebibytes(each.least_bytes),
+            *([str(group_of[place])] if len(groups) > 1 else []),
         ])
-        for name, each in zip(names, found, strict=True)
+        for place, (name, each) in enumerate(zip(names, found, strict=True))
     ]  # fmt: skip
     console.print(tables.drawn(Table(columns, lines), console.width))
     wrong = [
@@ -41,9 +59,19 @@ def show(found: Sequence[Forecast], sampling: Sampling, console: Console, *, not
     said = [
         _time(len(found), sampling),
         "At least: an estimate from the meta device, weights and inputs alone; what a pass holds in between is more.",
+        *_groups(groups),
         "Nothing was measured and nothing is saved.",
     ]
     console.print(terminal.Lines([(f"• {line}", "")] for line in (*wrong, *late, *notes, *said)))
+
+
+def _groups(groups: Sequence[Sequence[int]]) -> list[str]:
+    if len(groups) < 2:
+        return []
+    return [
+        f"{len(groups)} groups, one after the other; the cases of a group are alive together and measured in turns. "
+        "They are planned by the memory that is free now, and anew by what processes then take."
+    ]
 
 
 def _time(count: int, sampling: Sampling) -> str:
