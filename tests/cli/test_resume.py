@@ -93,7 +93,7 @@ def plan(monkeypatch, make_run, tmp_path):
         name = case if isinstance(case, str) else case.embedder
         return make_run(name, **{"sampling": sampling, "environment": where, **fields})
 
-    monkeypatch.setattr("vilt_bench.director.measure.measure_together", measure)
+    monkeypatch.setattr("vilt_bench.director.sweep.measure_sweep", measure)
 
     def command(*more):
         return main(["run", "patch32", "patch16", "--max-time", "5", "--output", str(tmp_path), *more])

@@ -208,6 +208,19 @@ def test_a_case_that_does_not_fit_by_itself_is_a_failure_that_tells_what_it_need
     assert [name for name, kind in machine.log if kind == "Prepare"].count("patch16") == 1  # it had no neighbours
 
 
+def test_a_case_that_goes_on_with_an_earlier_run_is_known_though_it_is_another_value():
+    (earlier,) = Machine().measure([replace(SIX[1], options={})], sampling=Sampling(trials=1, max_time_s=6))
+    cut = replace(earlier, trials=earlier.trials[:1], case=replace(SIX[1]))
+    runs = Machine().measure(SIX[:3], begun=lambda case: cut if case == SIX[1] else None)
+    assert [run.case.embedder for run in runs] == ["patch32", "patch16", "patch"]
+    assert runs[1].run_id == earlier.run_id
+
+
+def test_one_case_may_be_asked_for_several_times():
+    runs = Machine(memory=5 * GIGA).measure([SIX[0]] * 5)
+    assert len({run.run_id for run in runs}) == 5
+
+
 def test_what_is_told_of_each_run_is_told_once_and_as_it_is_returned():
     machine, told = Machine(memory=5 * GIGA, takes=lambda case: 2 * GIGA), []
     known = Outlook(({HOST: Share(1, 1)},) * 3, {})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from vilt_bench import errors, protocol
-from vilt_bench.ask.case import Case, Sampling, names_apart
+from vilt_bench.ask.case import Case, Sampling, case_name, names_apart
 from vilt_bench.ask.forecast import HOST, Outlook
 from vilt_bench.director import groups
 from vilt_bench.director.draft import Draft
@@ -202,6 +202,7 @@ class _Sweep:
 
     def __post_init__(self) -> None:
         self.names = names_apart(self.cases)
+        self._full_names = list(map(case_name, self.cases))
         self.pending = list(range(len(self.cases)))
         self.number = 0
         self.planned: list[list[int]] = []
@@ -291,7 +292,7 @@ class _Sweep:
             return None
 
         def refuse(case: Case, error: errors.ViltBenchError) -> None:
-            self._leave_out(next(i for i in self.group if self.cases[i] is case and i not in self.left_out), error)
+            self._leave_out(self._index(case, self.left_out), error)
 
         return refuse
 
@@ -307,7 +308,7 @@ class _Sweep:
     def take(self, run: Run) -> None:
         """Take a run that is final, unless the case is to be measured once more, alone."""
         over = self.runs if self.is_again else {**self.runs, **self.alone_again}
-        index = next(i for i in self.group if self.cases[i] is run.case and i not in over)
+        index = self._index(run.case, over)
         self.interrupted |= run.interrupted
         has_company = len(self.group) + (self.anchor is not None) > 1 and not self.is_again
         if ran_out_of_memory(run) and has_company and not run.interrupted:
@@ -340,9 +341,13 @@ class _Sweep:
         device = prepared.environment.device
         if prepared.device_peak_bytes is not None:
             taken[device] = prepared.device_peak_bytes + DEVICE_PROCESS_BYTES
-        for index in self.group:
-            if self.cases[index] is case:
-                self.ledger.measured[index] = taken
+        self.ledger.measured[self._index(case)] = taken
+
+    def _index(self, case: Case, over: Container[int] = ()) -> int:
+        """Returns the place of a case of the group, or of its anchor; by name, as one that goes on is another value."""
+        name = case_name(case)
+        known = [*self.group, *([] if self.anchor is None else [self.anchor])]
+        return next(index for index in known if self._full_names[index] == name and index not in over)
 
     def _choose_anchor(self) -> int | None:
         """Returns the case of the group before that takes least memory, among those whose times can be compared."""
