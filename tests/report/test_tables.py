@@ -2,10 +2,14 @@ import csv
 import io
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 
 import pytest
 
+from vilt_bench.judge.summary import summarise
+from vilt_bench.record.run import Run
 from vilt_bench.report import clean, tables, terminal
+from vilt_bench.report.runs.tables import side_by_side
 from vilt_bench.report.tables import Cell, Column, Line, Table, text_column
 
 COLUMNS = (
@@ -137,3 +141,21 @@ def test_csv_is_empty_where_a_value_is_unknown() -> None:
     text = tables.csv([{"a": 1, "b": None}, {"a": "=x", "b": 0.5}])
     assert list(csv.reader(io.StringIO(text))) == [["a", "b"], ["1", ""], ["'=x", "0.5"]]
     assert tables.csv([], ["a"]) == "a\n"
+
+
+def test_runs_side_by_side_have_their_intervals_and_verdicts(make_run: Callable[..., Run]) -> None:
+    runs = [make_run(noise=0.01), make_run("grid-r50", trials=1, blocks=(2,), noise=0.01)]
+    found = side_by_side([summarise(run) for run in runs])
+    titles = [column.title for column in found.columns]
+    at = titles.index("95% interval")
+    assert titles[at - 1 : at + 2] == ["Whole", "95% interval", "Verdict"]
+    for line, run in zip(found.lines, runs, strict=True):
+        latency = summarise(run).whole.latency
+        assert latency is not None
+        told = str(line.cells[at])
+        if latency.low is None:
+            assert told == "–"
+        else:
+            low, high = (float(end) for end in told.strip("[]").split(", "))
+            assert low < 1000 * latency.value < high
+        assert line.cells[at + 1] == summarise(run).verdict

@@ -246,6 +246,7 @@ COMPUTED_BY = Quantity(
         "fell_back": getattr(row.computed, "fell_back", None),
     },
     usual=False,
+    drawn=False,
 )
 OF_BACKENDS = (DIFFERENCE, PREPARING, COMPUTED_BY)
 """What a table tells as well of runs whose record says who computed the stages."""

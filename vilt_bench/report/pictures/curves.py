@@ -20,6 +20,7 @@ from vilt_bench.report.maps import Point
 from vilt_bench.report.pictures import panels, style
 from vilt_bench.report.pictures.latency import stage_title
 from vilt_bench.report.pictures.panels import DASHES, LINES, MARKER_PT, Sample, Scale
+from vilt_bench.words import counted
 
 ADDITIVE = ("latency", "time-per-image", "flops", "macs", "parameters")
 """Quantities of which those of stages add up."""
@@ -97,6 +98,7 @@ def curve(
     few = sum(point.high is None and point.low is None for point in points)
     if y.timed and few < len(points):
         footer.append(f"Bands: 95% intervals{f'; {few} points have too few passes to tell one' if few else ''}.")
+        footer += _open(points)
     return _drawn(lines, x, y, facet, apart, labels, log, width_in, [*footer, *again, *notes])
 
 
@@ -141,6 +143,16 @@ def _lines(runs: Sequence[Summary], x: Axis, apart: Sequence[Axis], labels: Labe
             line = [by_value.get(value) for value in along]
         lines.append(Line(key, tuple(line)))
     return lines
+
+
+def _open(points: Sequence[Point]) -> list[str]:
+    """Returns that intervals are wider than the picture, if some are."""
+    highest = max(point.value for point in points)
+    wide = sum(point.high is None or point.high > 3 * highest for point in points if (point.low, point.high) != _NONE)
+    return [f"{counted(wide, 'band')} beyond the picture: few or noisy passes."] if wide else []
+
+
+_NONE = (None, None)
 
 
 def _pieces(line: Line, x: Axis, y: Quantity) -> tuple[list[float], list[Point | None]]:
@@ -197,7 +209,7 @@ def _drawn(
         drawn = [math.nan if point is None else point.value for point in points]
         ends = [panels.ends(point.low, point.high, scale_y) if point is not None else None for point in points]
         lows, highs = ([math.nan if end is None else end[index] for end in ends] for index in (0, 1))
-        axes.fill_between(at, lows, highs, color=colour, alpha=0.25, linewidth=0)
+        axes.fill_between(at, lows, highs, color=colour, alpha=0.18, linewidth=0)
         axes.vlines(at, lows, highs, color=colour, linewidth=0.8)
         hollow = len(apart) > 1 and second.index(line.key[own + 1]) % 2 == 1
         (path,) = axes.plot(

@@ -194,7 +194,11 @@ def wrap(text: str, width: float, size: float = TEXT_PT, *, bold: bool = False) 
 
 
 def label_points(
-    axes: Axes, points: Iterable[tuple[float, float, str]], bars: Iterable[tuple[float, float, float]] = ()
+    axes: Axes,
+    points: Iterable[tuple[float, float, str]],
+    bars: Iterable[tuple[float, float, float]] = (),
+    *,
+    ground: bool = False,
 ) -> None:
     """Write names beside points (x, y, name), where they cover nothing else if that can be had.
 
@@ -202,6 +206,7 @@ def label_points(
         axes: with its limits set.
         points: what is named.
         bars: horizontal error bars (left, right, y) to keep clear of.
+        ground: whether names have a white ground, as where lines cross them.
     """
     points = list(points)
     axes.get_xlim()  # settles the limits, and with them where the points lie
@@ -245,6 +250,7 @@ def label_points(
             size=SMALL_PT,
             parse_math=False,
             arrowprops=leader if abs(up) > 8 else None,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85} if ground else None,
         )
 
 

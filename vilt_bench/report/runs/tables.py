@@ -19,7 +19,7 @@ from vilt_bench.report.columns import (
     built,
 )
 from vilt_bench.report.lines import names, pixels, tokens
-from vilt_bench.report.numbers import ABSENT, milliseconds, number
+from vilt_bench.report.numbers import ABSENT, milliseconds, milliseconds_interval, number
 from vilt_bench.report.tables import Column, Line, Table, lines, text_column
 
 _SHORT: Mapping[Component, str] = {
@@ -84,7 +84,9 @@ def _usual(runs: Sequence[Summary]) -> list[Quantity]:
         replace(each, column=replace(each.column, least_width=widest if each.column.least_width else wide))
         for each in built()
     ]
-    return [LATENCY, *place, *_of_backends(runs, known.DIFFERENCE), rate, share, *counted]
+    # A terminal has intervals in the runs' own tables: these come last. The latency itself it always has.
+    latency = replace(LATENCY, column=replace(LATENCY.column, least_width=_WIDEST_RANKED + 30))
+    return [latency, *place, *_of_backends(runs, known.DIFFERENCE), rate, share, *counted]
 
 
 def _of_backends(runs: Sequence[Summary], *quantities: Quantity) -> list[Quantity]:
@@ -105,11 +107,20 @@ def _compared(
                 title = Column(TITLES[name].capitalize(), "ms", screen=_SHORT[name])
                 yield title, [milliseconds(run.components[name].latency) for run in runs]
             yield Column("Whole", "ms"), [_whole(run, narrow=narrow) for run in runs]
+            ends = Column("95% interval", "ms", least_width=quantity.column.least_width)
+            yield ends, [_interval(run) for run in runs]
+            yield replace(text_column("Verdict"), least_width=ends.least_width), [run.verdict for run in runs]
         elif quantity.name == SHARE.name:
             title = replace(quantity.column, title="Share of visual embedder", screen="Visual\nshare")
             yield title, [quantity.text(run.components["visual_embedder"]) for run in runs]
         else:
             yield quantity.column, [quantity.text(run.whole) for run in runs]
+
+
+def _interval(run: Summary) -> str:
+    """Returns low and high of the whole, as they stand behind its value elsewhere."""
+    told = milliseconds_interval(run.whole.latency).partition(" ")[2]
+    return told if told and told != f"[{ABSENT}]" else ABSENT
 
 
 def _whole(run: Summary, *, narrow: bool) -> str:
