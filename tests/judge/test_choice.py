@@ -3,8 +3,9 @@ import math
 import pytest
 
 from vilt_bench.ask.catalog import Entry
+from vilt_bench.ask.choice import Range
 from vilt_bench.errors import ConfigError
-from vilt_bench.judge.choice import Choice, Range, Wanted, Work, choose, fitting
+from vilt_bench.judge.choice import Choice, Wanted, Work, choose, fitting
 
 BEHIND = {64: [Work(64, 0)], 256: [Work(256, 0)]}
 

@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
 from vilt_bench.ask.case import ALONE, LANGUAGE_MODEL, Case, Interaction
-from vilt_bench.ask.catalog import HIDDEN_SIZE
+from vilt_bench.ask.choice import FORMATS, ORDERS, SHOWN, Range
 from vilt_bench.cli import axes, options, run, screen, values
 from vilt_bench.cli.parser import Parser
 from vilt_bench.errors import ConfigError
-from vilt_bench.judge.choice import ORDERS, Choice, Range, Wanted
-from vilt_bench.report.embedders.choice import FORMATS, SHOWN
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
-    from vilt_bench.judge.choice import LeastTime
+    from vilt_bench.judge.choice import Choice, LeastTime
     from vilt_bench.machine.datasheets import Datasheet
 
 _SCALES = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
@@ -94,7 +92,7 @@ def register(add: Add) -> None:
 def choose(asked: argparse.Namespace) -> int:
     """Print which towers may meet the budget; measure the finalists where asked."""
     from vilt_bench.ask import catalog
-    from vilt_bench.judge.choice import choose, fitting
+    from vilt_bench.judge.choice import Wanted, choose, fitting
     from vilt_bench.record import store
     from vilt_bench.report.embedders import choice as report
 
@@ -120,7 +118,7 @@ def choose(asked: argparse.Namespace) -> int:
 
     numbers = {entry.visual_tokens for entry in towers.values() if entry.flops is not None}
     interaction = count_interaction(case, numbers)
-    width = HIDDEN_SIZE if case.interaction == ALONE else shared_sizes(case.interaction, case.vilt).hidden_size
+    width = catalog.HIDDEN_SIZE if case.interaction == ALONE else shared_sizes(case.interaction, case.vilt).hidden_size
     least_s, described, busy = _least(case, machine)
     scalar_bytes = 4 if case.dtype == "float32" else 2
     found = choose(towers, wanted, least_s, interaction, scalar_bytes=scalar_bytes)

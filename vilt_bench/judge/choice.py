@@ -14,11 +14,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vilt_bench.ask.catalog import Entry
+from vilt_bench.ask.choice import ORDERS, Range
 from vilt_bench.errors import ConfigError
 from vilt_bench.words import did_you_mean, nearest
-
-ORDERS = ("parameters", "tokens", "time")
-"""What ranks those on the frontier, and then those that are not."""
 
 _SIGNS = frozenset("*?[")
 """By which a pattern is told from a name."""
@@ -32,23 +30,6 @@ class Work(NamedTuple):
 
     flops: int
     moved_bytes: int
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from the least to the most, both within it."""
-
-    least: float = 0
-    most: float = math.inf
-
-    def __contains__(self, value: float) -> bool:
-        """Returns whether the value lies within."""
-        return self.least <= value <= self.most
-
-    def __str__(self) -> str:
-        """Returns it as the command line takes it."""
-        ends = ["" if end in (0, math.inf) else f"{end:,.0f}" for end in (self.least, self.most)]
-        return ends[0] if self.least == self.most else "..".join(ends)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vilt_bench.ask.case import ALONE
 from vilt_bench.ask.catalog import HIDDEN_SIZE
+from vilt_bench.ask.choice import SHOWN
 from vilt_bench.judge.choice import Candidate, Choice, Wanted
 from vilt_bench.judge.latency import latency
 from vilt_bench.report import clean, tables
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
     from vilt_bench.record.run import Run
 
-FORMATS = ("table", "markdown", "csv", "json")
-SHOWN = 20
-"""Rows of a table, best first, where no other number is asked for; data have all."""
 FRONTIER = "●"
 _NAMED = 3
 _BETTER = {
