@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -167,7 +168,7 @@ def test_a_folder_that_is_lost_while_a_gate_measures_loses_no_verdict_and_no_rec
     def measure(case, *_, tolerance, **__):
         measured.append(case.embedder)
         if output.is_dir():  # as if its disk were gone
-            output.rmdir()
+            shutil.rmtree(output)
             output.touch()
         both = [dataclasses.replace(run, case=case, run_id=f"{run.run_id}-{case.embedder}") for run in runs]
         (comparison,) = compare_all(both[:1], both[1:], tolerance=tolerance)

@@ -18,6 +18,7 @@ from vilt_bench.director.process import WorkerFailedError, WorkerHungError, Work
 from vilt_bench.errors import ConfigError, EmbedderError, MeasurementError, UnknownEmbedderError
 from vilt_bench.judge.pairs import LOOKS, SAMPLE_TURNS, Pair, decide, judge_pairs, pairs_of
 from vilt_bench.judge.significance import turn_logs
+from vilt_bench.record import journal
 from vilt_bench.record.run import Conditions, Environment, Failure, Model, Series, Stage, Times
 from vilt_bench.report.verdicts import exit_code
 
@@ -234,6 +235,22 @@ def test_every_sample_is_kept_in_the_records_of_both_sides():
     assert len(pairs_of(baseline, candidate)) == min(LOOKS)
     again, _ = decide(pairs_of(baseline, candidate))
     assert again[0] == outcome.comparison.total
+
+
+def test_each_pair_is_kept_before_the_next_one_begins():
+    happened, seen, script = {}, [], Script()
+
+    def note(run_id, event):
+        happened.setdefault(run_id, []).append(event)
+        seen.append((event.trial.index, dict(script.started)))
+
+    outcome = script.play(note=note)
+    assert seen == [(pair, dict.fromkeys(script.started, pair + 1)) for pair in range(min(LOOKS)) for _ in range(2)]
+    for run in outcome.runs:
+        lines = journal.read_lines(b"".join(map(journal.line, happened[run.run_id])))
+        read = journal.replay(lines, name="journal")
+        assert (read.side, read.group, read.trials) == (run.side, run.group, run.trials)
+        assert read.interrupted
 
 
 def test_what_a_side_says_of_its_passes_stands_once_in_its_record():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from vilt_bench.ask.case import case_name
@@ -12,6 +13,8 @@ from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
+    from vilt_bench.record.journal import Event
+    from vilt_bench.record.live import Journals
     from vilt_bench.record.run import Run
 
 
@@ -44,8 +47,9 @@ def rerun(asked: argparse.Namespace) -> int:
     from vilt_bench.director.rerun import check_repeatable
     from vilt_bench.director.rerun import rerun as measure_again
     from vilt_bench.judge.compare import compare_all, condensed
-    from vilt_bench.record import find, load, store
+    from vilt_bench.record import find, live, load, store
     from vilt_bench.record.alike import key
+    from vilt_bench.record.journal import Opened
 
     texts = [*asked.runs, *getattr(asked, "after", [])]
     if not texts:
@@ -71,25 +75,41 @@ def rerun(asked: argparse.Namespace) -> int:
 
     problems: list[str] = []
 
+    keepers: dict[str, Journals | None] = {}
+
+    def note(run_id: str, event: Event) -> None:
+        if isinstance(event, Opened):
+            keepers[run_id] = opened[folders[key(event.run, "case")]]
+        if (keeper := keepers.get(run_id)) is not None:
+            keeper.note(run_id, event)
+
     def save(run: Run) -> None:
         if run.trials or run.failure is not None:
             saved, unsaved = store.save_all([run], folders[key(run, "case")])
             problems.extend(unsaved)
+            if (keeper := keepers.get(run.run_id)) is not None and not unsaved:
+                keeper.saved(run.run_id)
             if not asked.quiet:
                 for path in saved:
                     say(f"saved {path}")
 
-    measured = measure_again(
-        runs,
-        allow_different=asked.allow_different,
-        say=say,
-        report=screen.narrator(quiet=asked.quiet),
-        patience_s=asked.patience,
-        overhear=screen.overhear(debug=asked.debug),
-        name=asked.name,
-        origin=options.origin(asked, repeats=[run.run_id for run in runs]),
-        finished=save,
-    )
+    with ExitStack() as stack:
+        opened = {
+            folder: stack.enter_context(live.keeping(folder, report=screen.complain))
+            for folder in dict.fromkeys(folders.values())
+        }
+        measured = measure_again(
+            runs,
+            allow_different=asked.allow_different,
+            say=say,
+            report=screen.narrator(quiet=asked.quiet),
+            patience_s=asked.patience,
+            overhear=screen.overhear(debug=asked.debug),
+            name=asked.name,
+            origin=options.origin(asked, repeats=[run.run_id for run in runs]),
+            finished=save,
+            note=note,
+        )
     new = [run for run in measured if run.trials or run.failure is not None]
     problems += [
         f"{case_name(run.case)}: {run.failure.kind}: {run.failure.message}" for run in new if run.failure is not None

@@ -79,7 +79,7 @@ def register(add: Add) -> None:
 def gate(asked: argparse.Namespace) -> int:
     """Measure baseline and candidate together, print the verdicts, save the records; returns the exit code."""
     from vilt_bench.director.gate import check_limits, gate_all
-    from vilt_bench.record import store
+    from vilt_bench.record import live, store
 
     cases = options.cases(asked)
     check_limits(asked.tolerance, asked.max_time, asked.patience)
@@ -87,29 +87,34 @@ def gate(asked: argparse.Namespace) -> int:
     _check_baseline(asked)
     store.check_writable(asked.output)
     baseline, candidate = _installations(asked)
-    outcomes = gate_all(
-        cases,
-        baseline,
-        candidate,
-        max_time_s=asked.max_time,
-        tolerance=asked.tolerance,
-        decides=asked.gate,
-        report=_narrator(cases, quiet=asked.quiet),
-        patience_s=asked.patience,
-        overhear=screen.overhear(debug=asked.debug),
-    )
     comparisons, code, is_saved = [], PASSED, True
-    for found in outcomes:
-        if found.problem is not None:
-            if len(cases) == 1:
-                raise found.problem
-            screen.complain(f"{case_name(found.comparison.case)}: {found.problem}")
-        runs = [replace(run, origin=options.origin(asked)) for run in found.runs]
-        for problem in store.save_all(runs, asked.output)[1]:
-            is_saved = False
-            screen.complain(problem)
-        comparisons.append(found.comparison)
-        code = screen.INTERRUPTED if found.interrupted else code
+    with live.keeping(asked.output, report=screen.complain) as journals:
+        outcomes = gate_all(
+            cases,
+            baseline,
+            candidate,
+            max_time_s=asked.max_time,
+            tolerance=asked.tolerance,
+            decides=asked.gate,
+            report=_narrator(cases, quiet=asked.quiet),
+            patience_s=asked.patience,
+            overhear=screen.overhear(debug=asked.debug),
+            note=(lambda _, __: None) if journals is None else journals.note,
+        )
+        for found in outcomes:
+            if found.problem is not None:
+                if len(cases) == 1:
+                    raise found.problem
+                screen.complain(f"{case_name(found.comparison.case)}: {found.problem}")
+            runs = [replace(run, origin=options.origin(asked)) for run in found.runs]
+            for run in runs:
+                for problem in (unsaved := store.save_all([run], asked.output)[1]):
+                    is_saved = False
+                    screen.complain(problem)
+                if journals is not None and not unsaved:
+                    journals.saved(run.run_id)
+            comparisons.append(found.comparison)
+            code = screen.INTERRUPTED if found.interrupted else code
     code = outcome.finish(comparisons, asked, otherwise=code)
     return screen.USER_ERROR if code == PASSED and not is_saved else code
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Literal
 
 from vilt_bench import errors
-from vilt_bench.ask.case import Case, Option, Sampling
+from vilt_bench.ask.case import Case, Option
 from vilt_bench.ask.images import check_images
 from vilt_bench.ask.rule import GATE_TIME_S, TOLERANCE, Decides
 from vilt_bench.director.commit import read_source
@@ -28,6 +28,7 @@ from vilt_bench.judge.compare import check_tolerance, count_changes, share_of_er
 from vilt_bench.judge.comparison import Comparison, Side, SideName, StageVerdict, missing
 from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LOOKS, SAMPLE_TURNS, WARMUP_TURNS, Verdicts, decide, evidence
 from vilt_bench.judge.significance import GATE_ERROR, PLANNED_PAIRS, best_detectable
+from vilt_bench.record.journal import Note
 from vilt_bench.record.run import SLOWDOWNS, WHOLE, Failure, Run, Trial
 from vilt_bench.wire import Patience
 
@@ -61,6 +62,7 @@ def gate(
     report: Callable[[GateProgress], None] = lambda _: None,
     patience_s: float | None = None,
     overhear: Overhear = lambda _: None,
+    note: Note = lambda _, __: None,
     start: Mapping[SideName, Callable[[], TurnTakingProcess]] | None = None,
     clock: Clock = time.monotonic,
 ) -> Outcome:
@@ -80,6 +82,7 @@ def gate(
         report: told where the measuring stands, between passes.
         patience_s: how long a process may be silent before it is ended, as a failure; `None`: by `wire.Patience`.
         overhear: told what a process has printed, when it has ended.
+        note: told of each side's part of a pair as soon as it is measured, to keep it whatever happens.
         start: starts a process of a side.
         clock: seconds.
 
@@ -105,6 +108,7 @@ def gate(
         report=report,
         roles=random.Random(case.seed),
         begin_s=clock(),
+        note=note,
     )
     try:
         total, stages = decide(lockstep.play(), tolerance=tolerance, decides=decides, error=error)[0]
@@ -142,6 +146,7 @@ def gate_all(
     report: Callable[[GateProgress], None] = lambda _: None,
     patience_s: float | None = None,
     overhear: Overhear = lambda _: None,
+    note: Note = lambda _, __: None,
     start: Mapping[SideName, Callable[[], TurnTakingProcess]] | None = None,
     clock: Clock = time.monotonic,
 ) -> Iterator[Outcome]:
@@ -161,6 +166,7 @@ def gate_all(
         report: as `gate`.
         patience_s: as `gate`.
         overhear: as `gate`.
+        note: as `gate`.
         start: as `gate`.
         clock: as `gate`.
 
@@ -184,6 +190,7 @@ def gate_all(
                     report=report,
                     patience_s=patience_s,
                     overhear=overhear,
+                    note=note,
                     start=start,
                     clock=clock,
                 )
@@ -282,7 +289,7 @@ def _outcome(
 ) -> Outcome:
     pairs = lockstep.pairs
     total, stages = verdicts
-    sampling = Sampling(max_time_s=lockstep.budget_s, trials=max(1, len(lockstep.sides[BASELINE].draft.trials)))
+    sampling = lockstep.sampling()
     problems: list[str] = []
     is_own = lockstep.sides[CANDIDATE].installation.python == sys.executable
     lockstep.sides[CANDIDATE].draft.source = read_source(report=problems.append) if is_own else None

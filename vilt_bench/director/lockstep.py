@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from vilt_bench import errors, protocol
-from vilt_bench.ask.case import Case
+from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.director.installation import Installation
 from vilt_bench.director.measure import Clock
 from vilt_bench.director.process import (
@@ -29,7 +29,9 @@ from vilt_bench.errors import ConfigError, MeasurementError
 from vilt_bench.judge.comparison import SideName
 from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LEAST_TURNS, SAMPLE_TURNS, WARMUP_TURNS, Pair, evidence
 from vilt_bench.judge.significance import PLANNED_PAIRS
+from vilt_bench.record import journal
 from vilt_bench.record.join import join_passes
+from vilt_bench.record.journal import Note
 from vilt_bench.record.run import Failure, Series, Trial
 from vilt_bench.wire import BYE_S
 
@@ -80,6 +82,7 @@ class Lockstep:
     roles: random.Random
     begin_s: float
     """When it all began, by the clock."""
+    note: Note = lambda _, __: None
     pairs: list[Pair] = field(default_factory=list)
     interrupted: bool = False
     phase: str = ""
@@ -100,6 +103,10 @@ class Lockstep:
     def left_s(self) -> float:
         """Time that is left for measuring: ending the processes takes some as well."""
         return self.budget_s - self.spent_s - min(ENDING_S, ENDING_SHARE * self.budget_s)
+
+    def sampling(self) -> Sampling:
+        """Returns how hard it was looked."""
+        return Sampling(max_time_s=self.budget_s, trials=max(1, len(self.sides[BASELINE].draft.trials)))
 
     def turns(self) -> int:
         """Returns how many turns the next pair takes, so that the planned pairs fit into what is left."""
@@ -178,8 +185,10 @@ class Lockstep:
         finally:
             joined = {side: join_passes(passes) for side, passes in samples.items()}
             for side, trial in trials.items():
-                self.sides[side].draft.trials.append(
-                    replace(trial, warmup=join_passes(warmup[side]), samples=joined[side])
+                draft = self.sides[side].draft
+                draft.trials.append(replace(trial, warmup=join_passes(warmup[side]), samples=joined[side]))
+                self.note(
+                    draft.run_id, journal.Opened(replace(draft.header(self.sampling()), side=side), draft.trials[-1])
                 )
             pair = Pair(joined[BASELINE], joined[CANDIDATE])
             if pair.turns >= LEAST_TURNS:

@@ -13,6 +13,7 @@ from vilt_bench.director.measure import Finished, Report, check_cases, measure_t
 from vilt_bench.director.process import MeasuringProcess, Overhear, ReplyT, Worker
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
 from vilt_bench.record.alike import OWN, Setup, check_names, differences, key
+from vilt_bench.record.journal import Note
 from vilt_bench.record.run import FROM_PYTHON, WHOLE, Environment, Origin, Run
 from vilt_bench.wire import Patience
 
@@ -28,6 +29,7 @@ def rerun(
     patience_s: float | None = None,
     overhear: Overhear = lambda _: None,
     finished: Finished = lambda _: None,
+    note: Note = lambda _, __: None,
     start_worker: Callable[[], MeasuringProcess] | None = None,
     name: str | None = None,
     origin: Origin = FROM_PYTHON,
@@ -44,6 +46,7 @@ def rerun(
         patience_s: likewise.
         overhear: likewise.
         finished: likewise.
+        note: likewise.
         start_worker: likewise.
         name: likewise.
         origin: likewise.
@@ -83,6 +86,7 @@ def rerun(
             firsts[0].sampling,
             report=report,
             finished=finished,
+            note=note,
             start_worker=lambda: _Checked(start(), check),
             name=name,
             origin=origin,

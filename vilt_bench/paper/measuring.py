@@ -19,6 +19,8 @@ from vilt_bench.judge.latency import latency
 from vilt_bench.record import load, store
 from vilt_bench.record.alike import Setup, alike
 from vilt_bench.record.join import join_trials
+from vilt_bench.record.journal import Note
+from vilt_bench.record.live import Journals
 from vilt_bench.record.run import FROM_PYTHON, Environment, Origin, Run
 from vilt_bench.wire import Patience
 
@@ -100,12 +102,13 @@ def measure_rows(
         raise ConfigError(f"must be at least 1, got {rounds}", field="rounds")
     each = replace(sampling or Sampling(precision=PRECISION, max_time_s=MAX_TIME_S), trials=1)
     Patience(patience_s)  # refuses what is no time
-    measure = measure_one or _measurer(patience_s, overhear, origin)
     store.check_writable(folder)
     there = load.load_folder(folder, left_out=left_out)
     kept = {name: _kept(case, each, there, here)[:rounds] for name, case in cases.items()}
     took_s: dict[str, float] = {}
     problems: list[str] = []
+    journals = Journals.beside(folder, report=problems.append)
+    measure = measure_one or _measurer(patience_s, overhear, origin, None if journals is None else journals.note)
     try:
         for turn in range(rounds):
             for name, case in cases.items():
@@ -116,13 +119,18 @@ def measure_rows(
                 run = measure(case, each, not kept[name])
                 took_s[name] = clock() - start
                 if run.trials or run.failure is not None:
-                    problems += store.save_all([run], folder)[1]
+                    problems += (unsaved := store.save_all([run], folder)[1])
+                    if journals is not None and not unsaved:
+                        journals.saved(run.run_id)
                 if run.interrupted:
                     raise KeyboardInterrupt
                 kept[name].append(run)
     except KeyboardInterrupt:
         joined = {name: replace(join_trials(runs), interrupted=True) for name, runs in kept.items() if runs}
         return Measured(joined, interrupted=True, problems=tuple(problems))
+    finally:
+        if journals is not None:
+            journals.close()
     return Measured({name: join_trials(runs) for name, runs in kept.items()}, problems=tuple(problems))
 
 
@@ -150,10 +158,16 @@ def kept_rows(
     return found
 
 
-def _measurer(patience_s: float | None, overhear: Overhear, origin: Origin) -> MeasureOne:
+def _measurer(patience_s: float | None, overhear: Overhear, origin: Origin, note: Note | None) -> MeasureOne:
     def measure(case: Case, sampling: Sampling, count: bool) -> Run:
         (run,) = sweep.measure_together(
-            [case], sampling, count=count, patience_s=patience_s, overhear=overhear, origin=origin
+            [case],
+            sampling,
+            count=count,
+            patience_s=patience_s,
+            overhear=overhear,
+            origin=origin,
+            note=note or (lambda _, __: None),
         )
         return run
 

@@ -215,6 +215,19 @@ def _has_passes(event: journal.Event) -> bool:
 
 
 @contextmanager
+def keeping(
+    folder: str | os.PathLike[str], *, report: Callable[[str], object] = lambda _: None
+) -> Iterator[Journals | None]:
+    """Gives what `Journals.beside` does, and closes it."""
+    made = Journals.beside(folder, report=report)
+    try:
+        yield made
+    finally:
+        if made is not None:
+            made.close()
+
+
+@contextmanager
 def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Let no other director take on cases of a folder meanwhile, where the system can lock folders."""
     lock = None
