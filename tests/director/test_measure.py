@@ -394,12 +394,13 @@ def test_a_trial_that_was_cut_too_early_to_count_is_kept_and_another_takes_its_p
 def test_a_case_of_which_all_is_there_is_handed_out_without_a_process():
     script = Script()
     (whole,) = run_script(script, "patch32", trials=2)
-    again, told = Script(), []
+    again, told, case = Script(), [], Case("patch32")
     (run,) = measure_together(
-        [Case("patch32")], Sampling(trials=2), begun=lambda _: whole, finished=told.append, start_worker=again.start
+        [case], Sampling(trials=2), begun=lambda _: whole, finished=told.append, start_worker=again.start
     )
     assert again.workers == 0
     assert told == [run]
+    assert run.case is case
     assert run.trials == whole.trials
 
 

@@ -338,7 +338,7 @@ def measure_together(
         fresh = Run(
             new_id(), started_at, case, sampling, group, source=source, position=position, name=name, origin=origin
         )
-        earlier = begun(case) or fresh
+        earlier = replace(begun(case) or fresh, case=case)  # the same object, by which callers know it
         if not earlier.trials:
             earlier = replace(fresh, run_id=earlier.run_id, failure=earlier.failure)
         drafts.append(Draft.of(earlier, apart, sampling))
