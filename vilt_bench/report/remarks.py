@@ -166,7 +166,9 @@ def _computed(remark: of.Computed) -> str:
     parts = [f"Computed by {remark.backend} ({remark.version}), in {', '.join(remark.precisions) or 'float32'}"]
     if remark.prepare_time_s is not None:
         parts.append(f"prepared in {digits(remark.prepare_time_s)} s")
-    if (found := remark.deviation) is not None:
+    if (found := remark.deviation) is not None and not found.largest:
+        parts.append("the output is eager float32's, to the bit")
+    elif found is not None:
         parts.append(
             f"the output lies {small(found.relative)} from eager float32's, relative to its largest number "
             f"({small(found.relative_l2)} by norms; {small(found.largest)} at most)"

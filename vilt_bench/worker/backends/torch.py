@@ -89,4 +89,7 @@ def _precision(stage: StageToPrepare, options: Mapping[str, Option]) -> str:
         torch.set_float32_matmul_precision(str(asked_for))
         if asked_for != "highest":
             precision = f"float32, products in {'tf32' if asked_for == 'high' else 'bfloat16'} or better"
+    on_cuda = stage.device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    if precision == "float32" and on_cuda and any(isinstance(each, torch.nn.Conv2d) for each in stage.module.modules()):
+        precision = "float32, convolutions in tf32"  # as torch has them by default
     return precision
