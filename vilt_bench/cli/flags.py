@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _ALIKE = (
+    "address", "anywhere", "engine",
     "allow_different", "backend", "batch_size", "budget", "checkpoint", "device", "dtype", "embedder", "facet",
     "figure", "fit", "format", "heads", "hidden_size", "interaction", "join", "labels", "layers", "limit", "linear",
     "log", "mlp_size", "name", "newest", "on", "only", "order", "parameters", "pivot", "precision", "preset", "reduce",

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from vilt_bench.ask.case import SIZES, case_name, label, names_apart
-from vilt_bench.cli import axes, options, progress, screen
+from vilt_bench.cli import axes, engines, options, progress, screen
 from vilt_bench.cli.flags import in_flags
 from vilt_bench.cli.keeping import keeping
 from vilt_bench.errors import ConfigError, ViltBenchError
@@ -71,6 +71,7 @@ def register(add: Add) -> None:
         help="measure what is missing in --output: complete cases are left out, those that were cut short go on with "
         "what was measured of them, failed ones are tried again",
     )
+    engines.add_engines(parser)
     # What was not given is to be told from what was: a plan may say it.
     parser.set_defaults(**dict.fromkeys((*axes.LISTS, *axes.SINGLE, *SIZES, "precision", "max_time", "trials")))
 
@@ -92,7 +93,10 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
 
     expansion, sampling, together, file = _asked(asked)
     cases = expansion.cases
-    check_cases(cases)  # before the folder is made
+    engines.check(asked)
+    is_here = asked.engine == engines.LOCAL
+    # Before the folder is made; images are those of the machines that measure.
+    check_cases(cases if is_here else [replace(case, images=()) for case in cases])
     check_together(together)
     if asked.dry_run:
         return [], _foresee(expansion, sampling, together)
@@ -105,6 +109,8 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
 
     for note in expansion.notes:
         say(in_flags(note))
+    if not is_here:
+        return engines.measure(asked, cases, sampling, together, file)
     left_out: list[Case] = []
 
     def leave_out(case: Case, error: ViltBenchError) -> None:
