@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -115,7 +116,7 @@ def test_sizes_that_are_for_python_alone_can_not_be_written_into_a_plan():
 
 
 def test_an_empty_plan_says_nothing(read):
-    assert read("") == Plan(places=read("").places)
+    assert replace(read(""), sha256=None) == Plan(places=read("").places)
     assert read("").how() == Sampling()
 
 
