@@ -145,7 +145,6 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
                 finished=save,
                 note=kept.note,
                 begun=kept.begun,
-                dropped=kept.saved,
                 name=asked.name,
                 origin=options.origin(asked, plan=file),
             )

@@ -83,7 +83,6 @@ def measure_sweep(
     finished: Finished = lambda _: None,
     note: Note = lambda _, __: None,
     begun: Callable[[Case], Run | None] = lambda _: None,
-    dropped: Callable[[str], None] = lambda _: None,
     start_worker: Callable[[], MeasuringProcess] | None = None,
     clock: Clock = time.monotonic,
     look: Look | None = None,
@@ -113,7 +112,6 @@ def measure_sweep(
         finished: told of each run that will be returned, as soon as it is final.
         note: told of each event, such as a block, before the next; not of those of repeats.
         begun: gives the run that a case goes on with, if any.
-        dropped: told the id of a run that was noted and is not returned, as its case was measured once more.
         start_worker: starts a measuring process.
         clock: by which time is spent.
         look: counts what cases take, and what devices have free; `None`: in a process of its own.
@@ -128,7 +126,7 @@ def measure_sweep(
     check_cases(cases)
     Patience(patience_s, (sampling or Sampling()).max_time_s)  # refuses what is no time
     sweep = _Sweep(
-        tuple(cases), sampling or Sampling(), together, report, leave_out, finished, dropped, clock, free, name, origin
+        tuple(cases), sampling or Sampling(), together, report, leave_out, finished, clock, free, name, origin
     )
 
     def run(members: Sequence[int], anchor: Repeat | None, out: LeaveOut | None) -> None:
@@ -143,7 +141,7 @@ def measure_sweep(
             leave_out=out,
             finished=sweep.take,
             note=note,
-            begun=begun,
+            begun=sweep.begun_beside if sweep.is_again else begun,
             prepared=sweep.learn,
             anchor=anchor,
             start_worker=start_worker,
@@ -188,7 +186,6 @@ class _Sweep:
     report: SweepReport = lambda _: None
     leave_out: LeaveOut | None = None
     finished: Finished = lambda _: None
-    dropped: Callable[[str], None] = lambda _: None
     clock: Clock = time.monotonic
     free: Callable[[], int] = free_host_bytes
     name: str | None = None
@@ -244,8 +241,6 @@ class _Sweep:
                 self._run_again(run, index)
             if index not in self.runs:
                 self._keep(index, failed)
-            elif self.runs[index].run_id != failed.run_id:  # one that went on with an earlier run keeps its id
-                self.dropped(failed.run_id)
         self.pending = [index for index in self.pending if index not in self.group]
 
     def plan(self, anchor: int | None) -> list[list[int]]:
@@ -286,6 +281,10 @@ class _Sweep:
             self._run(run, [index], None)
         finally:
             self.is_again = False
+
+    def begun_beside(self, case: Case) -> Run | None:
+        """Returns what was measured of a case beside others before memory ran out: it is not measured twice."""
+        return next((run for index, run in self.alone_again.items() if self.cases[index] is case), None)
 
     def _refusal(self) -> LeaveOut | None:
         if self.leave_out is None and not self.runs:
