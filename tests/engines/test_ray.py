@@ -1,10 +1,13 @@
 """Sweeps over the nodes of Ray clusters that run on this machine."""
 
 import os
+import signal
+import time
 
+import psutil
 import pytest
 
-from tests.engines.conftest import TINY, VISIBLE
+from tests.engines.conftest import TINY, VISIBLE, read_until
 from vilt_bench.record import load
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -33,3 +36,52 @@ def test_each_machine_measures_each_case_into_a_bucket(cluster, s3):
         assert run.environment.settings["CUDA_VISIBLE_DEVICES"] == VISIBLE
         assert "ray" in run.origin.command
         assert "LD_PRELOAD" not in run.environment.settings
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_killed_gives_its_cases_to_others_and_each_is_measured_once(make_cluster):
+    cluster = make_cluster("one", "two", "three")
+    sizes = ",".join(map(str, range(1, 13)))
+    driver = cluster.sweep("patch32", "--batch-size", sizes, *TINY, "--anywhere", "--output", "out")
+    said = read_until(driver, "measured, 2 of 12")
+    cluster.tell("kill two")
+    rest = driver.communicate(timeout=120)[1]
+    assert driver.returncode == 0, [*said, rest]
+    runs = load.load_all([cluster.folder / "out"])
+    assert sorted(run.case.batch_size for run in runs) == list(range(1, 13))
+    assert "two: has left" in "".join([*said, rest])
+    again = cluster.sweep("patch32", "--batch-size", sizes, *TINY, "--anywhere", "--output", "out", "--resume")
+    said = again.communicate(timeout=60)[1]
+    assert again.returncode == 0, said
+    assert len(load.load_all([cluster.folder / "out"])) == 12
+
+
+LONG = ("patch32", "--interaction", "none", "--resolution", "64x64", "--trials", "1", "--max-time", "600")
+
+
+@pytest.mark.slow
+def test_an_interruption_ends_what_all_machines_measure_and_keeps_it(cluster):
+    driver = cluster.sweep(*LONG, "--output", "cut")
+    read_until(driver, "node-b: measuring")
+    deadline = time.monotonic() + 60
+    while len([each for each in cluster.children() if "vilt_bench.worker" in each.cmdline()]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(8)
+    driver.send_signal(signal.SIGINT)
+    said = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 130, said
+    assert [run.interrupted for run in load.load_all([cluster.folder / "cut"])] == [True, True]
+    assert cluster.children() == []
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_takes_its_children_on_all_machines_with_it(cluster):
+    driver = cluster.sweep(*LONG, "--output", "killed")
+    read_until(driver, "node-b: measuring")
+    running = cluster.children()
+    assert running
+    driver.kill()
+    driver.communicate()
+    _, alive = psutil.wait_procs(running, 60)
+    assert alive == []
