@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
@@ -85,3 +87,60 @@ def test_a_driver_that_is_killed_takes_its_children_on_all_machines_with_it(clus
     driver.communicate()
     _, alive = psutil.wait_procs(running, 60)
     assert alive == []
+
+
+@pytest.mark.slow
+def test_a_second_sweep_waits_for_the_machines_that_another_one_holds(cluster):
+    first = cluster.sweep(*LONG, "--output", "first", "--on", "name=node-a")
+    read_until(first, "node-a: measuring")
+    second = cluster.sweep("patch32", *TINY, "--output", "second", "--on", "name=node-a")
+    read_until(second, "node-a: another sweep measures there; it is waited for")
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130
+    first.communicate()
+    said = second.communicate(timeout=60)[1]
+    assert second.returncode == 0, said
+    assert len(load.load_all([cluster.folder / "second"])) == 1
+
+
+OTHER = """
+import sys, ray, vilt_bench.machine.code
+{change}
+from vilt_bench.cli import main
+sys.exit(main(["run", "patch32", "--engine", "ray", "--address", sys.argv[1], "--output", "other"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("ray.__version__ = '2.0.0'", "and this is Ray 2.0.0 and Python"),
+        (
+            "vilt_bench.machine.code.installed_code = lambda: '0.0.9 (code 0)'",
+            "there, and 0.0.9 (code 0) here; install",
+        ),
+    ],
+)
+def test_versions_that_differ_are_told_in_a_line_before_anything_is_measured(cluster, change, said):
+    found = subprocess.run(
+        [sys.executable, "-c", OTHER.format(change=change), cluster.address],
+        capture_output=True, text=True, cwd=cluster.folder, timeout=120, check=False,
+    )  # fmt: skip
+    assert found.returncode == 2, found.stderr
+    assert said in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert not list((cluster.folder / "other").iterdir())
+
+
+@pytest.mark.slow
+def test_an_actor_that_is_ended_starts_again_and_its_cases_are_measured(cluster):
+    driver = cluster.sweep("patch32", "--batch-size", "1,2", *TINY, "--output", "again", "--on", "name=node-b")
+    read_until(driver, "node-b: measuring")
+    holders = {psutil.Process(child.ppid()).pid for child in cluster.children() if "--plan" in child.cmdline()}
+    for pid in holders:
+        os.kill(pid, signal.SIGKILL)
+    assert holders
+    said = driver.communicate(timeout=100)[1]
+    assert driver.returncode == 0, said
+    assert sorted(run.case.batch_size for run in load.load_all([cluster.folder / "again"])) == [1, 2]
