@@ -7,7 +7,7 @@ measured on nothing. What is planted replaces values, not work: the layers befor
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,24 @@ STRENGTH, STRENGTH_STD = 8.5, 1.5
 BACKGROUND, NOISE_STD = 10.0, 0.5
 
 
-class PlantedBoxes(nn.Module):
+class Planted(nn.Module):
+    """Values that go where the module goes, and stay in float32: a cast to half precision leaves coordinates exact."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Planted:
+        """Apply a function to the values, and take no more of it than the device."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, moved in self._buffers.items():
+            if (value := before[name]) is not None and moved is not None and moved.dtype != value.dtype:
+                self._buffers[name] = value.to(moved.device)
+        return self
+
+    def keep(self, name: str, values: Tensor) -> None:
+        """Keep values by a name, on the device where modules are made."""
+        self.register_buffer(name, values.to(torch.empty(0).device), persistent=False)
+
+
+class PlantedBoxes(Planted):
     """Boxes jittered around the objects, level by level, with the objectness of each."""
 
     def __init__(self, most: Sequence[int], *, seed: int, objects: int = OBJECTS) -> None:
@@ -45,9 +62,9 @@ class PlantedBoxes(nn.Module):
         clean = box_convert(around, "xyxy", "cxcywh")
         centres = clean[:, :2] + JITTER * noise[:, :2] * clean[:, 2:]
         sides = clean[:, 2:] * (JITTER * noise[:, 2:]).exp()
-        _keep(self, "boxes", box_convert(torch.cat([centres, sides], dim=1), "cxcywh", "xyxy").clamp(0, 1))
+        self.keep("boxes", box_convert(torch.cat([centres, sides], dim=1), "cxcywh", "xyxy").clamp(0, 1))
         # The closer to its object, the better.
-        _keep(self, "scores", -noise.norm(dim=1) + 0.1 * torch.randn(len(around), generator=random, device="cpu"))
+        self.keep("scores", -noise.norm(dim=1) + 0.1 * torch.randn(len(around), generator=random, device="cpu"))
         self.most = list(most)
 
     def forward(self, counts: Sequence[int], extent: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,13 +75,15 @@ class PlantedBoxes(nn.Module):
             extent: [B, 4], (width, height, width, height) of each image.
         """
         boxes, scores = (
-            torch.cat([level[:n] for level, n in zip(torch.split(_kept(self, name), self.most), counts, strict=True)])
+            torch.cat(
+                [level[:n] for level, n in zip(torch.split(self.get_buffer(name), self.most), counts, strict=True)]
+            )
             for name in ("boxes", "scores")
         )
         return boxes * extent.unsqueeze(1), scores.expand(len(extent), -1)
 
 
-class PlantedLogits(nn.Module):
+class PlantedLogits(Planted):
     """Class logits of the objects over background noise."""
 
     def __init__(self, *, boxes: int, classes: int, seed: int, pool: int = POOL, objects: int = OBJECTS) -> None:
@@ -85,18 +104,18 @@ class PlantedLogits(nn.Module):
         strengths = STRENGTH + STRENGTH_STD * torch.randn(objects, SYNONYMS, generator=random, device="cpu")
         noise = NOISE_STD * torch.randn(boxes, classes + 1, generator=random, device="cpu")
         noise[:, 0] += BACKGROUND
-        _keep(self, "objects", places)
-        _keep(self, "logits", torch.zeros(objects, classes + 1, device="cpu").scatter_(1, synonyms, strengths))
-        _keep(self, "noise", noise)
+        self.keep("objects", places)
+        self.keep("logits", torch.zeros(objects, classes + 1, device="cpu").scatter_(1, synonyms, strengths))
+        self.keep("noise", noise)
 
     def forward(self, boxes: Tensor, extent: Tensor) -> Tensor:
         """Returns logits [K, classes + 1] of boxes [K, 4] in an image of extent [4], in pixels.
 
         A box speaks for the object that it overlaps most, the louder the more it does.
         """
-        overlap, nearest = box_iou(boxes / extent, _kept(self, "objects")).max(dim=1)
+        overlap, nearest = box_iou(boxes / extent, self.get_buffer("objects")).max(dim=1)
         loudness = overlap.clamp(min=0.3).sqrt().unsqueeze(1)
-        logits: Tensor = _kept(self, "noise")[: len(boxes)] + _kept(self, "logits")[nearest] * loudness
+        logits: Tensor = self.get_buffer("noise")[: len(boxes)] + self.get_buffer("logits")[nearest] * loudness
         return logits
 
 
@@ -111,14 +130,3 @@ def _objects(seed: int, count: int) -> tuple[Tensor, torch.Generator]:
     centres = sides / 2 + torch.rand(count, 2, generator=random, device="cpu") * (1 - sides)
     boxes = box_convert(torch.cat([centres, sides], dim=1), "cxcywh", "xyxy")
     return boxes[sides.prod(dim=1).argsort()], random
-
-
-def _keep(module: nn.Module, name: str, tensor: Tensor) -> None:
-    # As integers, so that a cast of the module to half precision leaves the coordinates exact.
-    bits = tensor.to(torch.empty(0).device).view(torch.int32)
-    module.register_buffer(name, bits, persistent=False)
-
-
-def _kept(module: nn.Module, name: str) -> Tensor:
-    kept: Tensor = module.get_buffer(name).view(torch.float32)
-    return kept

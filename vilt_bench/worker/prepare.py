@@ -60,7 +60,13 @@ class Computing:
 
 
 def prepare_stages(
-    case: Case, model: VisionLanguageModel, examples: Seen, *, device: torch.device, threads: int
+    case: Case,
+    model: VisionLanguageModel,
+    examples: Seen,
+    *,
+    device: torch.device,
+    threads: int,
+    other: Seen | None = None,
 ) -> Computing:
     """Returns who computes the stages, each replaced by what the backend made of it.
 
@@ -70,6 +76,7 @@ def prepare_stages(
         examples: what each stage is called with.
         device: where it runs.
         threads: that torch has.
+        other: what each stage is called with in another batch; `None`: there is one.
 
     Raises:
         ConfigError: a stage can't be prepared, and the case is strict; or the backend refuses the case.
@@ -82,10 +89,9 @@ def prepare_stages(
     packed_bytes, elsewhere = 0, False
     begin = time.perf_counter()
     for stage, module in list(stages(model)):
-        inputs, outputs = examples.stages[stage]
-        whole = backends.StageToPrepare(
-            stage, module, copied(inputs, dtype), copied(outputs, dtype), device, dtype, threads
-        )
+        inputs, outputs = (copied(each, dtype) for each in examples.stages[stage])
+        another = None if other is None else copied(other.stages[stage], dtype)
+        whole = backends.StageToPrepare(stage, module, inputs, outputs, device, dtype, threads, another)
         stage_begin = time.perf_counter()
         try:
             with torch.no_grad():

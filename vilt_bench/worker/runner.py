@@ -230,7 +230,14 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
     if not is_plain(case):
         assert examples is not None
         reference = computing.reference
-        computing = prepare_stages(case, model, examples, device=device, threads=torch.get_num_threads())
+        computing = prepare_stages(
+            case,
+            model,
+            examples,
+            device=device,
+            threads=torch.get_num_threads(),
+            other=reference if reference is not examples else None,
+        )
         computing.reference = reference
         before = torch_state()
     return Runner(case, model, inputs, timer, shared_weights, observer, computing, reference_s, before)

@@ -82,7 +82,7 @@ def check_that_the_toy_computes() -> None:
 def test_a_package_offers_a_backend_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(tmp_path, "toy_backend_of_a_package")
     monkeypatch.syspath_prepend(tmp_path)
-    assert backends.names() == ["onednn", "torch", "toy"]
+    assert {"onednn", "torch", "toy"} < {*backends.names()}
     check_that_the_toy_computes()
 
 
@@ -90,7 +90,7 @@ def test_a_backend_is_one_file_in_the_folder_of_backends(tmp_path: Path, monkeyp
     (tmp_path / "toy.py").write_text(TOY)
     monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, f"{backends.__name__}.toy", raising=False)
-    assert backends.names() == ["onednn", "torch", "toy"]
+    assert {"onednn", "torch", "toy"} < {*backends.names()}
     check_that_the_toy_computes()
 
 
@@ -98,8 +98,8 @@ def test_an_unknown_backend_is_refused_with_those_that_there_are(capsys: pytest.
     assert main(["run", "patch32", "--backend", "tensor-rt"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--backend 'tensor-rt' is none that is known" in line
-    assert "there are onednn, torch" in line
-    with pytest.raises(ConfigError, match="there are onednn, torch"):
+    assert re.search(r"there are .*\bonednn, .*\btorch\b", line)
+    with pytest.raises(ConfigError, match=r"there are .*onednn, .*torch"):
         prepare(case("tensor-rt"), torch.device("cpu"), HostTimer())
 
 

@@ -55,6 +55,8 @@ class StageToPrepare(NamedTuple):
     dtype: torch.dtype
     threads: int
     """That torch has on the CPU."""
+    other: tuple[Any, Any] | None = None
+    """Inputs and outputs, likewise, of another batch of the case, perhaps in other shapes; `None`: it has one batch."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,195 @@
+"""A stage as an inference request of OpenVINO, on torch's memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vilt_bench.errors import ConfigError
+from vilt_bench.worker.backends import NotPreparedError, Prepared, StageToPrepare
+from vilt_bench.worker.backends._exported import Graph, check, converting, export, quiet
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing openvino would send an event
+
+import openvino as ov  # noqa: E402
+
+HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+"""By dtype, the precision in which OpenVINO is told to compute: by itself it would choose."""
+_CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_NAMES = {
+    "f32": "float32",
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "i8": "int8",
+    "u8": "int8",
+}
+_PRODUCTS = (
+    "FullyConnected",
+    "Convolution",
+    "Deconvolution",
+    "MatMul",
+    "GroupConvolution",
+    "ScaledDotProductAttention",
+)
+"""Kinds of layers whose precision is that of the stage, as OpenVINO names what it executes."""
+_OF_16_BITS = {torch.bfloat16: ov.Type.bf16}
+"""Types that NumPy has not."""
+
+
+def prepare(stage: StageToPrepare, device: str, hint: Any) -> Prepared:
+    """Returns the stage compiled.
+
+    Args:
+        stage: any.
+        device: one of OpenVINO's.
+        hint: of the precision; `None`: that of the case's dtype.
+
+    Raises:
+        ConfigError: the device is not there, or has no such precision.
+        NotPreparedError: the stage can't be exported or converted, or is right for its example only.
+    """
+    core = _core()
+    hint = str(hint or HINTS[stage.dtype])
+    _check(core, device, hint)
+    with quiet():
+        graph = export(stage)
+        if not graph.output_names:
+            return Prepared(graph.called_as_stage(lambda _: []), "nothing, as it computes nothing", _NAMES[hint])
+        with converting("OpenVINO"):
+            model = _convert(graph)
+            compiled = _compile(core, model, device, hint, stage.threads)
+    run = graph.called_as_stage(_requested(compiled, graph, _handed_through(model, compiled)))
+    precision = _precision(compiled) or _NAMES[hint]
+    check(stage, run, precision)
+    return Prepared(run, f"OpenVINO, {device}", precision, allocates_elsewhere=True)
+
+
+@cache
+def _core() -> ov.Core:
+    return ov.Core()
+
+
+def _check(core: ov.Core, device: str, hint: str) -> None:
+    there = core.available_devices
+    # One that chooses among others, such as AUTO or HETERO:GPU,CPU, is not among them.
+    if device in ("CPU", "GPU", "NPU") and not any(each.startswith(device) for each in there):
+        raise ConfigError(f"openvino: there is no device {device} here; there is {', '.join(there)}", field="backend")
+    if device == "CPU":
+        able = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+        if _CAPABILITIES[hint] not in able:
+            names = [name for name, capability in _CAPABILITIES.items() if capability in able]
+            raise ConfigError(
+                f"openvino: this processor does not compute in {_NAMES[hint]}; give precision={' or '.join(names)}",
+                field="backend",
+            )
+
+
+def _convert(graph: Graph) -> ov.Model:
+    model = ov.convert_model(graph.program)
+    if len(model.inputs) != len(graph.examples):
+        raise NotPreparedError(f"of its {len(graph.examples)} inputs, OpenVINO has {len(model.inputs)}")
+    # It leaves all sizes open, and would be slower for it.
+    model.reshape(
+        {
+            port: [-1 if size is None else size for size in sizes]
+            for port, sizes in zip(model.inputs, graph.input_shapes, strict=True)
+        }
+    )
+    return model
+
+
+def _compile(core: ov.Core, model: ov.Model, device: str, hint: str, threads: int) -> ov.CompiledModel:
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+    if device == "CPU":
+        settings |= {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    return core.compile_model(model, device, settings)
+
+
+def _precision(compiled: ov.CompiledModel) -> str:
+    """Returns in which precisions the layers with products are executed, the coarsest last; empty: there are none."""
+    found: dict[str, None] = {}
+    for layer in compiled.get_runtime_model().get_ordered_ops():
+        told = layer.get_rt_info()
+        if told["layerType"].astype(str) in _PRODUCTS:
+            precision = told["runtimePrecision"].astype(str)
+            found[_NAMES.get(precision, precision)] = None
+    return " and ".join(found)
+
+
+def _handed_through(model: ov.Model, compiled: ov.CompiledModel) -> dict[int, int]:
+    """Returns by the indices of outputs those of the inputs that they are, unchanged: OpenVINO does not write them.
+
+    Raises:
+        NotPreparedError: compiling has found more of them.
+    """
+    inputs = {parameter.get_friendly_name(): index for index, parameter in enumerate(model.get_parameters())}
+    found = {
+        index: inputs[source.get_friendly_name()]
+        for index, result in enumerate(model.get_results())
+        if (source := result.input_value(0).get_node()).get_type_name() == "Parameter"
+    }
+    executed = compiled.get_runtime_model().get_results()
+    if sum(each.input_value(0).get_node().get_type_name() == "Parameter" for each in executed) > len(found):
+        raise NotPreparedError("OpenVINO returns an input as it is, and would not write it")
+    return found
+
+
+def _requested(
+    compiled: ov.CompiledModel, graph: Graph, handed: Mapping[int, int]
+) -> Callable[[list[Tensor]], list[Tensor]]:
+    """Returns a run in which nothing is copied, where shapes are known: OpenVINO writes where torch reads."""
+    request = compiled.create_infer_request()
+    outputs = list(enumerate(zip(graph.shapes, graph.dtypes, strict=True)))
+    for port, dtype in zip(compiled.outputs, graph.dtypes, strict=True):
+        if port.get_element_type() != _type(dtype):
+            raise NotPreparedError(
+                f"OpenVINO returns {port.get_element_type()} for {str(dtype).removeprefix('torch.')}"
+            )
+
+    def run(inputs: list[Tensor]) -> list[Tensor]:
+        given = [each.contiguous() for each in inputs]
+        for index, tensor in enumerate(given):
+            request.set_input_tensor(index, _shared(tensor))
+        made: list[Tensor | None] = []
+        for index, (shape, dtype) in outputs:
+            if index in handed:
+                made.append(given[handed[index]])
+                continue
+            if shape is None:
+                made.append(None)
+                continue
+            tensor = torch.empty(shape, dtype=dtype)
+            request.set_output_tensor(index, _shared(tensor))
+            made.append(tensor)
+        request.infer()
+        return [
+            _copied(request.get_output_tensor(index), graph.dtypes[index]) if tensor is None else tensor
+            for index, tensor in enumerate(made)
+        ]
+
+    return run
+
+
+def _type(dtype: torch.dtype) -> ov.Type:
+    return _OF_16_BITS.get(dtype) or ov.Type(torch.empty(0, dtype=dtype).numpy().dtype)
+
+
+def _shared(tensor: Tensor) -> ov.Tensor:
+    if (kind := _OF_16_BITS.get(tensor.dtype)) is not None:
+        return ov.Tensor(tensor.view(torch.int16).numpy(), _shape(tensor), kind)
+    return ov.Tensor(tensor.numpy(), shared_memory=True)
+
+
+def _copied(tensor: ov.Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype in _OF_16_BITS:
+        return torch.from_numpy(tensor.data.view("int16").copy()).view(dtype)
+    return torch.from_numpy(tensor.data.copy())
+
+
+def _shape(tensor: Tensor) -> Sequence[int]:
+    return list(tensor.shape)

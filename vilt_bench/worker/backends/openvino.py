@@ -1,0 +1,40 @@
+"""OpenVINO: each stage exported by torch, converted, and compiled for one of OpenVINO's devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from vilt_bench.worker.backends import Prepared, StageToPrepare
+
+if TYPE_CHECKING:
+    from vilt_bench.ask.case import Option
+
+OPTIONS = {"device": str, "precision": ("f32", "bf16", "f16")}
+"""`device`: one of OpenVINO's, such as `CPU`, which is the usual one, or `GPU`. `precision`: the hint in which to
+compute; without it, the case's dtype."""
+DEVICES = ("cpu",)
+NEEDS = {"openvino": "vilt-bench[openvino]"}
+
+
+def prepare(stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:
+    """Converts and compiles the stage for one request at a time, which reads and writes torch's own memory.
+
+    It has as many threads as torch.
+
+    Raises:
+        ConfigError: the device is not there, or has no such precision.
+        NotPreparedError: the stage can't be exported or converted, or is right for its example only.
+    """
+    from vilt_bench.worker.backends import _openvino_request
+
+    return _openvino_request.prepare(stage, str(options.get("device", "CPU")), options.get("precision"))
+
+
+def version() -> str:
+    """Returns OpenVINO's version, and that of what exports."""
+    from importlib.metadata import version
+
+    import torch
+
+    return f"openvino {version('openvino')}, exported by torch {torch.__version__}"
