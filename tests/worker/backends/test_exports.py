@@ -160,7 +160,7 @@ class Found(nn.Module):
 
 @EXPORTS
 def test_a_stage_whose_course_depends_on_values_is_left_to_torch_with_a_reason(backend: str) -> None:
-    with pytest.raises(NotPreparedError, match="torch.export does not take it: .*data-dependent"):
+    with pytest.raises(NotPreparedError, match=r"torch.export does not take it: .*data-dependent"):
         prepared(backend, Found(), torch.rand(3, 2))
 
 
