@@ -32,7 +32,7 @@ class Planted(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Planted:
         """Apply a function to the values, and take no more of it than the device."""
         before = dict(self._buffers)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, moved in self._buffers.items():
             if (value := before[name]) is not None and moved is not None and moved.dtype != value.dtype:
                 self._buffers[name] = value.to(moved.device)
