@@ -79,8 +79,9 @@ def test_malformed_options_are_refused_with_the_text(text: str) -> None:
         ({"text_length": 1}, "`text_length`"),
         ({"text_length": 41}, "`text_positions` 41"),
         ({"threads": 0}, "`threads`"),
-        ({"device": "gpu"}, "unknown device 'gpu'"),
-        ({"device": "cuda:x"}, "unknown device"),
+        ({"device": "GPU 0"}, "no device is called 'GPU 0'"),
+        ({"device": "cuda:x"}, "no device is called 'cuda:x'"),
+        ({"device": "mps:1"}, "no device is called 'mps:1'"),
         ({"dtype": "int8"}, "`dtype`"),
         ({"backend": ""}, "`backend`"),
         ({"fit": "stretch"}, "`fit`"),
@@ -121,7 +122,7 @@ def test_longer_text_needs_more_positions() -> None:
     assert Case("patch32", text_length=100, vilt=ViltConfig(text_positions=100)).text_length == 100
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "mps", "xpu", "xpu:1"])
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "mps", "xpu", "xpu:1", "npu", "privateuseone:0"])
 def test_known_devices_are_taken(device: str) -> None:
     assert Case("patch32", device=device).device == device
 

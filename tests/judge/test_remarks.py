@@ -184,6 +184,30 @@ def test_stage_whose_host_time_exceeds_device_time_is_launch_bound(make_run: Mak
     assert "roi_head" not in found[0]
 
 
+def test_a_stage_that_takes_the_host_nearly_as_long_as_the_device_is_launch_bound_too(make_run: MakeRun) -> None:
+    # A device that waits for launches stamps its events as they come: both clocks tell the host's time.
+    stages = {"visual_embedder.class_nms": Times(device_time_s=(2.00, 2.02, 2.01), host_time_s=(1.99, 2.01, 2.00))}
+    assert said(with_trials(make_run(), Series(stages=stages, blocks=(3,))), "launch-bound")
+
+
+@pytest.mark.parametrize(
+    ("wall_s", "host_s", "is_told"),
+    [
+        (0.020, 0.0005, True),  # of which device events saw one
+        (0.0012, 0.0005, False),  # the host takes its time to wake
+        (0.020, 0.0199, False),  # the host was at work, not the device
+    ],
+)
+def test_time_that_a_device_goes_on_after_its_last_event_is_told(
+    make_run: MakeRun, wall_s: float, host_s: float, is_told: bool
+) -> None:
+    whole = Times(wall_time_s=(wall_s,) * 3, device_time_s=(0.00105,) * 3, host_time_s=(host_s,) * 3)
+    found = said(with_trials(make_run(), Series(whole=whole, blocks=(3,))), "work on other streams")
+    assert bool(found) == is_told
+    if is_told:
+        assert "went on for 18.95 ms, 94.8% of the pass" in found[0]
+
+
 def test_first_call_and_warm_up_that_did_not_settle_are_told(make_run: MakeRun) -> None:
     run = make_run()
     assert said(run, "First call: 400 ms, 4 times the latency")
@@ -248,7 +272,8 @@ def test_every_kind_of_remark_has_words() -> None:
         of.Failed("error", "why", None), of.Interrupted(), of.TrialsLacking(1, 3), of.FirstToken(0.1, 9, 9, {}),
         of.NoInterval(evidence), of.Precise(0.01, 0.02, evidence), of.Noisy(0.1, 0.02, evidence, reasons),
         of.TheseProcessesOnly(), of.SumOfStages(0.1, "large"), of.SlowedByClocks(0.1), of.RandomWeights(("a",)),
-        of.StageFound("a.b", {}, "note"), of.LaunchBound(("a.b",)), of.Unsettled(1, 3), of.Disturbed(reasons[3:4]),
+        of.StageFound("a.b", {}, "note"), of.LaunchBound(("a.b",)), of.Unsettled(1, 3),
+            of.WorkUnseen(0.02, 0.9), of.Disturbed(reasons[3:4]),
         of.FirstCall(0.4, 4), of.ProcessorTime(0.4, 2), of.EnergyUsed(Energy((1.0,), (5.0,), (1,), None, "NVML")),
         of.GpuBetweenBlocks((1e9, 2e9), (50, 60)), of.Warned("as it is"),
         of.OutputDeviates((("a.b", 0.1, 1e-4, "float32"),)), of.OutputUncompared((("a.b", "why"),)),

@@ -45,7 +45,8 @@ stage that it can't prepare, which eager torch computes otherwise."""
 ALL = "all"
 """Among the names of what may differ: everything."""
 
-_DEVICE = re.compile(r"auto|cpu|(cuda|xpu)(:\d+)?|mps")
+_DEVICE = re.compile(r"auto|cpu|mps|(?!(?:auto|cpu|mps)\b)[a-z]\w*(:\d+)?")
+"""Which kinds there are, torch says where it is loaded, as packages of others add theirs."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,8 @@ class Case:
             raise ConfigError(f"must be between 0 and 2**63 - 1, got {self.seed}", field="seed")
         if not _DEVICE.fullmatch(self.device):
             raise ConfigError(
-                f"unknown device {self.device!r}; expected auto, cpu, cuda, cuda:N, mps or xpu, as in `device` cuda:0"
+                f"no device is called {self.device!r}; expected auto, cpu, cuda, cuda:N, mps, xpu or another of "
+                "torch's, as in `device` cuda:0"
             )
 
     @property

@@ -246,7 +246,9 @@ def add_where(parser: argparse.ArgumentParser, *, lists: bool = False) -> argpar
     of = axes.several if lists else axes.one
     group = parser.add_argument_group("where")
     group.add_argument(
-        "--device", default=USUAL.device, help=f"auto, cpu, cuda, cuda:N, mps or xpu (default: {USUAL.device})"
+        "--device",
+        default=USUAL.device,
+        help=f"auto, cpu, cuda, cuda:N, mps, xpu, or another that torch has (default: {USUAL.device})",
     )
     group.add_argument(
         "--dtype",

@@ -21,6 +21,10 @@ Verdict = Literal["precise", "noisy", "interrupted", "failed"]
 
 UNACCOUNTED = 0.02
 """Above this share, what lies between stages is no longer small."""
+UNSEEN, WAKING_S = 0.05, 0.0002
+"""From this share of a pass on, and these seconds, time after the last event is the device's, not the host's waking."""
+KEEPS_AHEAD = 0.95
+"""Of a stage's device time: a host that takes less to enqueue it runs ahead; one that takes as long is waited for."""
 MARGIN = 1.1
 """On top of what all trials would have taken: later ones are not all as fast."""
 MANY_SWITCHES = 10.0
@@ -278,8 +282,18 @@ class StageFound:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkUnseen:
+    """The device was still at work after the pass's own stream, whose events tell device times, had ended."""
+
+    beyond_s: float
+    """Until the device was idle; median."""
+    share: float
+    """Of the pass's time on the host's clock."""
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchBound:
-    """Host time exceeds device time."""
+    """The host took as long as the device, or longer."""
 
     stages: tuple[str, ...]
 
@@ -370,6 +384,7 @@ Remark = (
     | SlowedByClocks
     | RandomWeights
     | StageFound
+    | WorkUnseen
     | LaunchBound
     | Unsettled
     | Disturbed
@@ -407,6 +422,7 @@ def remarks(run: Run, found: Latencies | None = None) -> tuple[Remark, ...]:
         *_first_token(run, found),
         *_precision(run, found.whole),
         *_groups(run),
+        *_unseen(run),
         *_sum_of_stages(found),
         *_stages(run),
         *_start(run, found),
@@ -583,6 +599,22 @@ def _switches_per_s(conditions: Conditions) -> float:
     return switches / watched_s if switches is not None and watched_s else 0.0
 
 
+def _unseen(run: Run) -> Iterator[Remark]:
+    wholes = [trial.samples.whole for trial in run.trials]
+    passes = [
+        (wall_s, wall_s - max(device_s, host_s))
+        for times in wholes
+        for wall_s, device_s, host_s in zip(
+            times.wall_time_s or (), times.device_time_s or (), times.host_time_s or (), strict=False
+        )
+    ]
+    if not passes:
+        return
+    beyond_s, wall_s = median([beyond for _, beyond in passes]), median([wall for wall, _ in passes])
+    if beyond_s >= max(WAKING_S, UNSEEN * wall_s):
+        yield WorkUnseen(beyond_s, beyond_s / wall_s)
+
+
 def _sum_of_stages(found: Latencies) -> Iterator[Remark]:
     ratio, cost = found.sum_of_stages, found.instrumented
     if ratio is None:
@@ -617,7 +649,7 @@ def _launch_bound(run: Run) -> tuple[str, ...]:
         times = [trial.samples.of(name) for trial in run.trials]
         host = [value for series in times for value in series.host_time_s or ()]
         device = [value for series in times for value in series.device_time_s or ()]
-        if host and device and median(host) > median(device):
+        if host and device and median(host) > KEEPS_AHEAD * median(device):
             bound.append(name)
     return tuple(bound)
 

@@ -27,7 +27,8 @@ def resolve_device(text: str) -> torch.device:
     try:
         device = torch.device(text)
     except RuntimeError:
-        raise DeviceError(f"`device` {text!r} is no device; expected auto, cpu, cuda, cuda:N, mps or xpu") from None
+        expected = ", ".join(dict.fromkeys(("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", *counts)))
+        raise DeviceError(f"`device` {text!r} is no device that torch knows; expected one of {expected}") from None
     there = [kind if count == 1 else f"{kind}:0 to {kind}:{count - 1}" for kind, count in counts.items() if count]
     count = counts.get(device.type, 0)
     if not count:
@@ -37,7 +38,7 @@ def resolve_device(text: str) -> torch.device:
         )
     if (device.index or 0) >= count:
         raise DeviceError(f"`device` {text}: there is no such {device.type} device; there is {', '.join(there)}")
-    return torch.device(device.type, device.index or 0) if device.type in ("cuda", "xpu") else torch.device(device.type)
+    return torch.device(device.type) if device.type in ("cpu", "mps") else torch.device(device.type, device.index or 0)
 
 
 def prepare_threads(threads: int | None) -> int:
@@ -82,12 +83,15 @@ def _device_counts() -> dict[str, int]:
     """Returns how many devices there are of each kind, fastest kind first."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of a missing or old driver; `_why_not` says it in one line
-        return {
+        counts = {
             "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
             "xpu": torch.xpu.device_count() if torch.xpu.is_available() else 0,
             "mps": int(torch.backends.mps.is_available()),
-            "cpu": 1,
         }
+        other = torch.accelerator.current_accelerator()  # such as that of a package which brings a device of its own
+        if other is not None and other.type not in counts:
+            counts[other.type] = torch.accelerator.device_count()
+        return counts | {"cpu": 1}
 
 
 def _why_not(kind: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -56,22 +57,20 @@ def available_memory_bytes(device: torch.device, root: Path = ROOT) -> int | Non
 
     Of the host what is free or can be freed, within the limits of control groups; of a GPU all that it has.
     """
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    if device.type == "xpu":
-        return int(torch.xpu.get_device_properties(device).total_memory)
     if device.type != "cpu":
-        return None
+        return _accelerator_memory_bytes(device)
     return free_host_bytes(root)
 
 
 def free_device_bytes(device: torch.device) -> int | None:
     """Returns how much memory of a GPU is free, in bytes; `None`: it has none of its own, or that is not told."""
-    if device.type not in ("cuda", "xpu"):
+    if device.type == "cpu":
         return None
-    statistics = torch.cuda if device.type == "cuda" else torch.xpu
-    with suppress(RuntimeError, AttributeError):  # some drivers, and older versions, do not tell
-        return int(statistics.mem_get_info(device)[0])
+    # Some drivers, and older versions, do not tell; a device's own module may know what torch's generic one does not.
+    with suppress(AttributeError, RuntimeError, ValueError):
+        return int(torch.get_device_module(device).mem_get_info(device)[0])
+    with suppress(AttributeError, RuntimeError, ValueError):
+        return int(torch.accelerator.get_memory_info(device)[0])
     return available_memory_bytes(device)
 
 
@@ -90,10 +89,10 @@ def collect(device: torch.device, *, threads: int, root: Path = ROOT) -> Environ
         gpu_hardware, gpu_versions = _cuda_facts(device)
         hardware, versions = hardware | gpu_hardware, versions | gpu_versions
         device_name = hardware["gpu"]
-    elif device.type == "xpu":
-        properties = torch.xpu.get_device_properties(device)
-        hardware |= {"gpu": properties.name, "gpu_memory_bytes": str(properties.total_memory)}
-        device_name = hardware["gpu"]
+    elif device.type not in ("cpu", "mps"):  # which has no name but the processor's
+        properties = _properties(device)
+        device_name = device.type if properties is None else str(properties.name)
+        hardware |= _told({"gpu": device_name, "gpu_memory_bytes": _accelerator_memory_bytes(device)})
     return Environment(
         machine=short_name(device_name),
         fingerprint=fingerprint(hardware),
@@ -105,6 +104,22 @@ def collect(device: torch.device, *, threads: int, root: Path = ROOT) -> Environ
         settings=_settings(root),
         hardware=hardware,
     )
+
+
+def _properties(device: torch.device) -> Any:
+    """Returns what the device's own module says of it; `None` where it says nothing."""
+    ask = getattr(torch.get_device_module(device), "get_device_properties", None)
+    return None if ask is None else ask(device)
+
+
+def _accelerator_memory_bytes(device: torch.device) -> int | None:
+    """Returns all the memory that a device has, in bytes; `None` where it does not say."""
+    if (properties := _properties(device)) is not None:
+        return int(properties.total_memory)
+    # Not known to older versions of torch, or to the device.
+    with suppress(AttributeError, RuntimeError, ValueError):
+        return int(torch.accelerator.get_memory_info(device)[1])
+    return None
 
 
 def short_name(name: str) -> str:

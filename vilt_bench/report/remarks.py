@@ -86,9 +86,14 @@ def sentence(remark: of.Remark) -> str:
         case of.StageFound(stage, counts, note):
             told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
             return f"{_short(stage)}: {'; '.join(part for part in (told, note.rstrip('.')) if part)}."
+        case of.WorkUnseen(beyond_s, share):
+            return (
+                f"The device went on for {digits(1000 * beyond_s)} ms, {100 * share:.1f}% of the pass, after the "
+                "pass's own stream had ended: work on other streams is in no device time, of stages or the whole."
+            )
         case of.LaunchBound(stages):
             bound = ", ".join(map(_short, stages))
-            return f"Host time exceeds device time in {bound}: launch-bound, or waiting for the host."
+            return f"The host takes as long as the device or longer in {bound}: launch-bound, or waiting for the host."
         case of.Unsettled(trials, measured):
             return f"Times had not settled when warm-up ended, in {trials} of {measured} trials."
         case of.Disturbed(by):

@@ -52,7 +52,19 @@ def failure_of(error: BaseException, stage: str | None = None) -> Failure:
     text = first_line(error)
     if is_out_of_memory(error):
         return Failure("out-of-memory", text, stage)
-    return Failure("error", f"{type(error).__name__}: {text}", stage)
+    return Failure("error", f"{type(error).__name__}: {text}{_told_late(error, stage)}", stage)
+
+
+def _told_late(error: BaseException, stage: str | None) -> str:
+    """Returns what to know of an error of the device itself, which the host hears of when it next asks for something.
+
+    Whoever names a stage has waited for the device after each.
+    """
+    kind = getattr(torch, "AcceleratorError", None)  # of torch 2.8 or newer; before, CUDA's are plain
+    if not ((kind is not None and isinstance(error, kind)) or "CUDA error" in str(error)):
+        return ""
+    of = "this stage" if stage is not None else "any stage until then"
+    return f" (an asynchronous failure of the device, by work of {of})"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

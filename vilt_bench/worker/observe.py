@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vilt_bench.ask.case import Case, label
@@ -49,11 +50,12 @@ class Observer:
         self._tokens: VisualTokens | None = None
 
     def __call__(self, name: str, output: Any) -> None:
-        """Look at one output.
+        """Look at one output, as soon as the device has made it: what fails late then fails within its own stage.
 
         Raises:
             EmbedderError: the embedder breaks the contract.
         """
+        _wait_for(output)
         if isinstance(output, VisualTokens):
             check_tokens(output, name=self._name, batch_size=self._batch_size, hidden_size=self._hidden_size)
             self.visual_tokens = output.embeddings.shape[1]
@@ -74,6 +76,12 @@ class Observer:
         """Returns the visual tokens of the pass, for a look at their values, and lets go of them."""
         tokens, self._tokens = self._tokens, None
         return tokens
+
+
+def _wait_for(output: Any) -> None:
+    for device in {tensor.device for tensor in tensors(output)}:
+        if device.type not in ("cpu", "meta"):
+            torch.accelerator.synchronize(device)
 
 
 def strange_values(tokens: VisualTokens, *, dtype: str) -> tuple[str, ...]:

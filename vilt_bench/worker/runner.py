@@ -25,7 +25,7 @@ from vilt_bench.worker.count import Counts, count
 from vilt_bench.worker.failures import StageError, error_line
 from vilt_bench.worker.hint import faster_products
 from vilt_bench.worker.inputs import Inputs
-from vilt_bench.worker.meters.latency import Forward, Interval, StagedPass, Timer, quiet, times
+from vilt_bench.worker.meters.latency import Forward, Interval, StagedPass, SynchronizingTimer, Timer, quiet, times
 from vilt_bench.worker.observe import Observer, strange_values
 from vilt_bench.worker.prepare import FLOAT32, Computing, Seen, compare, is_plain, prepare_stages, see
 from vilt_bench.worker.preprocessing import PREPROCESSING
@@ -92,6 +92,11 @@ class Runner:
     def remarks(self) -> tuple[str, ...]:
         """Returns what a reader must know of the passes so far, a sentence each."""
         remarks = list(self._strange)
+        if isinstance(self.timer, SynchronizingTimer):
+            remarks.append(
+                f"{self.inputs.batches[0][0].pixels.device.type} has no clock between stages, as its events take no "
+                "times: the whole was timed, stages were not."
+            )
         if len(self.token_counts) > 1:
             fewest, most = min(self.token_counts), max(self.token_counts)
             remarks.append(

@@ -1,12 +1,14 @@
 """Memory by stage, in a pass of its own: live before, peak, and live after, in bytes.
 
-CUDA and XPU: the allocator's own peak, reset at each boundary. CPU: live tensor bytes from the allocations and
-frees that torch's profiler sees, on top of the weights and inputs; not resident memory. Elsewhere: not measured.
+Accelerators whose allocator keeps statistics: its own peak, reset at each boundary. CPU: live tensor bytes from the
+allocations and frees that torch's profiler sees, on top of the weights and inputs; not resident memory. Elsewhere: not
+measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +44,7 @@ def measure_memory(
         return MemoryReading(
             _cpu(forward, live_bytes(resident) + packed_bytes), "live tensors, by torch.profiler's allocations"
         )
-    if device.type in ("cuda", "xpu"):
-        statistics = torch.cuda if device.type == "cuda" else torch.xpu
+    if (statistics := _statistics(device)) is not None:
         return MemoryReading(
             _allocator(
                 forward,
@@ -55,6 +56,17 @@ def measure_memory(
             f"torch.{device.type}'s allocator, peak reset at each stage",
         )
     return MemoryReading({}, None)
+
+
+def _statistics(device: torch.device) -> Any:
+    """Returns the module that tells what a device's allocator has given; `None` where it keeps no such statistics."""
+    # Older versions of torch, and some devices, have no generic ones: then the device's own module may have them.
+    with suppress(AttributeError, RuntimeError, ValueError):
+        if torch.accelerator.memory_stats(device):
+            return torch.accelerator
+    own = torch.get_device_module(device)
+    asked = ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats")
+    return own if all(hasattr(own, name) for name in asked) else None
 
 
 def live_bytes(tensors: Iterable[Tensor]) -> int:
