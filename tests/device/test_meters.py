@@ -10,8 +10,8 @@ import torch
 from vilt_bench.ask.case import Case
 from vilt_bench.errors import DeviceError
 from vilt_bench.judge.remarks import LaunchBound, SumOfStages, WorkUnseen, remarks
-from vilt_bench.machine.device import resolve_device
-from vilt_bench.machine.environment import available_memory_bytes, collect
+from vilt_bench.machine.device import device_peak_bytes, resolve_device
+from vilt_bench.machine.environment import collect, free_device_bytes
 from vilt_bench.machine.gpu import open_gpu
 from vilt_bench.record.run import Trial
 from vilt_bench.worker.failures import StageError, failure_of
@@ -241,18 +241,26 @@ def memory_by_stage():
         mark("nothing", kept)
 
     before = torch.accelerator.memory_allocated(device)
+    torch.accelerator.reset_peak_memory_stats(device)
+    torch.empty(5 * MEBIBYTE, dtype=torch.uint8, device=device)
+    peak = device_peak_bytes(device)
     reading = measure_memory(forward, [], device)
-    return reading.method, {
-        name: [
-            (size - before) / MEBIBYTE
-            for size in (memory.live_before_bytes, memory.peak_bytes, memory.live_after_bytes)
-        ]
-        for name, memory in reading.stages.items()
-    }
+    return (
+        (peak - before) / MEBIBYTE,
+        reading.method,
+        {
+            name: [
+                (size - before) / MEBIBYTE
+                for size in (memory.live_before_bytes, memory.peak_bytes, memory.live_after_bytes)
+            ]
+            for name, memory in reading.stages.items()
+        },
+    )
 
 
 def test_memory_by_stage_is_that_of_the_devices_allocator(on_device):
-    method, found = on_device(memory_by_stage)
+    peak, method, found = on_device(memory_by_stage)
+    assert peak == 5
     assert method == "torch.lagging's allocator, peak reset at each stage"
     assert found == {"keeps one": [0, 1, 1], "passes three": [1, 4, 1], "nothing": [1, 1, 1]}
 
@@ -280,15 +288,15 @@ def failure(**options):
 def out_of_memory():
     torch.ops.lagging.set_memory(torch.accelerator.memory_allocated(lagging()) + 4 * MEBIBYTE)
     try:
-        return failure(passing_mib=8), available_memory_bytes(lagging())
+        return failure(passing_mib=8), free_device_bytes(lagging()) / MEBIBYTE
     finally:
         torch.ops.lagging.set_memory(2**50)
 
 
 def test_a_device_out_of_memory_is_told_with_its_stage(on_device):
-    found, available = on_device(out_of_memory)
+    found, free_mib = on_device(out_of_memory)
     assert (found.kind, found.stage) == ("out-of-memory", "visual_embedder.backbone")
-    assert available < 64 * MEBIBYTE
+    assert free_mib == pytest.approx(4, abs=1)
 
 
 def in_first_call():

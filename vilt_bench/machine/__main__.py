@@ -13,13 +13,19 @@ import socket
 import torch
 
 from vilt_bench.machine.code import installed_code
+from vilt_bench.machine.device import HOST_MEMORY, device_counts
 from vilt_bench.machine.environment import collect
 
 
 def tell() -> dict[str, object]:
     """Returns the facts by name."""
     devices = [torch.device("cpu")]
-    devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    devices += [
+        torch.device(kind, index)
+        for kind, count in device_counts().items()
+        if kind not in HOST_MEMORY
+        for index in range(count)
+    ]
     found = [collect(device, threads=1) for device in devices]
     gpus = [each.device_name for each in found[1:]]
     hardware = found[0].hardware

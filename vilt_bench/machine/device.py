@@ -6,13 +6,18 @@ import os
 import re
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
 from vilt_bench.errors import DeviceError
 from vilt_bench.machine.system_files import ROOT, control_groups, read_text
+
+HOST_MEMORY = ("cpu", "mps")
+"""Kinds of which there is one, and whose memory is the host's."""
 
 
 def resolve_device(text: str) -> torch.device:
@@ -21,7 +26,7 @@ def resolve_device(text: str) -> torch.device:
     Raises:
         DeviceError: the device is unknown, or is not there.
     """
-    counts = _device_counts()
+    counts = device_counts()
     if text == "auto":
         text = next(kind for kind, count in counts.items() if count)
     try:
@@ -38,7 +43,7 @@ def resolve_device(text: str) -> torch.device:
         )
     if (device.index or 0) >= count:
         raise DeviceError(f"`device` {text}: there is no such {device.type} device; there is {', '.join(there)}")
-    return torch.device(device.type) if device.type in ("cpu", "mps") else torch.device(device.type, device.index or 0)
+    return torch.device(device.type) if device.type in HOST_MEMORY else torch.device(device.type, device.index or 0)
 
 
 def prepare_threads(threads: int | None) -> int:
@@ -74,12 +79,26 @@ def usable_cores(root: Path = ROOT) -> int:
 
 def device_peak_bytes(device: torch.device) -> int | None:
     """Returns the highest that the allocator has held of a GPU's memory so far, in bytes; `None` for other devices."""
-    if device.type not in ("cuda", "xpu"):
+    found = allocator_statistics(device)
+    return None if found is None else int(found.max_memory_reserved(device))
+
+
+def allocator_statistics(device: torch.device) -> Any:
+    """Returns the module of torch's that tells what a device's allocator holds; `None` where that keeps no statistics.
+
+    It has `memory_allocated`, `max_memory_allocated`, `max_memory_reserved` and `reset_peak_memory_stats`.
+    """
+    if device.type in HOST_MEMORY:
         return None
-    return int((torch.cuda if device.type == "cuda" else torch.xpu).max_memory_reserved(device))
+    # Older versions of torch, and some devices, have no generic statistics: then the device's own module may have them.
+    with suppress(AttributeError, RuntimeError, ValueError):
+        if torch.accelerator.memory_stats(device):
+            return torch.accelerator
+    own = torch.get_device_module(device)
+    return own if hasattr(own, "max_memory_reserved") and hasattr(own, "reset_peak_memory_stats") else None
 
 
-def _device_counts() -> dict[str, int]:
+def device_counts() -> dict[str, int]:
     """Returns how many devices there are of each kind, fastest kind first."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of a missing or old driver; `_why_not` says it in one line

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import torch
 
-from vilt_bench.machine.device import usable_cores
+from vilt_bench.machine.device import HOST_MEMORY, usable_cores
 from vilt_bench.machine.gpu import open_gpu
 from vilt_bench.machine.memory import free_host_bytes
 from vilt_bench.machine.system_files import ROOT, field_of, read_text
@@ -64,7 +64,7 @@ def available_memory_bytes(device: torch.device, root: Path = ROOT) -> int | Non
 
 def free_device_bytes(device: torch.device) -> int | None:
     """Returns how much memory of a GPU is free, in bytes; `None`: it has none of its own, or that is not told."""
-    if device.type == "cpu":
+    if device.type in HOST_MEMORY:
         return None
     # Some drivers, and older versions, do not tell; a device's own module may know what torch's generic one does not.
     with suppress(AttributeError, RuntimeError, ValueError):
@@ -89,7 +89,7 @@ def collect(device: torch.device, *, threads: int, root: Path = ROOT) -> Environ
         gpu_hardware, gpu_versions = _cuda_facts(device)
         hardware, versions = hardware | gpu_hardware, versions | gpu_versions
         device_name = hardware["gpu"]
-    elif device.type not in ("cpu", "mps"):  # which has no name but the processor's
+    elif device.type not in HOST_MEMORY:  # MPS has no name but the processor's
         properties = _properties(device)
         device_name = device.type if properties is None else str(properties.name)
         hardware |= _told({"gpu": device_name, "gpu_memory_bytes": _accelerator_memory_bytes(device)})
@@ -113,7 +113,9 @@ def _properties(device: torch.device) -> Any:
 
 
 def _accelerator_memory_bytes(device: torch.device) -> int | None:
-    """Returns all the memory that a device has, in bytes; `None` where it does not say."""
+    """Returns all the memory that a device has of its own, in bytes; `None`: none, or it does not say."""
+    if device.type in HOST_MEMORY:
+        return None
     if (properties := _properties(device)) is not None:
         return int(properties.total_memory)
     # Not known to older versions of torch, or to the device.

@@ -18,7 +18,7 @@ from vilt_bench import wire
 from vilt_bench.ask.case import ALONE, EAGER, TEXT_LENGTH, Case, ViltConfig
 from vilt_bench.ask.forecast import HOST, Forecast, Outlook, Share
 from vilt_bench.errors import ViltBenchError
-from vilt_bench.machine.device import resolve_device
+from vilt_bench.machine.device import HOST_MEMORY, resolve_device
 from vilt_bench.machine.environment import free_device_bytes
 from vilt_bench.model import shared_sizes
 from vilt_bench.worker.build import embedder_for_input, memory_needs
@@ -82,7 +82,7 @@ def needs_by_place(case: Case, device: torch.device) -> dict[str, Share]:
     found: dict[str, Share] = {}
     for place, weights, inputs in memory_needs(case, embedder_for_input(case), device):
         # A device without memory of its own takes the host's.
-        name = str(place) if place.type in ("cuda", "xpu") else HOST
+        name = HOST if place.type in HOST_MEMORY else str(place)
         before = found.get(name, Share(0, 0))
         found[name] = Share(before.weights_bytes + weights, before.inputs_bytes + inputs)
     return found

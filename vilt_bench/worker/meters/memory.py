@@ -8,13 +8,13 @@ measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vilt_bench.machine.device import allocator_statistics
 from vilt_bench.record.run import StageMemory
 from vilt_bench.worker.meters.latency import Forward
 
@@ -44,7 +44,7 @@ def measure_memory(
         return MemoryReading(
             _cpu(forward, live_bytes(resident) + packed_bytes), "live tensors, by torch.profiler's allocations"
         )
-    if (statistics := _statistics(device)) is not None:
+    if (statistics := allocator_statistics(device)) is not None:
         return MemoryReading(
             _allocator(
                 forward,
@@ -56,17 +56,6 @@ def measure_memory(
             f"torch.{device.type}'s allocator, peak reset at each stage",
         )
     return MemoryReading({}, None)
-
-
-def _statistics(device: torch.device) -> Any:
-    """Returns the module that tells what a device's allocator has given; `None` where it keeps no such statistics."""
-    # Older versions of torch, and some devices, have no generic ones: then the device's own module may have them.
-    with suppress(AttributeError, RuntimeError, ValueError):
-        if torch.accelerator.memory_stats(device):
-            return torch.accelerator
-    own = torch.get_device_module(device)
-    asked = ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats")
-    return own if all(hasattr(own, name) for name in asked) else None
 
 
 def live_bytes(tensors: Iterable[Tensor]) -> int:

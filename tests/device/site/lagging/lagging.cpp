@@ -233,6 +233,7 @@ class Allocator final : public c10::DeviceAllocator {
     c10::CachingDeviceAllocator::DeviceStats found;
     found.allocated_bytes[0].current = now_;
     found.allocated_bytes[0].peak = peak_;
+    found.reserved_bytes[0] = found.allocated_bytes[0];
     return found;
   }
 
