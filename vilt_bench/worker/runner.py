@@ -107,6 +107,9 @@ class Runner:
             f"Code of the embedder has set torch's {name} from {before} to {now}."
             for name, before, now in changes(self.torch_before, torch_state())
         )
+        if not is_plain(self.case):
+            told = getattr(backends.load(parse_backend(self.case.backend)[0]), "remarks", tuple)
+            remarks.extend(told())
         return tuple(remarks)
 
     def block(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Series:
