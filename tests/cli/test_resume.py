@@ -85,7 +85,7 @@ def plan(monkeypatch, make_run, tmp_path):
         measured.append({case.embedder: begun(case) for case in cases})
         runs = [made(case, run_id=measured[-1][case.embedder].run_id) for case in cases]
         for run in runs:
-            note(run.run_id, journal.Failed(Failure("error", "no real one")))
+            note(run.run_id, journal.BrokenOff(Failure("error", "no real one")))
             finished(run)
         return runs
 

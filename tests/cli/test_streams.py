@@ -101,14 +101,14 @@ def test_what_nobody_expected_is_one_line_with_a_code_of_its_own(monkeypatch, tm
         raise error
 
     monkeypatch.setattr(load, "load_each", fail)
-    assert main(["report", "x"]) == 70
+    assert main(["report", "."]) == 70
     told = capsys.readouterr().err
     (kept,) = tmp_path.iterdir()
     assert told.startswith(f"vilt-bench: unexpected {type(error).__name__}")
     assert told.count("\n") == 1
     assert str(kept) in told
     assert f"in fail\n    raise error\n{type(error).__name__}" in kept.read_text(encoding="utf-8")
-    assert main(["report", "x", "--debug"]) == 70
+    assert main(["report", ".", "--debug"]) == 70
     assert "Traceback" in capsys.readouterr().err
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -116,7 +116,7 @@ def test_what_nobody_expected_is_one_line_with_a_code_of_its_own(monkeypatch, tm
 def test_a_traceback_that_can_not_be_kept_is_no_second_error(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     monkeypatch.setattr(load, "load_each", lambda *_, **options: 1 // 0)
-    assert main(["report", "x"]) == 70
+    assert main(["report", "."]) == 70
     assert "--debug shows it" in capsys.readouterr().err
 
 

@@ -76,7 +76,7 @@ def test_where_ray_is_not_installed_the_line_that_installs_it_is_told(refused, m
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
     said = refused("--engine", "ray", "--address", "127.0.0.1:1")
-    assert "engine ray needs Ray; install it: python -m pip install 'vilt-bench[ray]'" in said
+    assert "engine ray needs Ray; install it: python -m pip install 'ray>=2.40'" in said
 
 
 def test_another_package_may_offer_an_engine(monkeypatch, make_run, tmp_path, capsys):

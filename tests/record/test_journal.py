@@ -135,7 +135,7 @@ def test_before_the_first_block_there_is_nothing_to_keep(make_run, keeper, tmp_p
 
 def test_a_failure_is_kept_with_what_was_measured_before(make_run, keeper, tmp_path):
     run, failure = make_run(), Failure("crashed", "gone")
-    left_behind(keeper, run, [*events(run, block(0.1), closed=False), journal.Failed(failure)])
+    left_behind(keeper, run, [*events(run, block(0.1), closed=False), journal.BrokenOff(failure)])
     keeper.close()
     (found,) = load.load_all([tmp_path])
     assert (found.failure, found.interrupted, wholes(found)) == (failure, False, [(0.1,)])

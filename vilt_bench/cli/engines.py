@@ -27,7 +27,7 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
         "--engine",
         default=LOCAL,
         metavar="NAME",
-        help="who measures: local, this machine; ray, the machines of a Ray cluster, which needs vilt-bench[ray]; or "
+        help="who measures: local, this machine; ray, the machines of a Ray cluster, which needs ray; or "
         f"what another package offers (default: {LOCAL})",
     )
     group.add_argument("--address", metavar="HOST:PORT", help="of the cluster's head, such as 10.0.0.1:6379")

@@ -190,7 +190,7 @@ class OpenTrial:
         """Go on no more."""
         self.draft.failure = failure
         if self.trial is not None:
-            self.note(self.draft.run_id, journal.Failed(failure))
+            self.note(self.draft.run_id, journal.BrokenOff(failure))
 
     def keep(self) -> None:
         """Put what the trial has so far into the run; a trial that never became ready has nothing."""

@@ -84,15 +84,20 @@ class Job:
     """One child, which measures a plan."""
 
     def __init__(self, plan: str, arguments: list[str]) -> None:
-        """Start it."""
+        """Keep what to measure; `start` starts it."""
         self._events: list[tuple[str, str, bytes]] = []
         self._seen: set[str] = set()
         self._code: int | None = None
         self._changed = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
         self._stopping = False
+        self._plan = plan
+        self._arguments = arguments
+
+    def start(self) -> None:
+        """Start it."""
         # The kernel tells the child of the end of the thread that started it: this one waits for it.
-        threading.Thread(target=self._run, args=(plan, arguments), daemon=True).start()
+        threading.Thread(target=self._run, args=(self._plan, self._arguments), daemon=True).start()
 
     def news(self, after: int, wait_s: float) -> News:
         """Returns what has happened since so many events, and the exit code if that is all.
@@ -215,7 +220,9 @@ class Holder:
     def start(self, job: str, plan: str, arguments: list[str]) -> None:
         """Measure a plan in a child; a job that is there already is not started again."""
         if job not in self._jobs:
-            self._jobs = {job: Job(plan, arguments)}
+            started = Job(plan, arguments)
+            started.start()
+            self._jobs = {job: started}
 
     def news(self, job: str, after: int, wait_s: float) -> News | None:
         """Returns what `Job.news` does; `None`: there is no such job, as the process that held it was another."""

@@ -32,7 +32,7 @@ from vilt_bench.record.codec import decode
 from vilt_bench.record.find import LONGEST_NAME, check_run_name
 from vilt_bench.words import counted
 
-INSTALL = "python -m pip install 'vilt-bench[ray]'"
+INSTALL = "python -m pip install 'ray>=2.40'"
 NAMESPACE = "vilt-bench"
 _REFUSED = 2
 """A child's exit code where something can't be measured as asked."""

@@ -75,13 +75,13 @@ class Closed(msgspec.Struct, frozen=True, tag=True):
     warnings: tuple[str, ...] = ()
 
 
-class Failed(msgspec.Struct, frozen=True, tag=True):
+class BrokenOff(msgspec.Struct, frozen=True, tag=True):
     """The case can't go on."""
 
     failure: Failure
 
 
-Event = Owned | Kept | Opened | Counted | Block | Closed | Failed
+Event = Owned | Kept | Opened | Counted | Block | Closed | BrokenOff
 Note = Callable[[str, Event], None]
 """Told of each event as soon as it has happened, with the run's id; when it returns, the event is kept."""
 
@@ -184,7 +184,7 @@ def replay(lines: Lines, *, name: str) -> Run:
             case Closed(conditions, energy, warnings):
                 current.conditions = conditions
                 run = replace(run, energy=energy, warnings=warnings)
-            case Failed(failure):
+            case BrokenOff(failure):
                 run = replace(run, failure=failure)
     if run is None:
         raise RecordError(f"{name} holds nothing that was measured")

@@ -239,7 +239,7 @@ def test_without_the_packages_pips_line_is_told(backend: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert f"python -m pip install 'vilt-bench[{backend}]'" in line
+    assert f"python -m pip install '{backend}>=" in line
 
 
 def test_nothing_of_them_is_imported_where_another_backend_is_asked_for() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -202,11 +203,14 @@ def _find(name: str) -> EntryPoint | None:
 
 
 def _check_needs(name: str, needs: Mapping[str, str]) -> None:
-    for package, wanted in needs.items():
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"{name} needs {package}, which is not installed; python -m pip install '{wanted}'", field="backend"
-            )
+    missing = [package for package in needs if importlib.util.find_spec(package) is None]
+    if missing:
+        install = " ".join(dict.fromkeys(shlex.quote(needs[package]) for package in missing))
+        raise ConfigError(
+            f"{name} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
+            f"python -m pip install {install}",
+            field="backend",
+        )
 
 
 def _check_options(name: str, options: Mapping[str, Option], known: Mapping[str, Values]) -> None:

@@ -14,9 +14,9 @@ OPTIONS = {"provider": str}
 """`provider`: an execution provider, such as `CUDAExecutionProvider`; without it, the CPU's or CUDA's by the device."""
 DEVICES = ("cpu", "cuda")
 NEEDS = {
-    "onnxruntime": "vilt-bench[onnxruntime]",
-    "onnx": "vilt-bench[onnxruntime]",
-    "onnxscript": "vilt-bench[onnxruntime]",
+    "onnxruntime": "onnxruntime>=1.20",
+    "onnx": "onnx>=1.17",
+    "onnxscript": "onnxscript>=0.3",
 }
 
 

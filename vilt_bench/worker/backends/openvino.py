@@ -14,7 +14,7 @@ OPTIONS = {"device": str, "precision": ("f32", "bf16", "f16")}
 """`device`: one of OpenVINO's, such as `CPU`, which is the usual one, or `GPU`. `precision`: the hint in which to
 compute; without it, the case's dtype."""
 DEVICES = ("cpu",)
-NEEDS = {"openvino": "vilt-bench[openvino]"}
+NEEDS = {"openvino": "openvino>=2025.0"}
 
 
 def prepare(stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:
