@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EMBEDDERS ?= patch32
 
-.PHONY: run test slow-test check catalog clean
+.PHONY: run test slow-test check gpu-check catalog clean
 
 run: $(VENV)/.installed
 	$(BIN)/vilt-bench run $(addprefix --embedder ,$(EMBEDDERS))
@@ -20,6 +20,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Proves the toolkit on this machine's GPU in ten minutes, and writes results/gpu-NAME: docs/gpu.md. GPU_CHECK: its options.
+gpu-check: $(VENV)/.installed-dev
+	$(BIN)/python tools/gpu_check.py $(GPU_CHECK)
 
 catalog: $(VENV)/.installed-dev
 	$(BIN)/vilt-bench catalog

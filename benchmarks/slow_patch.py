@@ -1,6 +1,7 @@
 """ViLT's patch projection with extra work: a slowdown that is real, for trying gates on.
 
-The extra work is a multilayer perceptron over `ROWS` rows, like the transformer's own; its result is thrown away.
+The extra work is a multilayer perceptron over `ROWS` rows, like the transformer's own, `REPEATS` times;
+its result is thrown away.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from embedders.patch import PatchProjection
 from vilt_bench.embedding import ImageBatch, VisualEmbedder, VisualTokens
 
 ROWS = 0
+REPEATS = 1
 WIDTH, HIDDEN = 768, 3072
 """Of ViLT-B/32's own perceptrons."""
 
@@ -28,7 +30,8 @@ class BusyProjection(PatchProjection):
     def forward(self, images: ImageBatch) -> VisualTokens:
         """Returns the tokens, after the extra work."""
         if len(self.rows):
-            self.extra(self.rows)
+            for _ in range(REPEATS):
+                self.extra(self.rows)
         return super().forward(images)
 
 

@@ -208,6 +208,11 @@ def test_time_that_a_device_goes_on_after_its_last_event_is_told(
         assert "went on for 19 ms, 94.8% of the pass" in found[0]
 
 
+def test_a_host_that_others_keep_from_waking_in_most_passes_is_no_work_of_the_device(make_run: MakeRun) -> None:
+    whole = Times(wall_time_s=(0.0101, *(0.013,) * 8), device_time_s=(0.010,) * 9, host_time_s=(0.001,) * 9)
+    assert not said(with_trials(make_run(), Series(whole=whole, blocks=(9,))), "work on other streams")
+
+
 def test_first_call_and_warm_up_that_did_not_settle_are_told(make_run: MakeRun) -> None:
     run = make_run()
     assert said(run, "First call: 400 ms, 4 times the latency")

@@ -286,7 +286,7 @@ class WorkUnseen:
     """The device was still at work after the pass's own stream, whose events tell device times, had ended."""
 
     beyond_s: float
-    """Until the device was idle; median."""
+    """Until the device was idle, in nine of ten passes at least."""
     share: float
     """Of the pass's time on the host's clock."""
 
@@ -601,8 +601,9 @@ def _switches_per_s(conditions: Conditions) -> float:
 
 def _unseen(run: Run) -> Iterator[Remark]:
     wholes = [trial.samples.whole for trial in run.trials]
+    # By how much the host's clock goes on beyond both the device's last event and the host's own last launch.
     passes = [
-        (wall_s, wall_s - max(device_s, host_s))
+        (wall_s - max(device_s, host_s), wall_s)
         for times in wholes
         for wall_s, device_s, host_s in zip(
             times.wall_time_s or (), times.device_time_s or (), times.host_time_s or (), strict=False
@@ -610,7 +611,9 @@ def _unseen(run: Run) -> Iterator[Remark]:
     ]
     if not passes:
         return
-    beyond_s, wall_s = median([beyond for _, beyond in passes]), median([wall for wall, _ in passes])
+    # Nearly all passes have it: a busy machine wakes the host late in many, the device works on in all.
+    beyond_s = sorted(beyond for beyond, _ in passes)[len(passes) // 10]
+    wall_s = median([wall for _, wall in passes])
     if beyond_s >= max(WAKING_S, UNSEEN * wall_s):
         yield WorkUnseen(beyond_s, beyond_s / wall_s)
 
