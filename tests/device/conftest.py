@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -52,13 +53,13 @@ def on_fresh_device(site: str) -> Iterator[Callable[..., object]]:
 
 
 @pytest.fixture
-def vilt_bench(site: str, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Returns a function that runs the command in an empty folder; keywords are environment variables."""
+def python(site: str, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Returns a function that runs Python in an empty folder, with the device; keywords are environment variables."""
 
     def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": site, "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | variables
         return subprocess.run(
-            [sys.executable, "-m", "vilt_bench", *map(str, arguments)],
+            [sys.executable, *map(str, arguments)],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -67,3 +68,9 @@ def vilt_bench(site: str, tmp_path: Path) -> Callable[..., subprocess.CompletedP
         )
 
     return run
+
+
+@pytest.fixture
+def vilt_bench(python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., object]:
+    """Returns a function that runs the command likewise."""
+    return partial(python, "-m", "vilt_bench")
