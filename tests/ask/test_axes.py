@@ -34,6 +34,18 @@ def test_values_may_be_as_the_command_line_writes_them():
     ]
 
 
+def test_types_and_devices_are_understood_as_people_write_them(monkeypatch):
+    sweep = Sweep(["patch32"], {"dtype": ["fp32", "BF16", "torch.float16", "half"], "device": ["GPU:1"]})
+    monkeypatch.setattr("sys.platform", "linux")
+    assert [(case.dtype, case.device) for case in sweep.cases()] == [
+        ("float32", "cuda:1"), ("bfloat16", "cuda:1"), ("float16", "cuda:1"),
+    ]  # fmt: skip
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert {case.device for case in sweep.cases()} == {"mps"}  # of which there is one
+    with pytest.raises(ConfigError, match=r"float32, bfloat16, float16 \(or fp32, bf16, fp16\); got 'int4'"):
+        Sweep(["patch32"], {"dtype": ["int4"]}).cases()
+
+
 def test_what_an_embedder_fixes_for_itself_is_not_multiplied():
     found = Sweep(
         ["patch32", "grid-r50,resolution=800x1184,reduce=avg-pool:2"],

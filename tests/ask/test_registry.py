@@ -86,6 +86,32 @@ def test_unknown_name_is_answered_with_the_nearest(name: str, near: str) -> None
         check_name(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "offered"),
+    [
+        ("resnet50", "timm/resnet50"),
+        ("clip", "transformers/clip-vit-base-patch32"),
+        ("siglip", "transformers/siglip-base-patch16-224"),
+        ("dinov2", "transformers/dinov2-small"),
+        ("faster-rcnn", "torchvision/fasterrcnn_resnet50_fpn"),
+        ("openai/clip-vit-large-patch14", "transformers/clip-vit-large-patch14"),
+        ("google/siglip-so400m-patch14-384", "transformers/siglip-so400m-patch14-384"),
+        ("facebook/dinov2-base", "transformers/dinov2-base"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "transformers/qwen2.5-vl-7b"),
+        # What these use their own configurations say: CLIP's ViT-L at 336 pixels, EVA's ViT-g behind a Q-Former.
+        ("llava-1.5", "timm/vit_large_patch14_clip_336"),
+        ("liuhaotian/llava-v1.5-7b", "timm/vit_large_patch14_clip_336"),
+        ("blip2", "timm/eva_giant_patch14_clip_224,reduce=qformer:32"),
+        ("OpenGVLab/InternVL3-8B", "timm/vit_intern300m_patch14_448,reduce=pixel-shuffle:2"),
+    ],
+)
+def test_name_that_people_try_leads_to_what_exists(name: str, offered: str) -> None:
+    with pytest.raises(EmbedderError, match=re.escape(f"'{offered}'")) as caught:
+        check_name(name)
+    assert "\n" not in str(caught.value)
+    check_name(offered.partition(",")[0])
+
+
 def test_name_like_no_other_is_answered_without_a_guess() -> None:
     with pytest.raises(EmbedderError) as caught:
         check_name("zzzzzz")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vilt_bench.ask.case import Case, Sampling, ViltConfig, parse_resolution
-from vilt_bench.cli import _parser, main
+from vilt_bench.cli import _parser, main, run
 from vilt_bench.cli.flags import FLAGS, in_flags
 from vilt_bench.errors import ConfigError, ViltBenchError
 from vilt_bench.judge.compare import check_tolerance
@@ -105,3 +105,22 @@ def test_a_file_that_can_not_be_written_is_told_by_its_own_flag(tmp_path: Path) 
 def test_what_is_no_field_stays_as_it_was_quoted() -> None:
     assert in_flags("`touch pwned` of `q`, not `fit`") == "`touch pwned` of `q`, not --fit"
     assert (str(ViltBenchError("`x`")), ViltBenchError("`x`").field) == ("`x`", "")
+
+
+def test_flags_understand_what_plans_do(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        'embedders = ["patch32"]\n[axes]\ndtype = ["bf16", "half"]\ndevice = "gpu"\n'
+        '[sampling]\nprecision = "2.5%"\nmax-time = "1m30s"\n'
+    )
+    given = "run patch32 --dtype bf16,half --device gpu --precision 2.5% --max-time 1m30s"
+    by_flags, by_plan = (run._asked(_parser().parse_args(text.split())) for text in (given, f"run --plan {plan}"))
+    assert [(case.dtype, case.device) for case in by_flags[0].cases] == [("bfloat16", "cuda"), ("float16", "cuda")]
+    assert (by_flags[1].precision, by_flags[1].max_time_s) == (0.025, 90)
+    assert by_flags[:2] == by_plan[:2]
+
+
+@pytest.mark.parametrize("command", ["run", "show", "gate"])
+def test_a_type_that_is_none_is_told_in_one_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "patch32", "--dtype", "int4"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -16,6 +16,8 @@ from vilt_bench.ask.case import (
     ViltConfig,
     case_name,
     parse_backend,
+    parse_device,
+    parse_dtype,
     parse_embedder,
     parse_resolution,
     write_backend,
@@ -311,6 +313,10 @@ def _value(name: str, value: Any) -> Any:
             return None
         case "reduce" if value == NONE:
             return None
+        case "dtype" if isinstance(value, str):
+            return parse_dtype(value)
+        case "device" if isinstance(value, str):
+            return parse_device(value)
         case "backend" if isinstance(value, str):
             return write_backend(*parse_backend(value))
     kind = AXES[name]

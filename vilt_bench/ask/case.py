@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -44,6 +45,9 @@ stage that it can't prepare, which eager torch computes otherwise."""
 
 ALL = "all"
 """Among the names of what may differ: everything."""
+
+_DTYPES = {"float32": ("fp32", "f32", "float"), "bfloat16": ("bf16",), "float16": ("fp16", "f16", "half")}
+"""By a dtype: how people write it as well."""
 
 _DEVICE = re.compile(r"auto|cpu|mps|(?!(?:auto|cpu|mps)\b)[a-z]\w*(:\d+)?")
 """Which kinds there are, torch says where it is loaded, as packages of others add theirs."""
@@ -268,6 +272,29 @@ def parse_resolution(text: str) -> tuple[int, int]:
     height, width = int(match[1]), int(match[2])
     check_resolution(height, width)
     return height, width
+
+
+def parse_dtype(text: str) -> Dtype:
+    """Returns the dtype of a text such as `bfloat16`, `bf16`, `fp32`, `half` or `torch.float16`.
+
+    Raises:
+        ConfigError: it is none of those that are measured.
+    """
+    name = text.strip().lower().removeprefix("torch.")
+    for known in get_args(Dtype):
+        if name == known or name in _DTYPES[known]:
+            return known  # type: ignore[no-any-return]
+    also = ", ".join(others[0] for others in _DTYPES.values())
+    raise ConfigError(f"must be one of {', '.join(get_args(Dtype))} (or {also}); got {text!r}", field="dtype")
+
+
+def parse_device(text: str) -> str:
+    """Returns the device of a text such as `cuda:1`; `gpu` is the kind of accelerator that such machines have."""
+    name = text.strip().lower()
+    kind, colon, number = name.partition(":")
+    if kind != "gpu":
+        return name
+    return "mps" if sys.platform == "darwin" else f"cuda{colon}{number}"
 
 
 def check_resolution(height: int, width: int) -> None:

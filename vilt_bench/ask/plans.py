@@ -15,6 +15,7 @@ from typing import Any
 from vilt_bench import files
 from vilt_bench.ask.axes import AXES, Expansion, Sweep, Swept, axis, read_embedder, values_of
 from vilt_bench.ask.case import SIZES, Case, Option, Sampling, ViltConfig
+from vilt_bench.ask.effort import parse_duration_s, parse_share
 from vilt_bench.ask.presets import find_preset
 from vilt_bench.errors import ConfigError, FileError
 from vilt_bench.words import did_you_mean, nearest
@@ -25,7 +26,6 @@ LARGEST_BYTES = 1 << 24
 _SAMPLING = {"precision": "precision", "max_time": "max_time_s", "trials": "trials", "least_samples": "least_samples"}
 _OF_CASE = ("images", "checkpoint", *SIZES)
 """Keys for fields of a case that are no axes."""
-_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _NOUNS = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "a table"}
 
 Key = tuple[str | int, ...]
@@ -320,12 +320,13 @@ class _Reader:
     def _effort(self, value: Any, key: Key) -> Any:
         """Returns a number; of a text such as `1%` or `90s` what it means."""
         match str(key[-1]):
-            case "precision" if isinstance(value, str) and (share := re.fullmatch(r"([\d.]+)\s*%", value)):
-                return float(share[1]) / 100
-            case "max_time" if isinstance(value, str) and (time := re.fullmatch(r"([\d.]+)\s*([smh])", value)):
-                return float(time[1]) * _UNITS_S[time[2]]
-            case "precision" | "max_time":
-                example = "1% or 0.01" if key[-1] == "precision" else "90s, 1.5m, 2h or a number of seconds"
+            case "precision" | "max_time" as name:
+                example = "1% or 0.01" if name == "precision" else "90s, 1.5m, 2h or a number of seconds"
+                try:
+                    if isinstance(value, str):
+                        return parse_share(value) if name == "precision" else parse_duration_s(value)
+                except ConfigError:
+                    pass  # told as for what is no text
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise self._error(key, f"must be such as {example}, got {value!r}")
                 return float(value)

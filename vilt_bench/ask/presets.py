@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vilt_bench import files
-from vilt_bench.ask.registry import installed, package_folders
+from vilt_bench.ask.registry import installed, letters, package_folders
 from vilt_bench.errors import ConfigError, FileError
 from vilt_bench.words import did_you_mean, nearest
 
@@ -66,6 +66,21 @@ def used_by_models(package: str | None = None) -> list[Used]:
     """
     paths = _files() if package is None else [folder / FILE for folder in package_folders(package)]
     return [used for path in paths if files.is_file(path) for used in _used(path)]
+
+
+def that_fit(query: str, *, embedders: bool = True) -> list[Used]:
+    """Returns what vision-language models use whose names have the query's letters and digits.
+
+    Args:
+        query: part of a name, however its words are parted.
+        embedders: whether an embedder's name that has them counts as well.
+    """
+    wanted = letters(query)
+    return [
+        each
+        for each in used_by_models()
+        if wanted in letters(each.used_by) or (embedders and wanted in letters(each.embedder))
+    ]
 
 
 def find_preset(name: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -241,7 +242,8 @@ def family_names(package: str, family: str) -> list[str]:
 def guess(name: str, *, most: int = 3) -> str:
     """Returns `; did you mean 'NAME'?` for what a user may mean who gave no embedder's name, else `;`.
 
-    A misspelt name; the name of a family's model without the family; part of a name; a repository of the hub.
+    A misspelt name; the name of a family's model without the family; part of a name; a repository of the hub; a
+    vision-language model, of which the visual embedder is meant.
     """
     offered = installed()
     plain = [each for each, found in offered.items() if not found.family]
@@ -258,16 +260,49 @@ def guess(name: str, *, most: int = 3) -> str:
         [full for full, model in known.items() if part in model] if part else [],
     ]
     best = next((each for each in fits if each), []) if close is None else [close]
-    if not best:
-        fallback = nearest(part, known.values(), cutoff=0.7)
-        best = [full for full, model in known.items() if model == fallback]
     hub = ""
     if "/" in name and ":" not in name and f"transformers{FAMILY}" in offered:
         hub = f" 'transformers/hub:{name}' fetches what the hub has of that name;"
     if not best:
+        query, used = _used(part)
+        if used:
+            shown = f"'vilt-bench list --vlm {query}' shows them"
+            return f"; vision-language models of that name use {listed(used[:most])}: {shown};{hub}"
+    if not best and (plainly := letters(part)):
+        best = [full for full, model in known.items() if plainly in letters(model)]
+        part = plainly
+    if not best:
+        fallback = nearest(part, known.values(), cutoff=0.7)
+        best = [full for full, model in known.items() if model == fallback]
+    if not best:
         return f"{did_you_mean(nearest(name, plain))}{hub}"
-    more = f" 'vilt-bench list {part}' finds all that fit;" if len(best) > most else ""
+    finds = len(best) > most and any(part in known.get(each, "") for each in best)
+    more = f" 'vilt-bench list {part}' finds all that fit;" if finds else ""
     return f"; did you mean {listed(best[:most])}?{hub}{more}"
+
+
+def _used(name: str) -> tuple[str, list[str]]:
+    """Returns what vision-language models of that name use, and as much of the name as theirs has.
+
+    A repository's name says more than a model's: sizes and versions at its end.
+    """
+    from vilt_bench.ask import presets  # which looks into packages by this module
+
+    parts = name.split("-")
+    for count in range(len(parts), 0, -1):
+        query = "-".join(parts[:count])
+        if len(letters(query)) >= _LEAST_LETTERS and (found := presets.that_fit(query, embedders=False)):
+            return query, list(dict.fromkeys(each.embedder for each in found))
+    return name, []
+
+
+_LEAST_LETTERS = 3
+"""Of what is looked for in the names of models."""
+
+
+def letters(text: str) -> str:
+    """Returns the letters and digits, by which names are alike however they are parted."""
+    return re.sub(r"[\W_]+", "", text.lower())
 
 
 def listed(names: Sequence[str]) -> str:

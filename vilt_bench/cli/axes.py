@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from vilt_bench.ask.case import Dtype, parse_resolution
+from vilt_bench.ask.case import parse_dtype, parse_resolution
 from vilt_bench.cli.flags import in_flags
 from vilt_bench.errors import ConfigError
 
@@ -21,7 +21,6 @@ LISTS = ("batch_size", "resolution", "dtype", "text_length", "reduce", "threads"
 """Axes that are options of their own; a plan knows more."""
 SINGLE = ("fit", "preprocessing", "device", "seed")
 """Fields of a case of which the command line takes one value."""
-DTYPES = get_args(Dtype)
 
 
 def number(text: str) -> int:
@@ -42,9 +41,10 @@ def dtype(text: str) -> str:
     Raises:
         ArgumentTypeError: it is none.
     """
-    if text not in DTYPES:
-        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(DTYPES)})")
-    return text
+    try:
+        return parse_dtype(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(error.problem) from None
 
 
 def resolution(text: str) -> tuple[int, int] | str:

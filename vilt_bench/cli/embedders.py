@@ -58,12 +58,7 @@ def list_embedders(asked: argparse.Namespace) -> int:
 
     console = screen.console()
     if asked.vlm:
-        wanted = asked.query.lower()
-        used = [
-            each
-            for each in presets.used_by_models()
-            if any(wanted in text.lower() for text in (each.embedder, each.used_by))
-        ]
+        used = presets.that_fit(asked.query)
         if not used:
             raise ConfigError(f"no model fits {asked.query!r}; 'vilt-bench list --vlm' shows all")
         listing.render_used(used, console)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
-from vilt_bench.ask.case import LANGUAGE_MODEL, SIZES, Case, Dtype, Fit, Interaction, Sampling
+from vilt_bench.ask.case import LANGUAGE_MODEL, SIZES, Case, Dtype, Fit, Interaction, Sampling, parse_device
 from vilt_bench.cli import axes, formats, values
 from vilt_bench.errors import ConfigError
 
@@ -247,15 +247,16 @@ def add_where(parser: argparse.ArgumentParser, *, lists: bool = False) -> argpar
     group = parser.add_argument_group("where")
     group.add_argument(
         "--device",
+        type=parse_device,
         default=USUAL.device,
-        help=f"auto, cpu, cuda, cuda:N, mps, xpu, or another that torch has (default: {USUAL.device})",
+        help=f"auto, cpu, gpu, cuda, cuda:N, mps, xpu, or another that torch has (default: {USUAL.device})",
     )
     group.add_argument(
         "--dtype",
         type=of(axes.dtype),
         default=USUAL.dtype,
         metavar="|".join(get_args(Dtype)),
-        help=f"(default: {USUAL.dtype})",
+        help=f"also fp32, bf16, fp16, half (default: {USUAL.dtype})",
     )
     group.add_argument(
         "--threads", type=of(axes.number), metavar="N", help="CPU threads (default: OMP_NUM_THREADS, else the cores)"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from vilt_bench.ask.case import ALL
+from vilt_bench.ask.effort import parse_duration_s, parse_share
 from vilt_bench.cli.flags import in_flags
-
-_UNITS_S = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_PART = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms|sec|s|min|m|h)")
+from vilt_bench.errors import ConfigError
 
 
 def share(text: str) -> float:
@@ -23,11 +20,10 @@ def share(text: str) -> float:
     Raises:
         ArgumentTypeError: it is no number.
     """
-    number = text.strip().removesuffix("%")
     try:
-        return float(number) / (100 if text.strip().endswith("%") else 1)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share; expected 2.5% or 0.025") from None
+        return parse_share(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(error.problem) from None
 
 
 def seconds(text: str) -> float:
@@ -37,16 +33,9 @@ def seconds(text: str) -> float:
         ArgumentTypeError: it is no duration.
     """
     try:
-        return float(text)
-    except ValueError:
-        pass
-    parts, end = [], 0
-    while part := _PART.match(text, end):
-        parts.append(float(part[1]) * _UNITS_S[part[2]])
-        end = part.end()
-    if not parts or text[end:].strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration; expected seconds, or such as 90s, 1.5m or 2h")
-    return math.fsum(parts)
+        return parse_duration_s(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(error.problem) from None
 
 
 def names(text: str) -> list[str]:
@@ -65,7 +54,6 @@ class Quantities(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Keep the names, all known."""
-        from vilt_bench.errors import ConfigError
         from vilt_bench.report import columns
 
         given = str(values)
@@ -94,7 +82,6 @@ class Machines(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Keep the datasheets."""
-        from vilt_bench.errors import ConfigError
         from vilt_bench.machine import datasheets
 
         given = str(values)

@@ -89,6 +89,8 @@ class Table:
     notes: Sequence[str] = ()
     gap: int = 2
     """Blanks between a terminal's columns."""
+    names: int = 1
+    """First columns, which name a line; a table that is shown in parts has them in each."""
 
 
 def lines(rows: Iterable[Sequence[Cell | str]]) -> list[Line]:
@@ -110,7 +112,10 @@ def show(table: Table, console: Console) -> None:
 
     if table.title:
         console.print(Text(table.title, style="bold"))
-    console.print(drawn(table, console.width))
+    for number, part in enumerate(in_parts(table, console.width)):
+        if number:
+            console.print()
+        console.print(drawn(part, console.width))
     if table.notes:
         console.print()
     for note in table.notes:
@@ -130,32 +135,46 @@ def drawn(table: Table, width: int) -> rich.console.RenderableType:
 
 
 def in_parts(table: Table, width: int) -> list[Table]:
-    """Returns the table as several, where its columns have no room beside each other; each has the first column.
+    """Returns the table as several, where its columns have no room beside each other; each has the names.
+
+    A table that fits, names folded where they may be, is one. What stands beneath it stands beneath the last.
 
     Args:
         table: any.
         width: of a terminal, in columns.
     """
     shown = shown_columns(table, width)
-    wide = {index: _width(table, index) + table.gap for index in shown}
-    # A longer name is folded.
-    room = width - min(wide[shown[0]], _LEAST_NAME + table.gap)
+    names, others = shown[: table.names], shown[table.names :]
+    room = width - sum(_least_width(table, index) + table.gap for index in names)
     parts: list[list[int]] = [[]]
-    for index in shown[1:]:
-        if parts[-1] and sum(wide[each] for each in parts[-1]) + wide[index] > room:
+    taken = -table.gap
+    for index in others:
+        taken += _least_width(table, index) + table.gap
+        if parts[-1] and taken > room:
             parts.append([])
+            taken = _least_width(table, index)
         parts[-1].append(index)
-    return [_part(table, [shown[0], *part]) for part in parts] if len(parts) > 1 else [table]
+    if len(parts) == 1:
+        return [table]
+    *before, last = (_part(table, [*names, *part]) for part in parts)
+    return [*(replace(part, caption="") for part in before), last]
 
 
-_LEAST_NAME = 20
-"""Columns that a terminal has for a name, whatever stands beside it."""
+_LEAST_NAME, _LEAST_TEXT = 16, 12
+"""Columns that a terminal has for a name, and for another text, that is folded or cut, whatever stands beside it."""
 
 
-def _width(table: Table, index: int) -> int:
+def _least_width(table: Table, index: int) -> int:
+    """Returns how many columns of a terminal a table's column takes at least."""
+    from rich.cells import cell_len
+
     column = table.columns[index]
-    head = (len(part) for said in column.heading(_narrow(column)) for part in said.split("\n"))
-    return max(*head, *(len(cell_of(line, index).text) + 2 * line.depth * (not index) for line in table.lines))
+    head = max(cell_len(part) for said in column.heading(_narrow(column)) for part in said.split("\n"))
+    cells = ((cell_of(line, index), line.depth) for line in table.lines)
+    body = max(
+        (cell_len(f"{cell.text} {cell.after}".strip()) + 2 * depth * (not index) for cell, depth in cells), default=0
+    )
+    return max(head, body if column.long == "whole" else min(body, _LEAST_NAME if index < table.names else _LEAST_TEXT))
 
 
 def _part(table: Table, indices: Sequence[int]) -> Table:

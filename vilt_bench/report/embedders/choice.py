@@ -177,7 +177,7 @@ def _table(choice: Choice, most: int | None) -> Table:
         Column("Interaction, at least", "ms", screen="Inter-\naction"),
         Column("Both, at least", "ms", screen="Both"),
     )
-    return Table(columns, rows)
+    return Table(columns, rows, names=2)
 
 
 def _ranked(choice: Choice, most: int | None) -> list[tuple[int, Candidate]]:

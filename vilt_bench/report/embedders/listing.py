@@ -44,10 +44,16 @@ def render_used(entries: Sequence[Used], console: Console) -> None:
     for package in dict.fromkeys(found.package for found in installed().values()):
         catalogues |= catalogue(package)
     titles = ("Kind", "Resolution", "Tokens", "Params (M)", "GFLOPs")
-    console.print(Text(_line("Used by", titles), style="bold"))
+    is_wide = console.width >= len(_line("", titles))
+    if is_wide:
+        console.print(Text(_line("Used by", titles), style="bold"))
     for used in entries:
-        console.print(Text(_line(used.used_by, _cells(catalogues.get(used.embedder)))))
+        cells = _cells(catalogues.get(used.embedder))
+        console.print(Text(_line(used.used_by, cells) if is_wide else used.used_by, style="" if is_wide else "bold"))
         console.print(Text(f"  {used.embedder}"))
+        if not is_wide and cells[0] != ABSENT:
+            kind, size, tokens, parameters, flops = cells
+            console.print(Text(f"  {kind}, {size}, {tokens} tokens, {parameters} M parameters, {flops} GFLOPs"))
         console.print(Text(f"  {used.evidence}", style="dim"))
     console.print()
     console.print(

@@ -50,7 +50,7 @@ def show(
         ])
         for place, (name, each) in enumerate(zip(names, found, strict=True))
     ]  # fmt: skip
-    console.print(tables.drawn(Table(columns, lines), console.width))
+    tables.show(Table(columns, lines), console)
     wrong = [
         f"{name} can't be measured so: {each.problem}" for name, each in zip(names, found, strict=True) if each.problem
     ]

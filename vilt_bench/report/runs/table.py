@@ -47,7 +47,7 @@ def show(
     width = console.width
     if len(runs) > 1:
         _show_bars(runs, console)
-        console.print(Group(*_drawn(side_by_side(runs, quantities, narrow=True), width, chosen=bool(quantities))))
+        console.print(Group(*_drawn(side_by_side(runs, quantities, narrow=True), width)))
         said = [*ranking_remarks(runs), *lines.commands(runs), *lines.comparison_remarks(runs)]
         _print(console, *(f"• {remark}" for remark in said))
     told = bool(lines.commands(runs))
@@ -64,7 +64,7 @@ def _run(run: Summary, width: int, quantities: Sequence[Quantity], *, told: bool
     yield terminal.Lines([[], head, *([(line, "dim")] for line in below)])
     if len(run.rows) > 1 or run.timed:
         yield terminal.Lines([[]])
-        yield from _drawn(by_stage(run, quantities), width, chosen=bool(quantities))
+        yield from _drawn(by_stage(run, quantities), width)
     if throughput := lines.throughput_line(run):
         yield terminal.Lines([[(throughput, "")]])
     yield terminal.Lines([(f"• {sentence(remark)}", _look(remark))] for remark in run.remarks)
@@ -75,9 +75,9 @@ def _look(remark: Remark) -> str:
     return "red" if isinstance(remark, Failed) else "bold red" if isinstance(remark, OutputDeviates) else ""
 
 
-def _drawn(table: tables.Table, width: int, *, chosen: bool) -> Iterator[RenderableType]:
-    """Yields the table; where its columns were chosen and have no room beside each other, in parts."""
-    for number, part in enumerate(tables.in_parts(table, width) if chosen else [table]):
+def _drawn(table: tables.Table, width: int) -> Iterator[RenderableType]:
+    """Yields the table; where its columns have no room beside each other, in parts."""
+    for number, part in enumerate(tables.in_parts(table, width)):
         if number:
             yield terminal.Lines([[]])
         yield tables.drawn(part, width)
