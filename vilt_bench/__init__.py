@@ -7,6 +7,9 @@ Measures any visual embedder before one shared ViLT transformer, stage by stage,
 
     run = vilt_bench.measure(Case("patch32", resolution=(384, 640)), Sampling(trials=3, max_time_s=60))
     vilt_bench.save(run, "results")
+    vilt_bench.measure(my_module, image_size=224, stages=["stem", "blocks"])  # any nn.Module, from a notebook too
+    vilt_bench.table([run])  # a notebook shows it; print() does elsewhere
+    vilt_bench.figure([run]).save("latency.pdf")
     print(vilt_bench.render([run], "markdown"))
     run.to_frame()  # tidy pandas: one row a sample
     vilt_bench.latency(run, "visual_embedder.projection")  # an Estimate: a median and its interval, in seconds
@@ -27,7 +30,9 @@ __version__ = "0.1.0"
 _NAMES = {
     "vilt_bench.ask.axes": ("Sweep",),
     "vilt_bench.ask.case": ("Case", "Sampling", "ViltConfig"),
-    "vilt_bench.director.measure": ("measure", "measure_together"),
+    "vilt_bench.director.measure": ("measure_together",),
+    "vilt_bench.notebook.measuring": ("measure",),
+    "vilt_bench.notebook.showing": ("embedders", "figure", "table"),
     "vilt_bench.director.sweep": ("measure_sweep",),
     "vilt_bench.director.installation": ("Installation",),
     "vilt_bench.director.gate": ("Outcome", "gate", "gate_all"),
@@ -67,7 +72,6 @@ if TYPE_CHECKING:  # the same, for type checkers, which see no table
     from vilt_bench.director.gate import gate as gate
     from vilt_bench.director.gate import gate_all as gate_all
     from vilt_bench.director.installation import Installation as Installation
-    from vilt_bench.director.measure import measure as measure
     from vilt_bench.director.measure import measure_together as measure_together
     from vilt_bench.director.sweep import measure_sweep as measure_sweep
     from vilt_bench.embedding.contract import ImageBatch as ImageBatch
@@ -92,6 +96,10 @@ if TYPE_CHECKING:  # the same, for type checkers, which see no table
     from vilt_bench.judge.latency import latency as latency
     from vilt_bench.judge.ranking import Ranking as Ranking
     from vilt_bench.judge.ranking import rank as rank
+    from vilt_bench.notebook.measuring import measure as measure
+    from vilt_bench.notebook.showing import embedders as embedders
+    from vilt_bench.notebook.showing import figure as figure
+    from vilt_bench.notebook.showing import table as table
     from vilt_bench.record.load import load as load
     from vilt_bench.record.load import load_all as load_all
     from vilt_bench.record.run import Run as Run

@@ -106,6 +106,12 @@ class Sweep:
         """
         return list(self.expand().cases)
 
+    def _repr_html_(self) -> str:
+        """Returns the cases, as a notebook shows them."""
+        from vilt_bench.report.cells import of_sweep
+
+        return of_sweep(self)
+
     def expand(self) -> Expansion:
         """Returns the cases, each once, and what was left out, and why.
 

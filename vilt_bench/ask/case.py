@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 import shlex
 import sys
@@ -146,6 +147,13 @@ class Case:
             ConfigError: a value is impossible.
         """
         # Only what is read has a name of its own there: a record, or the request of a director, of an older version.
+        for name in ("text_length", "batch_size", "threads", "seed"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _whole(name, value))
+        if self.resolution is not None:
+            object.__setattr__(self, "resolution", read_resolution(self.resolution))
+        if isinstance(self.images, str):
+            object.__setattr__(self, "images", (self.images,))
         backend = self.linear if self.backend == EAGER else self.backend
         object.__setattr__(self, "backend", write_backend(*parse_backend(backend)))
         object.__setattr__(self, "linear", self.backend)
@@ -154,8 +162,6 @@ class Case:
                 raise ConfigError(f"{text!r} is no UTF-8, which records are in; give it another name")
         if not self.embedder:
             raise ConfigError("an embedder's name can't be empty; 'vilt-bench list' shows all")
-        if self.resolution is not None:
-            check_resolution(*self.resolution)
         _check_choice("fit", self.fit, get_args(Fit))
         if self.fit == "native" and self.resolution is not None:
             raise ConfigError("native takes each image at its own size; leave `resolution` out", field="fit")
@@ -258,6 +264,35 @@ class Sampling:
             raise ConfigError(f"must be between 0 and 604800 seconds, got {self.max_time_s:g}", field="max_time_s")
         _check_count("trials", self.trials, least=1, most=1000)
         _check_count("least_samples", self.least_samples, least=1, most=1_000_000)
+
+
+def read_resolution(value: object) -> tuple[int, int]:
+    """Returns (height, width) of what people give for one: an edge of a square, a text, or a sequence of two.
+
+    Raises:
+        ConfigError: it is none of them, or absurd.
+    """
+    if isinstance(value, str):
+        return parse_resolution(value if not value.strip().isdecimal() else f"{value}x{value}")
+    if isinstance(value, int):
+        value = (value, value)
+    if isinstance(value, Sequence) and len(value) == 2:
+        height, width = (_whole("resolution", edge) for edge in value)
+        check_resolution(height, width)
+        return height, width
+    raise ConfigError(
+        f"{value!r} is no size in pixels; expected an edge, (height, width) or a text such as '384x640'",
+        field="resolution",
+    )
+
+
+def _whole(field: str, value: object) -> int:
+    """Returns a whole number that may have been given as a text."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value):
+        return int(value)
+    if not isinstance(value, bool) and hasattr(value, "__index__"):  # of numpy as well
+        return operator.index(value)
+    raise ConfigError(f"must be a whole number, got {value!r}", field=field)
 
 
 def parse_resolution(text: str) -> tuple[int, int]:

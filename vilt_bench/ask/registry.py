@@ -34,6 +34,10 @@ FAMILY = "/*"
 The factory gets NAME as the keyword argument `model`, and says itself what it does not know.
 """
 
+OWN_MODULE = "module/"
+"""How the name of a module begins that a program has in hand and sends to the processes that measure it."""
+_OWN_MODULES = "vilt_bench.embedding.modules:sent"
+
 FAMILY_FILE = "catalog-{family}.csv"
 """In a package's top folder: what a family of it offers, a row a name."""
 
@@ -328,6 +332,8 @@ def _offers() -> Iterator[tuple[str, str, str]]:
 
 
 def _find(name: str) -> Installed:
+    if name.startswith(OWN_MODULE):
+        return Installed(f"{OWN_MODULE}*", _OWN_MODULES, "vilt-bench")
     offered = installed()
     family, _, model = name.partition("/")
     entry = offered.get(f"{family}{FAMILY}" if model else name)

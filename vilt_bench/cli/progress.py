@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -28,14 +28,20 @@ def shown(*, quiet: bool) -> Iterator[Show]:
     if quiet:
         yield lambda _: None
     elif screen.is_terminal():
-        with _in_place() as show:
+        with in_place() as write:
+
+            def show(progress: SweepProgress) -> None:
+                if progress.current is not None:
+                    write([*([overall(progress)] if progress.total > 1 else []), current(progress.current)])
+
             yield show
     else:
         yield by_case
 
 
 @contextmanager
-def _in_place() -> Iterator[Show]:
+def in_place() -> Iterator[Callable[[Sequence[str]], None]]:
+    """Returns a context with what writes lines on standard error, over those that it wrote before."""
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
@@ -45,13 +51,11 @@ def _in_place() -> Iterator[Show]:
     live = Live(console=Terminal(stderr=True), auto_refresh=False, transient=True, redirect_stdout=False)
     with live:
 
-        def show(progress: SweepProgress) -> None:
-            if progress.current is not None:
-                lines = [*([overall(progress)] if progress.total > 1 else []), current(progress.current)]
-                with suppress(OSError, ValueError):  # a terminal that is gone
-                    live.update(Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines)), refresh=True)
+        def write(lines: Sequence[str]) -> None:
+            with suppress(OSError, ValueError):  # a terminal that is gone
+                live.update(Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines)), refresh=True)
 
-        yield show
+        yield write
 
 
 def by_case(progress: SweepProgress) -> None:

@@ -249,29 +249,6 @@ class OpenTrial:
         )
 
 
-def measure(
-    case: Case,
-    sampling: Sampling | None = None,
-    *,
-    report: Report = lambda _: None,
-    count: bool = True,
-    patience_s: float | None = None,
-) -> Run:
-    """Returns the run of one case, measured in fresh processes.
-
-    Args:
-        case: what to measure.
-        sampling: how hard to look; `None`: as `Sampling` has it.
-        report: told where the measuring stands, between blocks.
-        count: whether to count parameters, FLOPs and memory, which takes a pass or two.
-        patience_s: how long a process may be silent before it is ended, as a failure.
-
-    Raises:
-        ViltBenchError: the case can't be measured as asked; see `measure_together`.
-    """
-    return measure_together([case], sampling, report=report, count=count, patience_s=patience_s)[0]
-
-
 def measure_together(
     cases: Sequence[Case],
     sampling: Sampling | None = None,

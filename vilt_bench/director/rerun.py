@@ -8,6 +8,7 @@ from functools import partial
 
 from vilt_bench import __version__, protocol
 from vilt_bench.ask.case import ALL, Case, case_name, command_line
+from vilt_bench.ask.registry import OWN_MODULE
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.measure import Finished, Report, check_cases, measure_together
 from vilt_bench.director.process import MeasuringProcess, Overhear, ReplyT, Worker
@@ -108,6 +109,11 @@ def check_repeatable(runs: Sequence[Run]) -> None:
         told = f"run {run.run_id} ({case_name(run.case)})"
         if run.side == "baseline":
             raise RecordError(f"{told} is the baseline of a gate, of another installation; give the candidate's record")
+        if run.case.embedder.startswith(OWN_MODULE):
+            raise RecordError(
+                f"{told} is of a module of somebody's program or notebook, which the record does not hold; measure it "
+                "there again, with vilt_bench.measure(module, image_size=…)"
+            )
         anew = f"measure it with: {command_line(run.case, 'run')}"
         if run.failure is not None:
             raise RecordError(

@@ -123,6 +123,12 @@ class Comparison:
                 return worst
         return self.total.verdict
 
+    def _repr_html_(self) -> str:
+        """Returns the table by stage that a notebook shows."""
+        from vilt_bench.report.cells import of_comparison
+
+        return of_comparison(self)
+
 
 def missing(
     case: Case,

@@ -164,6 +164,12 @@ class History:
 
         return pd.DataFrame(list(rows(self)), columns=list(FIELDS))
 
+    def _repr_html_(self) -> str:
+        """Returns the levels by stage, as a notebook shows them."""
+        from vilt_bench.report.cells import of_history
+
+        return of_history(self)
+
     def current(self, newest: int = NEWEST) -> list[CaseHistory]:
         """Returns the histories that go on.
 

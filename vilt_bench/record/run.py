@@ -445,6 +445,12 @@ class Run:
         """
         return run_to_frame(self)
 
+    def _repr_html_(self) -> str:
+        """Returns the table by stage that a notebook shows."""
+        from vilt_bench.report.cells import of_run
+
+        return of_run(self)
+
 
 def parse_time(text: str | None) -> datetime | None:
     """Returns the time of an ISO 8601 text, in UTC where it names no zone; `None` if it is none."""
