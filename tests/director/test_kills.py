@@ -23,6 +23,8 @@ def kills():
 
 @pytest.mark.parametrize("kind", ["run", "gate"])
 def test_what_is_killed_at_random_moments_loses_no_finished_block_and_leaves_no_process(kills, kind):
-    found = kills.hammer(kind, 2, random.Random(1))
+    found = kills.Found(kind)
+    for _ in range(2):
+        kills.hammer(found, 2, 1.5, random.Random(1))
     assert found.faults == []
-    assert sum(found.kills.values()) == 2
+    assert 1 <= sum(found.kills.values()) <= 2
