@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vilt_bench.embedding import VisualTokens, tensors
+from vilt_bench.embedding import ImageBatch, TextBatch, VisualTokens, tensors
 from vilt_bench.model import FirstToken, ViltOutput
 from vilt_bench.record.run import Deviation
 
@@ -66,6 +66,15 @@ def copied(value: Any, dtype: torch.dtype) -> Any:
         new = {each.name: copied(getattr(value, each.name), dtype) for each in fields(value) if each.init}
         return replace(value, **new)
     return value
+
+
+def as_in_passes(value: Any, dtype: torch.dtype) -> Any:
+    """Returns a copy of a stage's input of the kind that passes have, for compilers that tell the kinds apart.
+
+    What another stage has made in inference mode is of a kind of its own; images and texts are there before.
+    """
+    with torch.inference_mode(not isinstance(value, ImageBatch | TextBatch)):
+        return copied(value, dtype)
 
 
 def _of(one: Tensor, other: Tensor) -> tuple[float, float, float]:

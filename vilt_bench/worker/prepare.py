@@ -18,7 +18,7 @@ from vilt_bench.errors import ConfigError, ViltBenchError
 from vilt_bench.model import VisionLanguageModel, replace_stage, stages
 from vilt_bench.record.run import Computation, Deviation, PreparedStage
 from vilt_bench.worker import backends
-from vilt_bench.worker.deviation import NotComparableError, NotFiniteError, answer, copied, deviation
+from vilt_bench.worker.deviation import NotComparableError, NotFiniteError, answer, as_in_passes, copied, deviation
 from vilt_bench.worker.failures import StageError, error_line
 from vilt_bench.worker.observe import Observer
 
@@ -237,7 +237,7 @@ def compare(
             continue
         inputs, expected = reference.stages[stage.name]
         found, problem = _compared(
-            stage.name, partial(modules[stage.name], copied(inputs, dtype)), expected, is_plain=is_plain(case)
+            stage.name, partial(modules[stage.name], as_in_passes(inputs, dtype)), expected, is_plain=is_plain(case)
         )
         compared.append(replace(stage, deviation=found, not_compared=problem))
     images, text = batch

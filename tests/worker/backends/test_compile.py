@@ -5,10 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vilt_bench.ask.case import Case, ViltConfig
 from vilt_bench.cli import main
 from vilt_bench.errors import ConfigError, DeviceError
 from vilt_bench.worker import backends
 from vilt_bench.worker.backends import NotPreparedError, StageToPrepare, _compiled, compile
+from vilt_bench.worker.meters.latency import HostTimer
+from vilt_bench.worker.runner import prepare
 
 # Without code of inductor's, which takes a C++ compiler half a minute: torch finds graphs the same way.
 PLAIN = "eager"
@@ -78,6 +81,30 @@ def test_a_pass_of_the_examples_size_compiles_nothing_more_and_one_of_another_is
         run(torch.randn(3, 4))
     (remark,) = compile.remarks()
     assert remark.startswith("The compiler made 1 more graph in passes")
+
+
+def test_a_model_is_compiled_once_and_not_again_in_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_inductor = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda run, **_: of_inductor(run, backend=PLAIN, dynamic=False))
+    asked = Case(
+        "patch32",
+        vilt=ViltConfig(hidden_size=32, layers=2, heads=4, mlp_size=64),
+        resolution=(32, 32),
+        text_length=8,
+        device="cpu",
+        images=("synthetic",),
+        backend="compile",
+    )
+    subject = prepare(asked, torch.device("cpu"), HostTimer())
+    subject.first_call()
+    subject.compare()
+    subject.count()
+    assert subject.remarks() == ()
+    found = subject.facts().computation
+    assert found is not None
+    assert {stage.computed_by for stage in found.stages} == {"inductor: one graph, cold cache"}
+    assert found.deviation is not None
+    assert found.deviation.relative < 1e-5
 
 
 def test_without_a_cpp_compiler_there_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
+from vilt_bench import files
 from vilt_bench.errors import ConfigError
 from vilt_bench.words import counted
 from vilt_bench.worker.backends import NotPreparedError, StageToPrepare
-from vilt_bench.worker.deviation import copied
+from vilt_bench.worker.deviation import as_in_passes
 from vilt_bench.worker.failures import first_line
 
 INDUCTOR = "inductor"
@@ -72,9 +73,9 @@ def compile_stage(
     )
     before, known = _graphs(), dict(counters["graph_break"])
     try:
-        # Passes are in inference mode, whose tensors are of a kind of their own: others would be compiled for again.
+        # Of another kind than those of passes, tensors would be compiled for again there.
         with _quiet(), torch.inference_mode():
-            compiled(copied(stage.inputs, stage.dtype))
+            compiled(as_in_passes(stage.inputs, stage.dtype))
     except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError) as error:
         raise NotPreparedError(f"it is not one graph ({_short(first_line(error))})") from error
     except RuntimeError as error:
@@ -102,8 +103,8 @@ def remarks() -> tuple[str, ...]:
     if not (more := _graphs() - _made):
         return ()
     return (
-        f"The compiler made {counted(more, 'more graph')} in passes, for sizes that the first batch's did not have: "
-        "what that took is in no time to prepare.",
+        f"The compiler made {counted(more, 'more graph')} in passes, for sizes or kinds of tensors that it had not "
+        "seen: what that took is in no time to prepare.",
     )
 
 
@@ -138,7 +139,7 @@ def check_compiler(device: torch.device) -> None:
 @cache
 def use_fresh_cache() -> None:
     """Lets inductor, and triton, begin with an empty cache in this process; it is removed at the end."""
-    folder = tempfile.mkdtemp(prefix="vilt-bench-inductor-")
+    folder = tempfile.mkdtemp(prefix="vilt-bench-inductor-", dir=files.temporary_folder())
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
     os.environ["TRITON_CACHE_DIR"] = os.path.join(folder, "triton")
     atexit.register(partial(rmtree, folder, ignore_errors=True))
