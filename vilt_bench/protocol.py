@@ -11,6 +11,7 @@ from dataclasses import fields
 import msgspec
 
 from vilt_bench.ask.case import Case
+from vilt_bench.record.profile import Profile
 from vilt_bench.record.run import Conditions, Energy, Environment, Failure, Model, Series, Stage
 
 VERSION = 1
@@ -51,11 +52,22 @@ class MeasureEnergy(msgspec.Struct, frozen=True, tag=True):
     """Measure energy, where there is a counter. Reply: `EnergyMeasured`."""
 
 
+class ProfileBlocks(msgspec.Struct, frozen=True, tag=True):
+    """Tell where within the stages the time goes. Reply: `Profiled`. Versions without it can't read it, and say so."""
+
+    seconds: float
+    """About as long."""
+    depth: int
+    """Levels of modules within a stage."""
+    trace: str | None = None
+    """A file for the last pass, in Chrome's format."""
+
+
 class Finish(msgspec.Struct, frozen=True, tag=True):
     """Say what went on and end. Reply: `Finished`."""
 
 
-Request = Hello | Prepare | Count | Measure | Sample | MeasureEnergy | Finish
+Request = Hello | Prepare | Count | Measure | Sample | MeasureEnergy | ProfileBlocks | Finish
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
@@ -108,6 +120,12 @@ class EnergyMeasured(msgspec.Struct, frozen=True, tag=True):
     energy: Energy | None
 
 
+class Profiled(msgspec.Struct, frozen=True, tag=True):
+    """Blocks and operators, by stage."""
+
+    profile: Profile
+
+
 class Finished(msgspec.Struct, frozen=True, tag=True):
     """What went on around the samples."""
 
@@ -131,7 +149,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     traceback: str
 
 
-Reply = Welcome | Prepared | Counted | Measured | EnergyMeasured | Finished | Refused | Failed
+Reply = Welcome | Prepared | Counted | Measured | EnergyMeasured | Profiled | Finished | Refused | Failed
 
 
 class Doing(msgspec.Struct, frozen=True, tag=True):

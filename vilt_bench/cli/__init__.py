@@ -23,6 +23,7 @@ from vilt_bench.cli import (
     embedders,
     history,
     paper,
+    profile,
     report,
     rerun,
     run,
@@ -33,7 +34,7 @@ from vilt_bench.cli import (
 from vilt_bench.cli.parser import Parser
 from vilt_bench.errors import ViltBenchError
 
-COMMANDS = (run, rerun, verdicts, embedders, choose, paper, report, history, doctor)
+COMMANDS = (run, rerun, verdicts, profile, embedders, choose, paper, report, history, doctor)
 """In the order in which `--help` shows them."""
 
 Command = Callable[[argparse.Namespace], int]

@@ -291,6 +291,8 @@ def _phase(request: protocol.Request) -> str:
             return "a pass"
         case protocol.MeasureEnergy():
             return "measuring energy"
+        case protocol.ProfileBlocks():
+            return "profiling"
         case protocol.Finish():
             return "finishing"
 

@@ -129,6 +129,10 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply | 
                         torch.accelerator.synchronize(device)
 
                 yield protocol.EnergyMeasured(measure_energy(subject.run_pass, synchronize, gpu))
+            case protocol.ProfileBlocks(profiling_s, depth, trace):
+                from vilt_bench.worker.profile import profile
+
+                yield protocol.Profiled(profile(subject, seconds=profiling_s, depth=depth, trace=trace))
             case protocol.Finish():
                 yield protocol.Finished(probe.stop(), subject.remarks())
                 return

@@ -10,7 +10,7 @@ import torch
 
 from vilt_bench import files
 from vilt_bench.ask.case import WHOLE, Case, command_line, label, parse_backend
-from vilt_bench.embedding import Mark, tensors
+from vilt_bench.embedding import ImageBatch, Mark, TextBatch, tensors
 from vilt_bench.errors import CheckpointError, EmbedderError, FileError, InputError, ViltBenchError
 from vilt_bench.machine.device import prepare_threads, resolve_device
 from vilt_bench.model import VisionLanguageModel, gather_stages, stages
@@ -123,10 +123,7 @@ def count_on_meta(case: Case, inputs: Inputs) -> tuple[VisionLanguageModel, Obse
         raise
     except Exception as error:
         raise StageError(None) from error
-    images, text = inputs.batches[0]
-    mask = None if images.mask is None else images.mask.to("meta")
-    images = images._replace(pixels=images.pixels.to("meta", torch.float32), mask=mask)
-    text = text._replace(token_ids=text.token_ids.to("meta"))
+    images, text = batch_on_meta(inputs)
     scalar_bytes = getattr(torch, case.dtype).itemsize
     observer, moved_bytes = Observer(case, model), dict[str, int]()
 
@@ -143,6 +140,14 @@ def count_on_meta(case: Case, inputs: Inputs) -> tuple[VisionLanguageModel, Obse
     except Exception as error:
         raise StageError(observer.unreached()) from error
     return model, observer, OnMeta(flops, moved_bytes)
+
+
+def batch_on_meta(inputs: Inputs) -> tuple[ImageBatch, TextBatch]:
+    """Returns the first batch on the meta device, in float32."""
+    images, text = inputs.batches[0]
+    mask = None if images.mask is None else images.mask.to("meta")
+    images = images._replace(pixels=images.pixels.to("meta", torch.float32), mask=mask)
+    return images, text._replace(token_ids=text.token_ids.to("meta"))
 
 
 def _each(*marks: Mark | None) -> Mark:

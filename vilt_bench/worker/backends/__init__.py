@@ -86,6 +86,7 @@ class Backend(Protocol):
     - `DEVICES: Sequence[str]`: types of devices that it can use, such as `cpu`; without it, any.
     - `NEEDS: Mapping[str, str]`: packages that are imported, by what pip installs for them.
     - `PRODUCTS: Mapping[str, Pack]`: its matrix products, where they may be faster than torch's, see `products`.
+    - `KEEPS_MODULES: bool`: whether stages stay modules that call each other, which a profile tells apart.
     - `remarks() -> Iterable[str]`: what a reader must know of how the passes went, a sentence each.
     """
 

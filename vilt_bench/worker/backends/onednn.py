@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PACKED = "oneDNN, prepacked weights"
 DEVICES = ("cpu",)
+KEEPS_MODULES = True
 
 
 def prepare(stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:

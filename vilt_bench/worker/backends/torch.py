@@ -25,6 +25,7 @@ OPTIONS = {
 by tensor cores that see 10 bits of the fraction. `matmul_precision`: torch's `set_float32_matmul_precision`."""
 
 
+KEEPS_MODULES = True
 _OF_CUDA = ("efficient", "cudnn")
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vilt_bench.worker.meters.latency import Forward
@@ -121,6 +121,41 @@ def count_flops(forward: Forward) -> FlopCount:
     with torch.inference_mode(), counter:
         forward(mark)
     return FlopCount(stages, unknown)
+
+
+def count_flops_within(forward: Callable[[], object], modules: Mapping[str, nn.Module]) -> dict[str, int | None]:
+    """Returns the FLOPs of modules in one pass, each with all that it calls; `None` as in `FlopCount`.
+
+    Args:
+        forward: a pass over inputs on the meta device.
+        modules: by any name; one that is not called has none.
+    """
+    counter = _Counter()
+    found: dict[str, int | None] = {}
+    begun: list[int] = []
+
+    def before(_module: nn.Module, _inputs: Any) -> None:
+        if not begun:
+            counter.unknown = {}  # of another stage
+        begun.append(counter.flops)
+
+    def after(name: str) -> Callable[..., None]:
+        def end(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+            made, known = counter.flops - begun.pop(), found.get(name, 0)
+            # Behind an operator without a formula, nothing more is known of the stage.
+            found[name] = None if counter.unknown or known is None else known + made
+
+        return end
+
+    hooks = [each.register_forward_pre_hook(before) for each in modules.values()]
+    hooks += [each.register_forward_hook(after(name)) for name, each in modules.items()]
+    try:
+        with torch.inference_mode(), counter:
+            forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
