@@ -68,10 +68,20 @@ def remarks(found: Profile) -> list[str]:
     return [
         f"Times are {CLOCKS[found.channel]}: by stage the median of {found.passes} passes without the profiler, shared "
         f"out as {found.passes} passes with it, in turns with these, tell.",
-        f"With the profiler, stages took {percent(max(found.overhead, 0.0))} longer: what consists of many small "
-        "operators shows larger than it is.",
+        _slower(found.overhead),
         "Own: without the modules beneath; of all lines of a stage it adds up to the stage's time.",
     ]
+
+
+def _slower(overhead: float) -> str:
+    if overhead < 0:
+        return (
+            f"With the profiler, stages took no longer, but {percent(-overhead)} less: passes differ by more than that."
+        )
+    return (
+        f"With the profiler, stages took {percent(overhead)} longer: what consists of many small operators shows "
+        "larger than it is."
+    )
 
 
 def _blocks(found: Profile) -> Table:

@@ -27,9 +27,6 @@ from vilt_bench.worker.meters.meta import without_compiler
 from vilt_bench.worker.prepare import Running
 from vilt_bench.worker.runner import Runner
 
-ROUND = 5
-"""Passes for which the profiler is started once, where they are short."""
-_SHORT_S = 0.1
 LEAST_PASSES = 3
 """Of each kind, whatever the time."""
 _SEPARATOR = " / "
@@ -124,19 +121,17 @@ def profile_passes(
     plain: list[dict[str, Interval]] = []
     profiled: list[dict[str, Interval]] = []
     shares = Shares()
-    begin = clock()
     last: Any = None
     with quiet():
         forward(0)(None)
-        start = clock()
         with _named(modules), _profiler(on_device):
-            timer.by_stage(forward(0))  # the profiler's first pass is slow by itself
-        count = ROUND if clock() - start < _SHORT_S * ROUND else 1
+            timer.by_stage(forward(0))  # to start the profiler for the first time takes seconds
+        begin = clock()
         while len(plain) < LEAST_PASSES or clock() - begin < seconds:
-            first = len(plain)
-            plain += [_staged(timer, forward(first + index)) for index in range(count)]
+            index = len(plain)
+            plain.append(_staged(timer, forward(index)))
             with _named(modules), _profiler(on_device) as last:
-                profiled += [_staged(timer, forward(first + index)) for index in range(count)]
+                profiled.append(_staged(timer, forward(index)))
             _add(shares, last.events(), modules, on_device=on_device)
     if trace is not None:
         last.export_chrome_trace(trace)
