@@ -10,7 +10,7 @@ Channel = Literal["wall_time", "device_time"]
 
 
 @dataclass(frozen=True)
-class Block:
+class ProfiledBlock:
     """A module of a stage; the stage itself is the first one, with an empty name."""
 
     name: str
@@ -51,7 +51,7 @@ class ProfiledStage:
     """Median of passes without the profiler."""
     profiled_s: float
     """Median of passes with it."""
-    blocks: tuple[Block, ...]
+    blocks: tuple[ProfiledBlock, ...]
     """In the order of the modules, each before those within it."""
     operators: tuple[Operator, ...]
     """The one that takes most first; what is left of the stage's time is Python's, and launches."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vilt_bench.ask.case import Case, case_name
-from vilt_bench.record.profile import Block, Operator, Profile, ProfiledStage
+from vilt_bench.record.profile import Operator, Profile, ProfiledBlock, ProfiledStage
 from vilt_bench.record.run import Environment
 from vilt_bench.report import clean, tables
 from vilt_bench.report.numbers import giga, millions, milliseconds_of, number, percent
@@ -164,8 +164,8 @@ def _rows(found: Profile) -> Sequence[dict[str, Any]]:
     return rows
 
 
-def _row(stage: ProfiledStage, kind: str, name: str, of: Block | Operator) -> dict[str, Any]:
-    block = of if isinstance(of, Block) else None
+def _row(stage: ProfiledStage, kind: str, name: str, of: ProfiledBlock | Operator) -> dict[str, Any]:
+    block = of if isinstance(of, ProfiledBlock) else None
     return {
         "stage": stage.name,
         "kind": kind,
@@ -173,7 +173,7 @@ def _row(stage: ProfiledStage, kind: str, name: str, of: Block | Operator) -> di
         "depth": block and block.depth,
         "calls": of.calls,
         "inclusive_s": block and block.inclusive_s,
-        "exclusive_s": of.exclusive_s if isinstance(of, Block) else of.self_s,
+        "exclusive_s": of.exclusive_s if isinstance(of, ProfiledBlock) else of.self_s,
         "parameters": block and block.parameters,
         "flops": block and block.flops,
     }

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, record_function
 
 from vilt_bench.errors import DeviceError, ViltBenchError
 from vilt_bench.model import stages
-from vilt_bench.record.profile import Block, Operator, Profile, ProfiledStage
+from vilt_bench.record.profile import Operator, Profile, ProfiledBlock, ProfiledStage
 from vilt_bench.worker.count import batch_on_meta, count_on_meta
 from vilt_bench.worker.failures import StageError
 from vilt_bench.worker.meters.flops import count_flops_within
@@ -232,7 +232,7 @@ def _scaled(
     for label in (label for label in modules if label == stage or label.startswith(f"{stage}{_SEPARATOR}")):
         span = shares.blocks.get(label, Span())
         blocks.append(
-            Block(
+            ProfiledBlock(
                 label.partition(_SEPARATOR)[2],
                 _depth(label, modules),
                 span.calls / passes,

@@ -132,7 +132,7 @@ def test_inductor_computes_the_same_from_a_cache_that_is_cold(monkeypatch: pytes
     [
         ("compile:mode=fast", "compile: mode must be one of default, reduce-overhead, max-autotune"),
         ("compile:full_graph", "compile has no option 'full_graph'; did you mean 'fullgraph'?"),
-        ("tensorrt", "python -m pip install 'torch-tensorrt'"),
+        ("tensorrt", "pip install torch-tensorrt"),
     ],
 )
 def test_what_a_compiler_has_not_is_refused_in_one_line(

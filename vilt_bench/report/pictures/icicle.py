@@ -7,7 +7,7 @@ from typing import Any, cast
 from matplotlib.patches import Rectangle
 
 from vilt_bench.ask.case import Case
-from vilt_bench.record.profile import Block, Profile
+from vilt_bench.record.profile import Profile, ProfiledBlock
 from vilt_bench.record.run import Environment
 from vilt_bench.report.numbers import milliseconds_of
 from vilt_bench.report.pictures.style import (
@@ -80,7 +80,7 @@ def draw(case: Case, found: Profile, where: Environment, format: str) -> bytes:
         return write(sheet.figure, cast("Format", format), title=told)
 
 
-def _named(stage: str, block: Block) -> str:
+def _named(stage: str, block: ProfiledBlock) -> str:
     return block.name or stage.replace("_", " ")
 
 
