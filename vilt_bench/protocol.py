@@ -11,6 +11,7 @@ from dataclasses import fields
 import msgspec
 
 from vilt_bench.ask.case import Case
+from vilt_bench.record.peak import Peak
 from vilt_bench.record.profile import Profile
 from vilt_bench.record.run import Conditions, Energy, Environment, Failure, Model, Series, Stage
 
@@ -28,6 +29,13 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     """Build the case and make the first call; the first request. Reply: `Prepared`."""
 
     case: Case
+
+
+class MeasurePeak(msgspec.Struct, frozen=True, tag=True):
+    """Measure what the machine reaches; the only request, in place of `Prepare`. Reply: `PeakMeasured`."""
+
+    case: Case
+    """Whose device, threads, dtype and backend."""
 
 
 class Count(msgspec.Struct, frozen=True, tag=True):
@@ -66,8 +74,11 @@ class ProfileBlocks(msgspec.Struct, frozen=True, tag=True):
 class Finish(msgspec.Struct, frozen=True, tag=True):
     """Say what went on and end. Reply: `Finished`."""
 
+    peak_time_s: float | None = None
+    """Then measure what the machine reaches, for so long a measurement; `None`: don't. Older versions don't."""
 
-Request = Hello | Prepare | Count | Measure | Sample | MeasureEnergy | ProfileBlocks | Finish
+
+Request = Hello | Prepare | MeasurePeak | Count | Measure | Sample | MeasureEnergy | ProfileBlocks | Finish
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
@@ -98,6 +109,14 @@ class Prepared(msgspec.Struct, frozen=True, tag=True):
     """The highest memory of the process so far, but for files that processes share; `None`: not told."""
     device_peak_bytes: int | None = None
     """The highest that its allocator has held of a device's own memory; `None`: there is none, or it is not told."""
+
+
+class PeakMeasured(msgspec.Struct, frozen=True, tag=True):
+    """What the machine has reached, and with what."""
+
+    peak: Peak
+    device: str
+    threads: int
 
 
 class Counted(msgspec.Struct, frozen=True, tag=True):
@@ -132,6 +151,8 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     conditions: Conditions
     remarks: tuple[str, ...] = ()
     """What a reader must know of the passes; none from versions that do not say."""
+    peak: Peak | None = None
+    """What the machine has reached after the passes; `None`: it was not asked for, or can't be measured."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -149,7 +170,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     traceback: str
 
 
-Reply = Welcome | Prepared | Counted | Measured | EnergyMeasured | Profiled | Finished | Refused | Failed
+Reply = Welcome | Prepared | PeakMeasured | Counted | Measured | EnergyMeasured | Profiled | Finished | Refused | Failed
 
 
 class Doing(msgspec.Struct, frozen=True, tag=True):

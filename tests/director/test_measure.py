@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import pytest
 
 from vilt_bench import measure, protocol
@@ -17,8 +18,10 @@ from vilt_bench.director.measure import measure_together
 from vilt_bench.director.process import Worker, WorkerFailedError, WorkerHungError, WorkerNotStartedError
 from vilt_bench.errors import EmbedderError, InputError, MeasurementError
 from vilt_bench.judge.latency import latency
+from vilt_bench.judge.summary import summarise
 from vilt_bench.record import codec, journal
 from vilt_bench.record.join import join_blocks
+from vilt_bench.record.peak import Peak
 from vilt_bench.record.run import Conditions, Environment, Failure, Model, Series, Stage, Times
 from vilt_bench.record.thin import MOST_PASSES
 from vilt_bench.wire import Patience
@@ -42,6 +45,10 @@ class Script:
     break_at: dict[tuple[str, str, int], BaseException] = field(default_factory=dict)
     workers: int = 0
     remarks: tuple[str, ...] = ()
+    peaks: list[Peak] = field(default_factory=list)
+    """Of the machine, one each time it is asked for."""
+    peak_times_s: list[float | None] = field(default_factory=list)
+    """How long each measurement of it was to take, by the workers that were asked to finish."""
 
     def start(self):
         if self.trial_s:
@@ -75,8 +82,10 @@ class ScriptedWorker:
                 return protocol.Measured(self._block(seconds))
             case protocol.MeasureEnergy():
                 return protocol.EnergyMeasured(None)
-            case protocol.Finish():
-                return protocol.Finished(Conditions(), script.remarks)
+            case protocol.Finish(peak_time_s):
+                script.peak_times_s.append(peak_time_s)
+                peak = None if peak_time_s is None or not script.peaks else script.peaks.pop(0)
+                return protocol.Finished(Conditions(), script.remarks, peak)
 
     def _block(self, seconds):
         samples = []
@@ -677,3 +686,71 @@ def test_why_git_does_not_tell_the_commit_is_in_the_record(tmp_path, monkeypatch
     (run,) = run_script(Script(), "patch32")
     assert run.source is None
     assert f"git config --global --add safe.directory {tmp_path}" in run.warnings[-1]
+
+
+def test_the_machines_peak_is_measured_once_for_a_group_after_its_passes_and_every_run_has_the_best():
+    script = Script(peaks=[Peak(100e9, ((2**26, 9e9),)), Peak(250e9, ((2**26, 8e9),), "onednn's")])
+    script.pass_s = {"patch32": 0.1, "grid-r50": 0.2}
+    cases = [Case("patch32"), Case("grid-r50"), Case("patch32", backend="onednn")]
+    runs = measure_together(
+        cases, Sampling(trials=2, max_time_s=20), start_worker=script.start, clock=lambda: script.now_s
+    )
+    assert [run.peak for run in runs] == 3 * [Peak(250e9, ((2**26, 9e9),), "onednn's")]
+    # Once for each backend, whose own product may be the fastest; never in a later trial.
+    assert [time_s is not None for time_s in script.peak_times_s] == [True, False, True, False, False, False]
+    kinds = [kind for _, kind in script.log]
+    first_trial = kinds[: kinds.index("Prepare", len(cases))]
+    assert "Measure" not in first_trial[first_trial.index("Finish") :]
+
+
+def test_looking_for_the_peak_takes_a_small_share_of_a_cases_time_and_none_of_a_case_without_any():
+    for max_time_s, expected in ((60, 0.02), (10, 0.005), (0.5, None)):
+        script = Script()
+        (run,) = run_script(script, "patch32", trials=1, max_time_s=max_time_s)
+        assert script.peak_times_s == [expected]
+        assert run.peak is None  # as of a worker of an older version, or where it can't be measured
+
+
+def test_groups_of_a_sweep_share_the_peak():
+    from vilt_bench.director.sweep import measure_sweep
+
+    script = Script(peaks=[Peak(100e9, ((2**26, 9e9),))], pass_s={"patch32": 0.1})
+    cases = [Case("patch32", seed=seed) for seed in range(3)]
+    runs = measure_sweep(
+        cases, Sampling(trials=1, max_time_s=10), together=1, start_worker=script.start, clock=lambda: script.now_s
+    )
+    assert {run.peak for run in runs} == {Peak(100e9, ((2**26, 9e9),))}
+    assert sum(time_s is not None for time_s in script.peak_times_s) == 1
+
+
+def test_workers_and_directors_of_older_versions_understand_finishing():
+    class Finish(msgspec.Struct, frozen=True, tag=True):
+        """As it was before the peak."""
+
+    asked = protocol.encode(protocol.Finish(0.02))
+    assert msgspec.json.decode(asked, type=Finish) == Finish()
+    assert protocol.decode_request(msgspec.json.encode(Finish())) == protocol.Finish(None)
+
+
+def test_a_journal_keeps_the_peak_for_a_run_that_is_gone_on_with():
+    peak = Peak(100e9, ((2**26, 9e9),))
+    script, events = Script(peaks=[peak]), []
+    measure_together(
+        [Case("patch32")],
+        Sampling(trials=1, max_time_s=10),
+        start_worker=script.start,
+        clock=lambda: script.now_s,
+        note=lambda _, event: events.append(event),
+    )
+    kept = journal.replay(journal.read_lines(b"".join(map(journal.line, events))), name="a journal")
+    assert kept.peak == peak
+
+
+def test_a_measured_run_knows_the_machines_peak_and_shows_how_much_of_it_each_stage_reaches():
+    case = Case("patch32", vilt=TINY, resolution=(32, 32), text_length=4, images=("synthetic",), threads=1)
+    run = measure(case, Sampling(trials=1, max_time_s=1))
+    assert run.peak is not None
+    assert run.peak.dtype == "float32"
+    assert 1e8 < run.peak.flops_per_s < 1e14
+    rows = {row.name: row.limit for row in summarise(run).rows}
+    assert all(found is not None and 0 <= found.least_s < 1 for found in rows.values())

@@ -199,7 +199,8 @@ def run(
             "output": output,
             "parameters": parameters,
             "flops": flops,
-            "moved_bytes": 4 * parameters + 1_000_000,
+            "moved_bytes": 1_000_000
+            + (0 if stage == "textual_embedder" else 4 * parameters),  # tables are read in part
             "memory": {
                 "live_before_bytes": 450_000_000,
                 "peak_bytes": 470_000_000 + 4 * parameters,
@@ -252,11 +253,22 @@ def run(
 
 
 def sitting() -> dict[str, Any]:
-    """Returns runs of three schemes, measured together; two took turns enough to be ranked."""
-    square = {"resolution": (800, 1312)}
+    """Returns runs of three schemes, measured together; two took turns enough to be ranked.
+
+    The machine's peak was measured too low: the region scheme's predictor beats its least time.
+    """
+    peak = {
+        "flops_per_s": 150e9,
+        "bandwidths": [[65536, 35e9], [1048576, 110e9], [67108864, 40e9]],
+        "kernel": "a matrix product",
+        "cpu_share": 0.99,
+        "dtype": "float32",
+        "took_s": 0.8,
+    }
+    square = {"resolution": (800, 1312), "peak": peak}
     turns = (2, 2, 2)
     return {
-        "patch32": run("patch32", PATCH, blocks=turns),
+        "patch32": run("patch32", PATCH, blocks=turns, peak=peak),
         "grid-r50": run("grid-r50", GRID, kind="grid", blocks=turns, **square),
         "region-r101-c4": run("region-r101-c4", REGION, kind="region", tokens=36, trials=1, blocks=(2,), **square),
     }

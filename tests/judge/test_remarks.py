@@ -9,6 +9,7 @@ from vilt_bench.ask.case import Sampling
 from vilt_bench.judge import remarks as of
 from vilt_bench.judge.latency import latency
 from vilt_bench.judge.remarks import remarks, verdict
+from vilt_bench.record.peak import Peak
 from vilt_bench.record.run import Conditions, Energy, Failure, Fitness, Run, Series, Stage, Times, Trial
 from vilt_bench.report.remarks import sentences
 
@@ -268,7 +269,7 @@ def test_remarks_are_values_with_their_facts(make_run: MakeRun) -> None:
 
 
 def test_every_kind_of_remark_has_words() -> None:
-    evidence = of.Evidence(90, 3, "trial")
+    evidence, peak = of.Evidence(90, 3, "trial"), Peak(1e11, ((2**26, 1e10),))
     reasons = (
         of.TimeOver(60), of.TrialsDiffer(0.1), of.Drift(-0.1), of.Contention(0.5, 50), of.Steal(0.04),
         of.QuotaHeld(1.5), of.HotProcessor(2), of.GpuThrottled(("hw_slowdown",)),
@@ -284,7 +285,8 @@ def test_every_kind_of_remark_has_words() -> None:
         of.OutputDeviates((("a.b", 0.1, 1e-4, "float32"),)), of.OutputUncompared((("a.b", "why"),)),
         of.FellBack("acme", (("a.b", "why"),), False), of.AccuracyUnknown(("int8",)),
         of.Computed("acme", "acme 1", ("int8",), 0.1, None),
-        of.GroupsDiffer((1, 2), "patch32", 1.1, 1.08, 1.12),
+        of.GroupsDiffer((1, 2), "patch32", 1.1, 1.08, 1.12), of.BoundWrong((("a.b", 0.1, 0.2),), peak),
+        of.LeastTimes(peak, "cpu", 2, 0.1, 0.9),
     )  # fmt: skip
     assert {type(each) for each in facts} == set(get_args(of.Remark))
     assert {type(each) for each in reasons} == set(get_args(of.Reason))

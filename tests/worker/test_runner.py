@@ -11,15 +11,17 @@ from torch import nn
 from embedders.patch import patch
 from vilt_bench.ask.case import Case, ViltConfig
 from vilt_bench.errors import CheckpointError, EmbedderError, InputError
+from vilt_bench.protocol import PeakMeasured
+from vilt_bench.record.peak import Peak
 from vilt_bench.worker.backends import onednn
 from vilt_bench.worker.build import check_memory
-from vilt_bench.worker.count import bound, inspect
+from vilt_bench.worker.count import inspect
 from vilt_bench.worker.failures import StageError, failure_of, is_out_of_memory
 from vilt_bench.worker.inputs import least_bytes
+from vilt_bench.worker.limit import peak_here
 from vilt_bench.worker.meters.fake import FakeTime, scripted_forward
 from vilt_bench.worker.meters.latency import HostTimer
 from vilt_bench.worker.meters.meta import building
-from vilt_bench.worker.meters.peak import Peak
 from vilt_bench.worker.observe import check_tokens, describe
 from vilt_bench.worker.runner import prepare, time_block
 
@@ -171,12 +173,12 @@ def test_least_times_are_by_the_kernels_that_backend_onednn_has_as_well(dtype, m
         for name, pack in packed.items():
             if (product := pack(weight)) is not None:
                 tried[name] = (product(rows), rows @ weight.t())
-        return Peak(100e9, {2**28: 10e9}, "the best", 1.0)
+        return Peak(100e9, ((2**28, 10e9),), "the best", 1.0, str(dtype))
 
-    monkeypatch.setattr("vilt_bench.worker.count.measure_peak", measure)
-    case = tiny_case(images=("synthetic",), dtype=dtype)
-    bounds = bound(case, inspect(case)[1])
-    assert f"100 GFLOP/s by the best in {dtype}" in bounds.peak
+    monkeypatch.setattr("vilt_bench.worker.limit.measure_peak", measure)
+    assert peak_here(tiny_case(images=("synthetic",), dtype=dtype, threads=1)) == PeakMeasured(
+        Peak(100e9, ((2**28, 10e9),), "the best", 1.0, f"torch.{dtype}"), "cpu", 1
+    )
     if onednn.pack_linear(torch.rand(4, 4).to(getattr(torch, dtype))) is not None:
         assert tried
     for found, expected in tried.values():

@@ -164,12 +164,13 @@ def _least(case: Case, machine: Datasheet | None) -> tuple[LeastTime, str, bool]
         ConfigError: no peak is stated for the dtype.
     """
     if machine is None:
-        from vilt_bench.record.run import LEAST_CPU_SHARE
-        from vilt_bench.worker.count import peak_here
+        from vilt_bench.director.limits import measure_peak
+        from vilt_bench.report import limits
 
-        peak, described = peak_here(case)
-        busy = peak.cpu_share is not None and peak.cpu_share < LEAST_CPU_SHARE
-        return peak.bound_s, f"This machine: {described}", busy
+        peak, device, threads = (found := measure_peak(case)).peak, found.device, found.threads
+        told = limits.described(peak, device=device, threads=threads)
+        busy = limits.busy(peak)
+        return peak.bound_s, f"This machine: {told}, measured just now{busy}", bool(busy)
     if machine.peak(case.dtype) is None:
         raise ConfigError(machine.described(case.dtype))
 

@@ -9,7 +9,11 @@ from vilt_bench.cli import options, screen
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vilt_bench.ask.case import Case
     from vilt_bench.cli import Add
+    from vilt_bench.record.run import Bounds, Stage
 
 
 def register(add: Add) -> None:
@@ -77,11 +81,23 @@ def show(asked: argparse.Namespace) -> int:
     case, *others = options.cases(asked)
     if others:
         raise ConfigError(f"'show' takes one embedder; got {case.embedder} and {others[0].embedder}")
-    from vilt_bench.worker.count import bound, inspect
+    from vilt_bench.worker.count import inspect
 
     model, stages = inspect(case)
     bounds = [machine.bounds(stages, dtype=case.dtype) for machine in machines]
     if not machines and not asked.no_peak:
-        bounds = [bound(case, stages)]
+        bounds = [_bounds_here(case, stages)]
     show_stages(case, model, stages, screen.console(), bounds)
     return 0
+
+
+def _bounds_here(case: Case, stages: Sequence[Stage]) -> Bounds:
+    """Returns the least times of stages on this machine, whose peak a process of its own measures now."""
+    from vilt_bench.director.limits import measure_peak
+    from vilt_bench.judge.limit import least_times
+    from vilt_bench.record.run import Bounds
+    from vilt_bench.report import limits
+
+    found = measure_peak(case)
+    told = limits.described(found.peak, device=found.device, threads=found.threads)
+    return Bounds(f"{told}, measured just now{limits.busy(found.peak)}", least_times(found.peak, stages))

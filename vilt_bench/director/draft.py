@@ -13,6 +13,7 @@ from vilt_bench.errors import ViltBenchError
 from vilt_bench.judge.estimate import LEAST_UNITS
 from vilt_bench.judge.latency import latency
 from vilt_bench.judge.objections import objections
+from vilt_bench.record.peak import Peak
 from vilt_bench.record.run import (
     FROM_PYTHON,
     Conditions,
@@ -81,6 +82,8 @@ class Draft:
     """Trials that ended early as the process that directed them did: they are kept, and others take their place."""
     is_repeat: bool = False
     """Whether it makes no record, and only times are asked for, as all else is known of the case."""
+    peak: Peak | None = None
+    """What the machine reached, as far as it was measured for this run."""
     knows_energy: bool = False
     """Whether it was asked for energy, which many a machine does not count."""
 
@@ -108,6 +111,7 @@ class Draft:
             spent_s=sum(total_s for total_s, _ in spent),
             pair_s=max((pair_s for _, pair_s in spent), default=0.0),
             cut=sum(_is_cut(trial, sampling) for trial in trials),
+            peak=run.peak,
             knows_energy=run.energy is not None,
         )
 
@@ -157,6 +161,7 @@ class Draft:
             name=self.run_name,
             origin=self.origin,
             doctor=objections(self.environment, [trial.conditions for trial in self.trials]),
+            peak=self.peak,
         )
 
     def header(self, sampling: Sampling) -> Run:

@@ -16,6 +16,7 @@ from vilt_bench.ask.case import Case, Sampling, case_name, names_apart
 from vilt_bench.ask.images import check_images
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import LEAST_BLOCKS, WARMUP_SHARE, Draft, new_id, now
+from vilt_bench.director.limits import Peaks
 from vilt_bench.director.process import MeasuringProcess, Overhear, Worker, WorkerFailedError
 from vilt_bench.judge.estimate import percentiles
 from vilt_bench.judge.growing import GrowingBlocks, GrowingWarmup
@@ -98,6 +99,7 @@ class OpenTrial:
     note: Note = lambda _, __: None
     clock: Clock = time.monotonic
     prepared: Prepared = lambda _, __: None
+    peaks: Peaks = field(default_factory=Peaks)
     process: MeasuringProcess | None = None
     trial: Trial | None = None
     warmup: KeptPasses = field(default_factory=lambda: KeptPasses(MOST_WARMUP_PASSES))
@@ -180,11 +182,20 @@ class OpenTrial:
         if not self.draft.knows_energy:
             self.draft.energy = self.worker.ask(protocol.MeasureEnergy(), protocol.EnergyMeasured).energy
             self.draft.knows_energy = True
-        finished = self.worker.ask(protocol.Finish(), protocol.Finished)
+        case, where = self.draft.case, self.draft.environment
+        # Everything else of the trial is measured: the others of the group wait for their end.
+        time_s = None if self.draft.is_repeat else self.peaks.time_s(case, where, self.sampling)
+        finished = self.worker.ask(protocol.Finish(time_s), protocol.Finished)
+        if finished.peak is not None and where is not None:
+            self.peaks.take(case, where, finished.peak)
+            self.draft.peak = finished.peak
         self.draft.warnings = tuple(dict.fromkeys((*self.draft.warnings, *finished.remarks)))
         if self.trial is not None:
             self.trial = replace(self.trial, conditions=finished.conditions)
-        self.note(self.draft.run_id, journal.Closed(finished.conditions, self.draft.energy, self.draft.warnings))
+        self.note(
+            self.draft.run_id,
+            journal.Closed(finished.conditions, self.draft.energy, self.draft.warnings, self.draft.peak),
+        )
 
     def fail(self, failure: Failure) -> None:
         """Go on no more."""
@@ -264,6 +275,7 @@ def measure_together(
     names: Sequence[str] | None = None,
     prepared: Prepared = lambda _, __: None,
     anchor: Repeat | None = None,
+    peaks: Peaks | None = None,
     start_worker: Callable[[], MeasuringProcess] | None = None,
     clock: Clock = time.monotonic,
     name: str | None = None,
@@ -292,6 +304,8 @@ def measure_together(
         prepared: told of what each process says when it is ready to be timed.
         anchor: one more case, with an effort of its own, that is measured in turn with the others and has no run here;
             its failure is no fault of the others.
+        peaks: what the machine reaches, as far as it was measured by then; what is lacking is measured at the end of a
+            case's first trial, and added. `None`: nothing is known yet.
         start_worker: starts a measuring process.
         clock: by which time is spent.
         name: what the runs are to be called.
@@ -308,6 +322,7 @@ def measure_together(
     check_cases(cases)
     patience = Patience(patience_s, sampling.max_time_s)
     start = start_worker or partial(Worker.start, patience=patience, overhear=overhear)
+    known_peaks = Peaks() if peaks is None else peaks
     problems: list[str] = []
     source, group, started_at = read_source(report=problems.append), new_id(), now()
     drafts = []
@@ -334,6 +349,7 @@ def measure_together(
     def hand_out(going_on: Sequence[Draft] = (), *, interrupted: bool = False) -> None:
         for draft in (*repeats, *drafts):
             if draft.refusal is None and draft.run_id not in runs and draft not in going_on:
+                draft.peak = known_peaks.of(draft.case, draft.environment, draft.peak)
                 run = draft.finished(how(draft), interrupted=interrupted)
                 runs[draft.run_id] = replace(run, warnings=tuple(dict.fromkeys((*run.warnings, *problems))))
                 tell = anchor.finished if anchor is not None and draft.is_repeat else finished
@@ -355,7 +371,7 @@ def measure_together(
             hand_out([*lacking, *unsure])
             if not (lacking or unsure):
                 break
-            _trial(lacking or unsure, how, report, note, start, clock, refused, prepared, count=count)
+            _trial(lacking or unsure, how, report, note, start, clock, refused, prepared, known_peaks, count=count)
     except KeyboardInterrupt:
         interrupted = True
     hand_out(interrupted=interrupted)
@@ -384,6 +400,7 @@ def _trial(
     clock: Clock,
     refused: Refused,
     prepared: Prepared,
+    peaks: Peaks,
     *,
     count: bool,
 ) -> None:
@@ -399,7 +416,9 @@ def _trial(
             # After a kill some runs of a group have the trial that it cut, others not: turns are found by index.
             index = max(each.next_index for each in drafts if each.group == draft.group)
             kept = (lambda _, __: None) if draft.is_repeat else note
-            open_trials.append(OpenTrial(draft, start_worker, sampling, index, budget_s, report, kept, clock, prepared))
+            open_trials.append(
+                OpenTrial(draft, start_worker, sampling, index, budget_s, report, kept, clock, prepared, peaks)
+            )
         # Made ready one after the other, before any is timed: building would disturb a neighbour's times.
         active = [open_trial for open_trial in open_trials if _went_well(open_trial, open_trial.prepare, refused)]
         if count:

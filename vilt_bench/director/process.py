@@ -285,6 +285,8 @@ def _phase(request: protocol.Request) -> str:
             return "starting"
         case protocol.Prepare():
             return "building"
+        case protocol.MeasurePeak():
+            return "measuring the machine's peak"
         case protocol.Count():
             return "counting"
         case protocol.Measure() | protocol.Sample():

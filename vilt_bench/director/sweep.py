@@ -15,6 +15,7 @@ from vilt_bench.ask.forecast import HOST, Outlook
 from vilt_bench.director import groups
 from vilt_bench.director.draft import Draft
 from vilt_bench.director.groups import DEVICE_PROCESS_BYTES, Ledger, Memory
+from vilt_bench.director.limits import Peaks
 from vilt_bench.director.measure import WARMUP_BLOCK_S, Clock, Finished, Progress, Repeat, check_cases, measure_together
 from vilt_bench.director.process import KILLED, MeasuringProcess, Overhear, Process, WorkerFailedError, start_child
 from vilt_bench.judge.drift import drift
@@ -129,6 +130,8 @@ def measure_sweep(
         tuple(cases), sampling or Sampling(), together, report, leave_out, finished, clock, free, name, origin
     )
 
+    peaks = Peaks()
+
     def run(members: Sequence[int], anchor: Repeat | None, out: LeaveOut | None) -> None:
         measure_together(
             [sweep.cases[index] for index in members],
@@ -144,6 +147,7 @@ def measure_sweep(
             begun=sweep.begun_beside if sweep.is_again else begun,
             prepared=sweep.learn,
             anchor=anchor,
+            peaks=peaks,
             start_worker=start_worker,
             clock=clock,
             name=name,

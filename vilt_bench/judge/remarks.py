@@ -15,6 +15,8 @@ from vilt_bench.ask.case import LANGUAGE_MODEL
 from vilt_bench.judge.drift import is_drift
 from vilt_bench.judge.estimate import Estimate, mean, median
 from vilt_bench.judge.latency import Latencies, blocked_latency, latencies, trial_medians
+from vilt_bench.judge.limit import beaten, limits
+from vilt_bench.record.peak import Peak
 from vilt_bench.record.run import LEAST_CPU_SHARE, SLOWDOWNS, WHOLE, Conditions, Deviation, Energy, Run
 
 Verdict = Literal["precise", "noisy", "interrupted", "failed"]
@@ -266,6 +268,28 @@ class SlowedByClocks:
 
 
 @dataclass(frozen=True, slots=True)
+class BoundWrong:
+    """Stages take less than their least time: the bound is wrong, and what follows from it."""
+
+    stages: tuple[tuple[str, float, float], ...]
+    """Each with its measured and its least time, in seconds."""
+    peak: Peak
+
+
+@dataclass(frozen=True, slots=True)
+class LeastTimes:
+    """What least times are computed from, and how much of the limit the whole reaches."""
+
+    peak: Peak
+    device: str
+    threads: int
+    least_s: float | None
+    """Of the whole; `None`: not known."""
+    share: float | None
+    """Of the limit that the whole reaches."""
+
+
+@dataclass(frozen=True, slots=True)
 class RandomWeights:
     """Parts of the model have random weights."""
 
@@ -382,6 +406,8 @@ Remark = (
     | TheseProcessesOnly
     | SumOfStages
     | SlowedByClocks
+    | BoundWrong
+    | LeastTimes
     | RandomWeights
     | StageFound
     | WorkUnseen
@@ -424,6 +450,7 @@ def remarks(run: Run, found: Latencies | None = None) -> tuple[Remark, ...]:
         *_groups(run),
         *_unseen(run),
         *_sum_of_stages(found),
+        *_limits(run, found),
         *_stages(run),
         *_start(run, found),
         *_device(run),
@@ -632,6 +659,17 @@ def _sum_of_stages(found: Latencies) -> Iterator[Remark]:
         yield SumOfStages(share, "noise" if ratio.low <= 1 <= ratio.high else "large")
     if cost is not None and cost.low is not None and cost.low > 1 + UNACCOUNTED:
         yield SlowedByClocks(cost.value - 1)
+
+
+def _limits(run: Run, found: Latencies) -> Iterator[Remark]:
+    known = limits(run, found)
+    if run.peak is None or not known or run.environment is None:
+        return
+    if wrong := beaten(run, found):
+        yield BoundWrong(tuple((name, *times) for name, times in wrong.items()), run.peak)
+    whole = known.get(WHOLE)
+    told = (None, None) if whole is None else (whole.least_s, whole.share)
+    yield LeastTimes(run.peak, run.environment.device, run.environment.threads, *told)
 
 
 def _stages(run: Run) -> Iterator[Remark]:

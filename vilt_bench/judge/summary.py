@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from vilt_bench.ask.case import ALONE, Case, Sampling
 from vilt_bench.judge.estimate import Estimate, median
 from vilt_bench.judge.latency import Latencies, latencies
+from vilt_bench.judge.limit import Limit, limits
 from vilt_bench.judge.ranking import Place, rank
 from vilt_bench.judge.remarks import Remark, Verdict, remarks, verdict
 from vilt_bench.judge.throughput import Passes, images_per_second, single_passes, time_per_image
@@ -67,6 +68,8 @@ class Row:
     """Who computed it, where that is known and it is one stage."""
     deviation: Deviation | None = None
     """From eager float32's output: of a stage, or of the whole."""
+    limit: Limit | None = None
+    """The least time on this machine, and how much of it is reached; `None`: not known."""
     prepare_time_s: float | None = None
     """What the backend took to prepare it: of a stage in the first trial, of the whole the trials' median."""
 
@@ -154,7 +157,8 @@ def summarise(run: Run) -> Summary:
     # Pillow's work and memory are not counted: the whole's are the model's.
     model = [stage for stage in run.stages if stage.component != OPTIONAL]
     rows.append(_row(found, batch_size, "whole", WHOLE, None, model, passes=single_passes(run)))
-    rows = _with_computation(run, rows)
+    known = limits(run, found)
+    rows = [replace(row, limit=known.get(row.name)) for row in _with_computation(run, rows)]
     return Summary(
         run_id=run.run_id,
         started_at=run.started_at,

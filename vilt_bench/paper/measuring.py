@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.director import measure as sweep
+from vilt_bench.director.limits import Peaks
 from vilt_bench.director.process import Overhear
 from vilt_bench.errors import ConfigError
 from vilt_bench.judge.latency import latency
@@ -159,6 +160,8 @@ def kept_rows(
 
 
 def _measurer(patience_s: float | None, overhear: Overhear, origin: Origin, note: Note | None) -> MeasureOne:
+    peaks = Peaks()
+
     def measure(case: Case, sampling: Sampling, count: bool) -> Run:
         (run,) = sweep.measure_together(
             [case],
@@ -166,6 +169,7 @@ def _measurer(patience_s: float | None, overhear: Overhear, origin: Origin, note
             count=count,
             patience_s=patience_s,
             overhear=overhear,
+            peaks=peaks,
             origin=origin,
             note=note or (lambda _, __: None),
         )

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from vilt_bench.errors import RecordError, ViltBenchError
+from vilt_bench.record.peak import Peak
 from vilt_bench.record.run import Conditions, Energy, Failure, Model, Run, Series, Stage, Trial, whole_texts
 from vilt_bench.record.thin import MOST_WARMUP_PASSES, KeptPasses
 from vilt_bench.words import counted
@@ -73,6 +74,7 @@ class Closed(msgspec.Struct, frozen=True, tag=True):
     conditions: Conditions
     energy: Energy | None = None
     warnings: tuple[str, ...] = ()
+    peak: Peak | None = None
 
 
 class BrokenOff(msgspec.Struct, frozen=True, tag=True):
@@ -181,9 +183,9 @@ def replay(lines: Lines, *, name: str) -> Run:
                 run = replace(run, stages=stages, model=model, warnings=warnings)
             case Block():
                 current.add(event)
-            case Closed(conditions, energy, warnings):
+            case Closed(conditions, energy, warnings, peak):
                 current.conditions = conditions
-                run = replace(run, energy=energy, warnings=warnings)
+                run = replace(run, energy=energy, warnings=warnings, peak=peak or run.peak)
             case BrokenOff(failure):
                 run = replace(run, failure=failure)
     if run is None:

@@ -13,6 +13,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
 from vilt_bench.ask.case import ALONE, Case, Fit, Sampling, case_name, label
+from vilt_bench.record.peak import Peak
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +172,7 @@ class StageMemory:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The least time of stages on a machine, whose peak was measured or is stated: an estimate, kept in no record."""
+    """The least time of stages on a machine, whose peak was measured or is stated: an estimate, computed on read."""
 
     peak: str
     """What was measured, and where; or what is stated."""
@@ -435,6 +436,9 @@ class Run:
     told."""
     anchor: Anchor | None = None
     """Of a sweep's group but the first; `None`: there was none, or it could not be measured."""
+    peak: Peak | None = None
+    """What the machine reached in the case's dtype, on its device with its threads, after the passes of a trial of a
+    run of the group, the best of them; `None`: it was not measured."""
     schema_version: int = SCHEMA_VERSION
 
     def to_frame(self) -> Any:

@@ -16,6 +16,7 @@ from vilt_bench.report.numbers import (
     count_of,
     giga,
     interval,
+    limit_milliseconds,
     mebibytes,
     millions,
     milliseconds_interval,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 WIDE = 90
 """Columns of a terminal from which there is room for what follows from other columns."""
+
+WIDER = 120
+"""From which there is room for a least time, too, which a sentence beneath tells of the whole."""
 
 
 @dataclass(frozen=True)
@@ -248,12 +252,26 @@ COMPUTED_BY = Quantity(
     usual=False,
     drawn=False,
 )
+LIMIT = Quantity(
+    "limit",
+    Column("At least", "ms", "reached", least_width=WIDER),
+    lambda row: row.limit,
+    limit_milliseconds,
+    fields=lambda row: {
+        "least_time_s": getattr(row.limit, "least_s", None),
+        "limit_share": getattr(row.limit, "share", None),
+    },
+    usual=False,
+    drawn=False,
+    timed=True,
+)
 OF_BACKENDS = (DIFFERENCE, PREPARING, COMPUTED_BY)
 """What a table tells as well of runs whose record says who computed the stages."""
 QUANTITIES: Sequence[Quantity] = (
     *(LATENCY, IMAGES_PER_SECOND, TIME_PER_IMAGE, PASSES, *PERCENTILES),
     *(RANK, RELATIVE_TIME),
     *(SHARE, PARAMETERS, FLOPS, MACS, PEAK),
+    LIMIT,
     *OF_BACKENDS,
 )
 """In the order of tables and of data."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vilt_bench.judge.estimate import Estimate
+    from vilt_bench.judge.limit import Limit
 
 ABSENT = "–"
 
@@ -29,6 +30,14 @@ def milliseconds_of(seconds: float | None) -> str:
 def least_milliseconds(seconds: float | None) -> str:
     """Returns a lower bound in ms; one that rounds to zero, but is more, as `<0.0001`."""
     return "<0.0001" if seconds is not None and 0 < seconds < 5e-8 else milliseconds_of(seconds)
+
+
+def limit_milliseconds(limit: Limit | None) -> str:
+    """Returns a least time in ms and how much of it is reached, as `12.31 [45.0%]`; `[wrong]`: it was beaten."""
+    if limit is None:
+        return ABSENT
+    reached = "wrong" if limit.beaten else percent(limit.share)
+    return f"{least_milliseconds(limit.least_s)} [{reached}]"
 
 
 def milliseconds_interval(estimate: Estimate | None) -> str:

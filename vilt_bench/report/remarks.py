@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from statistics import median
 
 from vilt_bench.judge import remarks as of
-from vilt_bench.report.numbers import digits, digits_above, small
+from vilt_bench.report import limits
+from vilt_bench.report.numbers import digits, digits_above, percent, small
 from vilt_bench.words import counted
 
 _PARTS = {
@@ -81,6 +82,17 @@ def sentence(remark: of.Remark) -> str:
             return f"The sum of stages is {100 * share:+.1f}% from the whole, which is timed apart{ends[found]}"
         case of.SlowedByClocks(share):
             return f"Passes with a clock between the stages take {100 * share:.1f}% longer than those without."
+        case of.BoundWrong(stages, peak):
+            told = ", ".join(
+                f"{_short(name)} took {digits(1000 * measured_s)} ms, not {digits(1000 * least_s)} or more"
+                for name, measured_s, least_s in stages
+            )
+            return (
+                f"A LEAST TIME IS WRONG: {told}; a kernel skips work, as Winograd's convolutions do, or the peak was "
+                f"measured too low{limits.busy(peak)}."
+            )
+        case of.LeastTimes():
+            return _least_times(remark)
         case of.RandomWeights(parts):
             return f"Random weights: {', '.join(parts)}."
         case of.StageFound(stage, counts, note):
@@ -179,6 +191,16 @@ def _computed(remark: of.Computed) -> str:
             f"({small(found.relative_l2)} by norms; {small(found.largest)} at most)"
         )
     return f"{'; '.join(parts)}."
+
+
+def _least_times(remark: of.LeastTimes) -> str:
+    told = "" if remark.least_s is None else f" {digits(1000 * remark.least_s)} ms for the whole"
+    told += "" if remark.share is None else f", {percent(remark.share)} of it reached"
+    return (
+        f"At least{told} (an estimated bound, not a measurement): FLOPs over "
+        f"{limits.described(remark.peak, device=remark.device, threads=remark.threads)}, measured after the passes"
+        f"{limits.busy(remark.peak)}."
+    )
 
 
 def _evidence(evidence: of.Evidence) -> str:

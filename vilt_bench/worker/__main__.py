@@ -62,6 +62,11 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply | 
     if isinstance(request, protocol.Hello):
         yield protocol.Welcome(protocol.VERSION, __version__, PACKAGE)
         request = next(requests, None)
+    if isinstance(request, protocol.MeasurePeak):
+        from vilt_bench.worker.limit import peak_here
+
+        yield peak_here(request.case)
+        return
     if not isinstance(request, protocol.Prepare):
         return
     case = request.case
@@ -133,10 +138,16 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply | 
                 from vilt_bench.worker.profile import profile
 
                 yield protocol.Profiled(profile(subject, seconds=profiling_s, depth=depth, trace=trace))
-            case protocol.Finish():
-                yield protocol.Finished(probe.stop(), subject.remarks())
+            case protocol.Finish(peak_time_s):
+                conditions = probe.stop()  # what follows is none of what went on around the samples
+                peak = None
+                if peak_time_s is not None:
+                    from vilt_bench.worker.limit import peak_after_passes
+
+                    peak = peak_after_passes(case, device, peak_time_s)
+                yield protocol.Finished(conditions, subject.remarks(), peak)
                 return
-            case protocol.Prepare() | protocol.Hello():
+            case protocol.Prepare() | protocol.MeasurePeak() | protocol.Hello():
                 raise RuntimeError("a worker is greeted once, and prepares one case only")
 
 

@@ -1,8 +1,8 @@
-"""Counts what is not timed: parameters, FLOPs, bytes moved, memory; and the least times that follow from them."""
+"""Counts what is not timed: parameters, FLOPs, bytes moved, memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
@@ -12,11 +12,8 @@ from vilt_bench import files
 from vilt_bench.ask.case import WHOLE, Case, command_line, label, parse_backend
 from vilt_bench.embedding import ImageBatch, Mark, TextBatch, tensors
 from vilt_bench.errors import CheckpointError, EmbedderError, FileError, InputError, ViltBenchError
-from vilt_bench.machine.device import prepare_threads, resolve_device
 from vilt_bench.model import VisionLanguageModel, gather_stages, stages
-from vilt_bench.record.run import LEAST_CPU_SHARE, Bounds, Component, Model, Stage, StageMemory
-from vilt_bench.words import counted
-from vilt_bench.worker import backends
+from vilt_bench.record.run import Component, Model, Stage, StageMemory
 from vilt_bench.worker.build import (
     build_inputs,
     build_model,
@@ -31,7 +28,6 @@ from vilt_bench.worker.meters.flops import FlopCount, count_flops
 from vilt_bench.worker.meters.memory import MemoryReading, measure_memory
 from vilt_bench.worker.meters.meta import building, needs_values, without_compiler
 from vilt_bench.worker.meters.offered import count_offered
-from vilt_bench.worker.meters.peak import Peak, measure_peak
 from vilt_bench.worker.meters.traffic import count_traffic
 from vilt_bench.worker.observe import Observer
 
@@ -246,45 +242,3 @@ def list_stages(
         )
         for name in observer.modules
     )
-
-
-def bound(case: Case, stages: Sequence[Stage]) -> Bounds:
-    """Returns the least times of a case's stages on this machine, whose peak is measured for it.
-
-    Raises:
-        DeviceError: the case's device is not there.
-        ConfigError: its backend can't be used.
-    """
-    peak, described = peak_here(case)
-    return Bounds(
-        peak=described,
-        seconds={
-            stage.name: peak.bound_s(stage.flops, stage.moved_bytes)
-            for stage in stages
-            if stage.flops is not None and stage.moved_bytes is not None
-        },
-    )
-
-
-def peak_here(case: Case) -> tuple[Peak, str]:
-    """Returns what this machine reaches, measured now, with the case's device, threads and dtype; and that in words.
-
-    Raises:
-        DeviceError: the case's device is not there.
-        ConfigError: its backend can't be used.
-    """
-    device = resolve_device(case.device)
-    threads = prepare_threads(case.threads)
-    peak = measure_peak(device, getattr(torch, case.dtype), packed=backends.products(case.backend))
-    on = counted(threads, "thread") if device.type == "cpu" else str(device)
-    return peak, (
-        f"{peak.flops_per_s / 1e9:,.0f} GFLOP/s by {peak.kernel} in {case.dtype}, "
-        f"{peak.bytes_per_s / 1e9:,.0f} GB/s from memory, up to {max(peak.bandwidths.values()) / 1e9:,.0f} from caches "
-        f"by a copy or sum, measured just now on {on}{_busy(peak)}"
-    )
-
-
-def _busy(peak: Peak) -> str:
-    if peak.cpu_share is None or peak.cpu_share >= LEAST_CPU_SHARE:
-        return ""
-    return f"; others kept the cores busy (ours {100 * peak.cpu_share:.0f}% of the time), so the true peak is higher"

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
+from vilt_bench.record.peak import Peak
+from vilt_bench.record.peak import best as better
 from vilt_bench.worker.backends.onednn import pack_linear
-from vilt_bench.worker.meters.peak import Peak, measure_peak
+from vilt_bench.worker.meters.peak import measure_peak
 
 CPU = torch.device("cpu")
 PACKED = {"packed": pack_linear}
@@ -25,14 +27,14 @@ def one_thread() -> Iterator[None]:
 
 
 def test_a_bound_is_the_larger_of_arithmetic_and_traffic() -> None:
-    peak = Peak(flops_per_s=100e9, bandwidths={2**28: 10e9})
+    peak = Peak(flops_per_s=100e9, bandwidths=((2**28, 10e9),))
     assert peak.bound_s(50 * 10**9, 10**9) == pytest.approx(0.95 * 0.5)
     assert peak.bound_s(10**9, 10**9) == pytest.approx(0.95 * 0.1)
     assert peak.bound_s(0, 0) == 0
 
 
 def test_what_a_cache_may_hold_moves_at_the_rate_of_the_cache() -> None:
-    peak = Peak(flops_per_s=100e9, bandwidths={2**16: 50e9, 2**20: 200e9, 2**24: 40e9, 2**28: 10e9})
+    peak = Peak(flops_per_s=100e9, bandwidths=((2**16, 50e9), (2**20, 200e9), (2**24, 40e9), (2**28, 10e9)))
     assert peak.bytes_per_s == 10e9
     assert peak.bound_s(0, 2**30) == pytest.approx(0.95 * 2**30 / 10e9)
     assert peak.bound_s(0, 2**25) == pytest.approx(0.95 * 2**25 / 40e9)
@@ -54,6 +56,22 @@ def test_the_peak_is_the_best_kernels() -> None:
 
     peak = measure_peak(CPU, torch.float32, packed={"nothing": free, "refused": lambda weight: None}, time_s=0.001)
     assert peak.kernel == "nothing"
+
+
+def test_the_better_of_two_peaks_has_the_best_of_each_part() -> None:
+    one = Peak(100e9, ((2**16, 50e9), (2**28, 10e9)), "one", 0.5)
+    other = Peak(200e9, ((2**16, 40e9), (2**20, 90e9)), "other", 1.0)
+    assert better(one, other) == better(other, one)
+    assert better(one, other) == Peak(200e9, ((2**16, 50e9), (2**20, 90e9), (2**28, 10e9)), "other", 1.0)
+
+
+def test_a_brief_look_leaves_out_what_takes_long_and_says_how_long_it_took() -> None:
+    begin = time.perf_counter()
+    peak = measure_peak(CPU, torch.float32, time_s=0.001, brief=True)
+    assert peak.took_s is not None
+    assert 0 < peak.took_s <= time.perf_counter() - begin
+    assert max(span for span, _ in peak.bandwidths) == 64 * 2**20
+    assert peak.dtype == "float32"
 
 
 def works() -> dict[str, tuple[int, int, Callable[[], object]]]:
@@ -87,7 +105,7 @@ def works() -> dict[str, tuple[int, int, Callable[[], object]]]:
 
 def test_no_work_takes_less_than_its_bound() -> None:
     best_s: dict[str, float] = {}
-    best = Peak(0.0, {})
+    best: Peak | None = None
     for _ in range(ROUNDS):  # a machine that is busy while the peak is measured shows too low a peak, so look again
         with torch.inference_mode():
             for name, (_, _, work) in works().items():
@@ -96,10 +114,7 @@ def test_no_work_takes_less_than_its_bound() -> None:
                     work()
                     best_s[name] = min(best_s.get(name, 1.0), time.perf_counter() - start)
         peak = measure_peak(CPU, torch.float32, packed=PACKED, time_s=0.02)
-        best = Peak(
-            max(best.flops_per_s, peak.flops_per_s),
-            {span: max(rate, best.bandwidths.get(span, 0.0)) for span, rate in peak.bandwidths.items()},
-        )
+        best = peak if best is None else better(best, peak)
         below = [
             f"{name}: {best_s[name]} s, at least {bound_s} s"
             for name, (flops, moved, _) in works().items()

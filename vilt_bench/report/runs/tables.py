@@ -37,7 +37,11 @@ _WIDE_RANKED, _WIDEST_RANKED = 130, 160
 
 def by_stage(run: Summary, quantities: Sequence[Quantity] = ()) -> Table:
     """Returns a line a stage, under their components, and the whole, with the quantities chosen, else the usual."""
-    quantities = quantities or [*known.usual(), *_of_backends([run], known.PREPARING, known.DIFFERENCE)]
+    quantities = quantities or [
+        *known.usual(),
+        *_where_known([run], known.LIMIT),
+        *_where_known([run], known.PREPARING, known.DIFFERENCE),
+    ]
     inner = {row.component for row in run.rows if row.level == "component"}
     found = []
     for row in run.rows:
@@ -86,11 +90,11 @@ def _usual(runs: Sequence[Summary]) -> list[Quantity]:
     ]
     # A terminal has intervals in the runs' own tables: these come last. The latency itself it always has.
     latency = replace(LATENCY, column=replace(LATENCY.column, least_width=_WIDEST_RANKED + 30))
-    return [latency, *place, *_of_backends(runs, known.DIFFERENCE), rate, share, *counted]
+    return [latency, *place, *_where_known(runs, known.DIFFERENCE), rate, share, *counted]
 
 
-def _of_backends(runs: Sequence[Summary], *quantities: Quantity) -> list[Quantity]:
-    """Returns quantities that are told where a run was compared with eager float32."""
+def _where_known(runs: Sequence[Summary], *quantities: Quantity) -> list[Quantity]:
+    """Returns quantities that are told where a run has them; but for the last, on wide terminals."""
     wide = [replace(each, column=replace(each.column, least_width=_WIDEST)) for each in quantities[:-1]]
     return [
         each for each in (*wide, quantities[-1]) if any(each.of(row) is not None for run in runs for row in run.rows)

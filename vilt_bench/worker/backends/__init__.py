@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import pkgutil
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -159,20 +160,24 @@ def load(name: str) -> Backend:
     return cast("Backend", backend)
 
 
-def products(text: str) -> dict[str, Pack]:
+def products(text: str, *, importing: bool = True) -> dict[str, Pack]:
     """Returns the products that a machine's peak is tried with beside torch's own, by what they are in words.
 
     Each takes a weight [out, in] and returns the product with it, or `None` where it can't be had there.
 
     Args:
         text: a backend, whose products count beside those of this folder's: none is to undercut a least time.
+        importing: whether to have those of other backends that need a package which is not imported yet.
 
     Raises:
         ConfigError: as `load`.
     """
+    own = parse_backend(text)[0]
     found: dict[str, Pack] = {}
-    for each in dict.fromkeys([*_files(), parse_backend(text)[0]]):
-        found |= getattr(load(each), "PRODUCTS", {})
+    for each in dict.fromkeys([*_files(), own]):
+        backend = load(each)
+        if importing or each == own or all(package in sys.modules for package in getattr(backend, "NEEDS", {})):
+            found |= getattr(backend, "PRODUCTS", {})
     return found
 
 

@@ -1,31 +1,33 @@
 """Peak arithmetic and memory bandwidth of this machine, measured: what no stage can be much faster than.
 
-The bound of a stage is max(FLOPs / peak, bytes that it moves at least / bandwidth): an estimate, not a measurement of
-the stage. The peak is that of the best kernel at hand, the bandwidth that of the cache which so many bytes may lie in.
-Kernels that skip work can go below it: Winograd's convolutions, causal attention.
+The peak is that of the best kernel at hand, the bandwidth that of the cache which so many bytes may lie in. What
+follows from them is `record.peak`'s.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, linear
 
+from vilt_bench.record.peak import Peak
+
 CPU_EDGES, ACCELERATOR_EDGES = (384, 768, 1536), (4096, 8192)
 """Rows and columns of matrices: large enough for arithmetic to be the limit; the small fit a busy machine's gaps."""
 CPU_SPANS, ACCELERATOR_SPANS = tuple(4**power for power in range(8, 15)), tuple(4**power for power in range(10, 16))
 """Bytes that are moved: from within the nearest cache, 64 KiB or 1 MiB, to more than caches hold, 256 MiB or 1 GiB."""
+BRIEF_EDGES, BRIEF_SPANS = CPU_EDGES[:2], CPU_SPANS[:-1]
+"""On a CPU, where there is a second at most: without what takes long."""
 TIME_S = 0.08
 """For each measurement, at most, but for its first passes."""
+LONGEST_COLD_S = 0.1
+"""A first pass that takes longer, of a machine without kernels for the dtype, has to do."""
 LEAST_PASSES = 3
 REPEATS = 20
 """Moves within a pass on an accelerator, so that launching and waiting weigh little."""
-ALLOWANCE = 0.05
-"""Share by which a bound is lower than what was reached: other shapes are a little faster, and clocks vary."""
 
 Product = Callable[[Tensor], Tensor]
 """Multiplies its argument with a weight that is already laid out."""
@@ -33,38 +35,13 @@ Pack = Callable[[Tensor], Product | None]
 """Lays out a weight [out, in]; `None`: not offered for it."""
 
 
-@dataclass(frozen=True)
-class Peak:
-    """What the machine reached."""
-
-    flops_per_s: float
-    """2 per multiply-add; of the best kernel."""
-    bandwidths: Mapping[int, float]
-    """Bytes per second by the bytes that were moved, read and written: the better of a copy and a sum."""
-    kernel: str = "a matrix product"
-    """What reached the peak."""
-    cpu_share: float | None = None
-    """CPU time / (threads × wall time) of the fastest product; low, others had the cores, and the peak is too low;
-    `None` on an accelerator."""
-
-    @property
-    def bytes_per_s(self) -> float:
-        """Of memory: more than caches hold."""
-        return self.bandwidths[max(self.bandwidths)]
-
-    def bound_s(self, flops: int, moved_bytes: int) -> float:
-        """Returns the seconds that so much work takes at least."""
-        reached_s = max(flops / self.flops_per_s, moved_bytes / self._bandwidth(moved_bytes))
-        return (1 - ALLOWANCE) * reached_s
-
-    def _bandwidth(self, moved_bytes: int) -> float:
-        """Returns the highest bandwidth of what is as large or larger: of the cache that the bytes may lie in."""
-        below = max((span for span in self.bandwidths if span <= moved_bytes), default=0)
-        return max(rate for span, rate in self.bandwidths.items() if span >= below)
-
-
 def measure_peak(
-    device: torch.device, dtype: torch.dtype, *, packed: Mapping[str, Pack] | None = None, time_s: float = TIME_S
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    packed: Mapping[str, Pack] | None = None,
+    time_s: float = TIME_S,
+    brief: bool = False,
 ) -> Peak:
     """Returns the best of several passes of each kernel and size; takes a few seconds.
 
@@ -73,20 +50,30 @@ def measure_peak(
         dtype: of the operands.
         packed: products with weights that are laid out beforehand, by name.
         time_s: for each measurement.
+        brief: on a CPU, leave out the largest of each, for a second at most with 0.02 s for each measurement.
     """
+    begin = time.perf_counter()
     on_cpu = device.type == "cpu"
+    edges, spans = (CPU_EDGES, CPU_SPANS) if on_cpu else (ACCELERATOR_EDGES, ACCELERATOR_SPANS)
+    if brief and on_cpu:
+        edges, spans = BRIEF_EDGES, BRIEF_SPANS
     with torch.inference_mode():
         fastest = max(
             (2 * edge**3 / wall_s, name, cpu_s / wall_s)
-            for edge in (CPU_EDGES if on_cpu else ACCELERATOR_EDGES)
+            for edge in edges
             for name, work in _products(edge, device, dtype, packed or {}).items()
             for wall_s, cpu_s in [_fastest(work, device, time_s)]
         )
-        bandwidths = {
-            span: max(_bandwidths(span, device, time_s)) for span in (CPU_SPANS if on_cpu else ACCELERATOR_SPANS)
-        }
+        bandwidths = tuple((span, max(_bandwidths(span, device, time_s))) for span in spans)
     flops_per_s, kernel, cores = fastest
-    return Peak(flops_per_s, bandwidths, kernel, cores / torch.get_num_threads() if on_cpu else None)
+    return Peak(
+        flops_per_s,
+        bandwidths,
+        kernel,
+        cores / torch.get_num_threads() if on_cpu else None,
+        str(dtype).removeprefix("torch."),
+        time.perf_counter() - begin,
+    )
 
 
 def _products(
@@ -134,7 +121,8 @@ def _fastest(work: Callable[[], Tensor], device: torch.device, time_s: float) ->
             torch.accelerator.synchronize(device)
         return time.perf_counter() - start, time.process_time() - cpu_start
 
-    if (first := timed())[0] > time_s:
+    # What an accelerator does first it loads and chooses kernels for, whatever that takes.
+    if (first := timed())[0] > max(time_s, LONGEST_COLD_S) and device.type == "cpu":
         return first
     taken = [timed() for _ in range(LEAST_PASSES)]
     while sum(wall_s for wall_s, _ in taken) < time_s:
