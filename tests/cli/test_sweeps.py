@@ -120,7 +120,7 @@ def test_a_list_is_refused_by_what_takes_one_value(refusal, command, option):
         (["patch32", "--batch-size", "1,,2"], "--batch-size: '1,,2' has an empty value"),
         (["patch32", "--batch-size", "1,x"], "invalid int value: 'x'"),
         (["patch32", "--batch-size", "1,0"], "--batch-size must be between 1"),
-        (["patch32", "--dtype", "float32,int8"], "invalid choice: 'int8'"),
+        (["patch32", "--dtype", "float32,int8"], "float16 (or fp32, bf16, fp16); got 'int8'"),
         (["patch32", "--resolution", "64x64,big"], "'big' is not HEIGHTxWIDTH"),
         (["patch32", "--interaction", "none", "--text-length", "8,9"], "--text-length applies to no case"),
         (["patch32", "--batch-size", ",".join(map(str, range(1, 10_002)))], "10,001 combinations"),

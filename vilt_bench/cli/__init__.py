@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from vilt_bench import __version__, files
 from vilt_bench.cli import (
     choose,
+    completion,
     crash,
     doctor,
     embedders,
@@ -34,7 +35,7 @@ from vilt_bench.cli import (
 from vilt_bench.cli.parser import Parser
 from vilt_bench.errors import ViltBenchError
 
-COMMANDS = (run, rerun, verdicts, profile, embedders, choose, paper, report, history, doctor)
+COMMANDS = (run, rerun, verdicts, profile, embedders, choose, paper, report, history, doctor, completion)
 """In the order in which `--help` shows them."""
 
 Command = Callable[[argparse.Namespace], int]
