@@ -203,3 +203,17 @@ sys.exit(42 if child.receive(60) == b"answer" and child.close() is None else 1)
 """
     done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, program])
     assert done.returncode == 42
+
+
+@pytest.mark.parametrize(
+    ("loaded", "own", "expected"), [((), None, "PASSIVE"), ((), "ACTIVE", "ACTIVE"), (("torch",), None, None)]
+)
+def test_studies_wait_as_workers_do_unless_the_user_says_otherwise_or_torch_is_there(
+    monkeypatch, loaded, own, expected
+):
+    from vilt_bench.cli.paper import wait_as_workers_do
+
+    variables = {} if own is None else {"OMP_WAIT_POLICY": own}
+    monkeypatch.setattr("vilt_bench.cli.paper.os.environ", variables)
+    wait_as_workers_do(loaded)
+    assert variables.get("OMP_WAIT_POLICY") == expected

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +75,8 @@ def paper(asked: argparse.Namespace) -> int:
     from vilt_bench.paper.pages.publish import publish
 
     _check(asked)
+    if asked.nms or asked.sequence:
+        wait_as_workers_do()
     rows = list(dict.fromkeys(find_row(name).model for name in asked.rows)) or list(ROWS)
     console = screen.console()
     studies_only = (asked.nms or asked.sequence) and not asked.measure
@@ -89,6 +93,19 @@ def paper(asked: argparse.Namespace) -> int:
     if interrupted:
         return screen.INTERRUPTED
     return _tell_problems(measured) if measured is not None else 0
+
+
+def wait_as_workers_do(loaded: Container[str] = sys.modules) -> None:
+    """Let threads of this process sleep where they wait, as those of workers do; the user's own setting stays.
+
+    Args:
+        loaded: modules that are imported. Once torch is, its threads wait as they were told by then.
+    """
+    from vilt_bench.wire import CALM
+
+    if "torch" not in loaded:
+        for name, value in CALM.items():
+            os.environ.setdefault(name, value)
 
 
 def _tell_problems(measured: Measured) -> int:
