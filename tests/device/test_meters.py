@@ -321,6 +321,20 @@ def test_an_asynchronous_failure_of_a_timed_pass_is_told_of_no_stage(on_fresh_de
     assert found.message.endswith("(an asynchronous failure of the device, by work of any stage until then)")
 
 
+def lost_before_timing():
+    torch.zeros(1, device=lagging())
+    spend(0.3)
+    torch.ops.lagging.fail("the device is lost")  # when that is over: while events are probed
+    try:
+        return type(timer_for(lagging()))
+    except torch.AcceleratorError as error:
+        return str(error)
+
+
+def test_a_device_that_has_failed_is_not_taken_for_one_without_a_clock(on_fresh_device):
+    assert on_fresh_device(lost_before_timing) == "the device is lost"
+
+
 def what_is_there():
     device = resolve_device("auto")
     environment = collect(device, threads=1)

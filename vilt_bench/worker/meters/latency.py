@@ -251,6 +251,7 @@ def timer_for(device: torch.device, events: DeviceEvents | None = None) -> Timer
         events.synchronize()
         first.elapsed_time(last)
     except (RuntimeError, NotImplementedError):  # the device has no timed events
+        events.synchronize()  # which fails again where it is the device that has failed
         return SynchronizingTimer(events.synchronize)
     return DeviceTimer(events.new_event, events.synchronize)
 
