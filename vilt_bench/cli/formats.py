@@ -19,6 +19,8 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     ".tex": ("latex",),
     ".json": ("json", "github-action-benchmark", "bencher"),
     ".xml": ("junit",),
+    ".xlsx": ("xlsx",),
+    ".parquet": ("parquet",),
     ".svg": ("svg",),
     ".png": ("png",),
     ".pdf": ("pdf",),
@@ -28,7 +30,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
 """By a name's ending: formats of such files, the usual one first."""
 _PLAIN = (".txt", ".log")
 """Endings that any text may have."""
-_NO_TEXT = ("png", "pdf")
+_NO_TEXT = ("png", "pdf", "xlsx", "parquet")
 
 
 def chosen(asked: str | None, output: str | None, known: Sequence[str]) -> str:

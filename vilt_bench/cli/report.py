@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vilt_bench.cli import formats, options, screen, values
 from vilt_bench.cli.options import RESULTS
 from vilt_bench.errors import ConfigError
-from vilt_bench.report import FIGURES, LOGS, MAPS, NEWEST, PICTURES, SPANS
+from vilt_bench.report import DATA_FILES, FIGURES, LOGS, MAPS, NEWEST, PICTURES, SPANS
 from vilt_bench.report.runs import FORMATS as TEXTS
 
 FOR_PEOPLE = ("table", "markdown", "latex", "html")
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 def register(add: Add) -> None:
     """Add the command."""
-    parser = add("report", report, "show records as a table, CSV, Markdown, JSON, a picture or a page")
+    parser = add(
+        "report", report, "show records as a table, CSV, Markdown, LaTeX, Excel, Parquet, JSON, a picture or a page"
+    )
     parser.add_argument("runs", nargs="*", metavar="RUN", help=options.RUN)
     options.add_results(parser)
     parser.add_argument(
-        "--format", choices=[*TEXTS, *PICTURES], help="default: what --output's name says, else a table"
+        "--format", choices=[*TEXTS, *DATA_FILES, *PICTURES], help="default: what --output's name says, else a table"
     )
     parser.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
     parser.add_argument(
@@ -118,7 +120,12 @@ def report(asked: argparse.Namespace) -> int:
     paths = [*asked.runs, *getattr(asked, "after", [])]
     if not paths:
         raise ConfigError(f"give records or folders of them, such as {RESULTS}; 'vilt-bench run' saves them there")
-    asked.format = formats.chosen(asked.format, asked.output, [*TEXTS, *PICTURES])
+    asked.format = formats.chosen(asked.format, asked.output, [*TEXTS, *DATA_FILES, *PICTURES])
+    if asked.format in DATA_FILES:
+        from vilt_bench.report.runs import data_files
+
+        _refuse_terminal(asked)
+        data_files.check(asked.format)
     paths = find.find_records(paths, asked.results)
     unreadable: list[str] = []
     # Judged while they are read: samples are let go.
@@ -149,7 +156,7 @@ def report(asked: argparse.Namespace) -> int:
         raise ConfigError(
             f"--figure, --with-paper, --allow-different and --span are for pictures; add --format {', '.join(PICTURES)}"
         )
-    from vilt_bench.report import newest_of, render
+    from vilt_bench.report import newest_of, render, render_data
 
     runs, older = newest_of(runs, asked.newest)
     runs = by_rank(runs) if by_place else runs
@@ -161,6 +168,8 @@ def report(asked: argparse.Namespace) -> int:
         quantities = chosen(asked.columns) if asked.columns else ()
         table.show(runs, screen.console(), left_out=left_out, quantities=quantities)
         return 0
+    if asked.format in DATA_FILES:
+        return _write(render_data(runs, asked.format, quantities=asked.columns), asked.output)
     text = render(runs, asked.format, left_out=left_out, quantities=asked.columns)
     if asked.output is None:
         sys.stdout.write(text)

@@ -22,7 +22,8 @@ def shown(*, quiet: bool) -> Iterator[Report]:
     if quiet:
         yield lambda _: None
     elif (display := _notebook()) is not None:
-        yield _beneath(display)
+        with _beneath(display) as show:
+            yield show
     elif screen.is_terminal():
         with progress.in_place() as show:
             yield lambda told: show([progress.current(told)])
@@ -40,7 +41,8 @@ def _notebook() -> Callable[..., Any] | None:
     return display  # type: ignore[no-any-return, unused-ignore]
 
 
-def _beneath(display: Callable[..., Any]) -> Report:
+@contextmanager
+def _beneath(display: Callable[..., Any]) -> Iterator[Report]:
     from vilt_bench.report import clean
 
     handle = display({"text/plain": ""}, raw=True, display_id=True)
@@ -48,4 +50,7 @@ def _beneath(display: Callable[..., Any]) -> Report:
     def show(told: Progress) -> None:
         handle.update({"text/plain": clean.printed(progress.current(told))}, raw=True)
 
-    return show
+    try:
+        yield show
+    finally:
+        handle.update({"text/plain": ""}, raw=True)

@@ -11,6 +11,7 @@ from typing import Any
 from vilt_bench.errors import ConfigError
 from vilt_bench.judge.summary import Summary
 from vilt_bench.record.run import Run
+from vilt_bench.words import counted
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Picture:
             )
         write_bytes(path, render_picture(self.runs, format, **self.options))
         return Path(path)
+
+    def __repr__(self) -> str:
+        """Returns how to see it, where nothing shows pictures."""
+        return f"<picture of {counted(len(self.runs), 'run')}; .save('latency.pdf') writes it>"
 
     def _repr_svg_(self) -> str:
         from vilt_bench.report import render_picture

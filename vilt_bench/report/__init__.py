@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PICTURES = ("svg", "png", "pdf", "html")
 """Formats of `render_picture`; the only ones that need matplotlib."""
+DATA_FILES = ("xlsx", "parquet")
+"""Formats of `render_data`; each needs a library that comes with an extra of its name."""
 MAPS = ("curve", "pareto", "heatmap")
 """Pictures of a sweep."""
 FIGURES = ("latency", "size", *MAPS)
@@ -63,6 +65,26 @@ def render(
         options["quantities"] = chosen(quantities)
     text: str = import_module(f"{__name__}.runs.{FORMATS[format]}").render(summaries(runs), **options)
     return text
+
+
+def render_data(runs: Iterable[Run | Summary], format: str, *, quantities: Sequence[str] = ()) -> bytes:
+    """Returns the tidy rows of the runs, those of CSV, as the content of a file that is no text.
+
+    Args:
+        runs: in order; each is judged once, unless it is judged already.
+        format: one of `DATA_FILES`.
+        quantities: as for `render`.
+
+    Raises:
+        ConfigError: there is no such format or quantity, or the library that writes it is missing.
+    """
+    if format not in DATA_FILES:
+        raise ConfigError(f"must be one of {', '.join(DATA_FILES)} for a file of data; got {format!r}", field="format")
+    from vilt_bench.judge.summary import summaries
+    from vilt_bench.report.columns import chosen
+    from vilt_bench.report.runs import data_files
+
+    return data_files.render(summaries(runs), format, quantities=chosen(quantities) if quantities else ())
 
 
 def newest_of(runs: Iterable[Run | Summary], count: int | None) -> tuple[list[Summary], list[str]]:

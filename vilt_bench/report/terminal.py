@@ -25,7 +25,8 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         """Make a console that takes no markup: names may hold brackets."""
-        super().__init__(**({"markup": False, "emoji": False} | options))
+        # In a notebook rich would show what it is to write into a text.
+        super().__init__(**({"markup": False, "emoji": False, "force_jupyter": False} | options))
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Returns the text, of each line what `clean.printed` leaves."""
