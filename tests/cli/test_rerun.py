@@ -152,3 +152,14 @@ def test_a_function_that_python_calls_is_told_apart_from_records_that_do_not_say
     assert load(path).origin == FROM_PYTHON
     assert FROM_PYTHON.command is None
     assert load(store.save(make_run(run_id="ffff"), tmp_path)).origin is None
+
+
+def test_records_are_measured_again_as_a_sweep_is(monkeypatch, make_run):
+    from vilt_bench.director import rerun
+
+    asked = []
+    monkeypatch.setattr(rerun, "check_repeatable", lambda runs: None)
+    monkeypatch.setattr(rerun, "measure_sweep", lambda cases, sampling, **_: asked.append((cases, sampling)) or [])
+    runs = [make_run("patch32"), make_run("grid-r50")]
+    assert rerun.rerun(runs) == []
+    assert asked == [([run.case for run in runs], runs[0].sampling)]

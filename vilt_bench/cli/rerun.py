@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from vilt_bench.ask.case import case_name
-from vilt_bench.cli import axes, formats, options, outcome, screen, values, verdicts
+from vilt_bench.cli import axes, formats, options, outcome, progress, screen, values, verdicts
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def rerun(asked: argparse.Namespace) -> int:
             runs,
             allow_different=asked.allow_different,
             say=say,
-            report=screen.narrator(quiet=asked.quiet),
+            report=stack.enter_context(progress.shown(quiet=asked.quiet)),
             patience_s=asked.patience,
             overhear=screen.overhear(debug=asked.debug),
             name=asked.name,

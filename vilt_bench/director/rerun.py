@@ -10,8 +10,9 @@ from vilt_bench import __version__, protocol
 from vilt_bench.ask.case import ALL, Case, case_name, command_line
 from vilt_bench.ask.registry import OWN_MODULE
 from vilt_bench.director.commit import read_source
-from vilt_bench.director.measure import Finished, Report, check_cases, measure_together
+from vilt_bench.director.measure import Finished, check_cases
 from vilt_bench.director.process import MeasuringProcess, Overhear, ReplyT, Worker
+from vilt_bench.director.sweep import SweepReport, measure_sweep
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
 from vilt_bench.record.alike import OWN, Setup, check_names, differences, key
 from vilt_bench.record.journal import Note
@@ -26,7 +27,7 @@ def rerun(
     *,
     allow_different: Collection[str] = (),
     say: Say = lambda _: None,
-    report: Report = lambda _: None,
+    report: SweepReport = lambda _: None,
     patience_s: float | None = None,
     overhear: Overhear = lambda _: None,
     finished: Finished = lambda _: None,
@@ -35,7 +36,7 @@ def rerun(
     name: str | None = None,
     origin: Origin = FROM_PYTHON,
 ) -> list[Run]:
-    """Returns new runs of the records' cases, those of one sampling measured together; a case that several have once.
+    """Returns new runs of the records' cases, those of one sampling as one sweep; a case that several have once.
 
     What differs from then is refused or said before anything is timed: machine, device, threads, versions, settings.
 
@@ -43,7 +44,7 @@ def rerun(
         runs: of records.
         allow_different: names of what may differ from then, as `compare` has it.
         say: told in a sentence what differs, and may.
-        report: as `measure_together`.
+        report: as `measure_sweep`.
         patience_s: likewise.
         overhear: likewise.
         finished: likewise.
@@ -55,7 +56,7 @@ def rerun(
     Raises:
         RecordError: a run can't be repeated, or has no times to compare with.
         ConfigError: what differs may not, or is nothing that is checked.
-        ViltBenchError: as `measure_together`.
+        ViltBenchError: as `measure_sweep`.
     """
     check_repeatable(runs)
     check_names(allow_different, runs, "compare")
@@ -82,7 +83,7 @@ def rerun(
     new: list[Run] = []
     for cases in groups.values():
         firsts = [same[0] for same in cases.values()]
-        new += measure_together(
+        new += measure_sweep(
             [run.case for run in firsts],
             firsts[0].sampling,
             report=report,
