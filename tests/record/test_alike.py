@@ -36,6 +36,7 @@ CASE = {
     "dtype": {"dtype": "bfloat16"},
     "batch-size": {"batch_size": 2},
     "backend": {"backend": "onednn"},
+    "quantize": {"quantize": "int8"},
     "checkpoint": {"checkpoint": "a.pt"},
     "interaction": {"interaction": "bert"},
     "vilt": {"vilt": ViltConfig(layers=6)},
@@ -67,11 +68,11 @@ APART: Mapping[Purpose, set[str]] = {
     "resume": {*RULES} - {"commit", "name", "side"},
     "compare": {*CASE, *WHERE, ANY_VERSION, "sampling"} - ASKED,
     "drift": {*CASE, *WHERE, ANY_VERSION, "side"} - ASKED,
-    "draw": {*WHERE, *VERSIONS, "dtype", "batch-size", "backend"},
+    "draw": {*WHERE, *VERSIONS, "dtype", "batch-size", "backend", "quantize"},
     "history": {*CASE, *ENVIRONMENT, "side"} - ASKED,
     "rank": {
-        *ENVIRONMENT, "preprocessing", "text-length", "dtype", "batch-size", "backend", "interaction", "vilt",
-        "vilt-bench", "side",
+        *ENVIRONMENT, "preprocessing", "text-length", "dtype", "batch-size", "backend", "quantize", "interaction",
+        "vilt", "vilt-bench", "side",
     },
 }  # fmt: skip
 # Where a record that does not tell a setting contradicts none.

@@ -247,7 +247,8 @@ def test_cases_that_differ_in_any_field_bear_different_names_side_by_side(make_r
         *(Case("patch32", **field) for field in (
             {"resolution": (384, 384)}, {"fit": "exact"}, {"reduce": "avg-pool:2"}, {"images": ("a.jpg",)},
             {"preprocessing": True}, {"text_length": 20}, {"batch_size": 8}, {"device": "cuda"}, {"dtype": "bfloat16"},
-            {"threads": 1}, {"backend": "onednn"}, {"checkpoint": "a"}, {"interaction": "bert"}, {"vilt": vilt},
+            {"threads": 1}, {"backend": "onednn"}, {"quantize": "int8"},
+            {"checkpoint": "a"}, {"interaction": "bert"}, {"vilt": vilt},
             {"seed": 1}, {"options": {"a": 1}}, {"options": {"a": "1"}}, {"options": {"a": "1,b=2"}},
             {"options": {"a": 1, "b": 2}},
         )),

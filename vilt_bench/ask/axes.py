@@ -31,7 +31,7 @@ MOST_COMBINATIONS = 10_000
 NATIVE = "native"
 """As a resolution: each image's own size, which is a fit."""
 NONE = "none"
-"""As a reduction: none."""
+"""As a reduction or quantisation: none."""
 
 AXES: Mapping[str, type] = {
     "resolution": str,
@@ -42,6 +42,7 @@ AXES: Mapping[str, type] = {
     "text_length": int,
     "dtype": str,
     "backend": str,
+    "quantize": str,
     "device": str,
     "threads": int,
     "batch_size": int,
@@ -315,9 +316,9 @@ def _value(name: str, value: Any) -> Any:
             return tuple(value)
         case "resolution" if isinstance(value, str) and value != NATIVE:
             return parse_resolution(value)
-        case "resolution" | "threads" | "reduce" if value is None:
+        case "resolution" | "threads" | "reduce" | "quantize" if value is None:
             return None
-        case "reduce" if value == NONE:
+        case "reduce" | "quantize" if value == NONE:
             return None
         case "dtype" if isinstance(value, str):
             return parse_dtype(value)

@@ -38,6 +38,8 @@ REDUCTIONS = {"pixel-shuffle": 2, "avg-pool": 2, "perceiver": 64, "qformer": 32,
 """Ways to reduce visual tokens, each with an example of its number: the edge of the squares of cells that become one
 token; the tokens left; for `tome`, the tokens merged away."""
 
+QUANTIZATIONS = ("int8", "fp8")
+"""Types that weights and activations of products may be brought to."""
 EAGER = "torch"
 """The backend that computes stages as they are built: torch's own modules, one operator after the other."""
 WHOLE, STRICT = "whole", "strict"
@@ -129,6 +131,8 @@ class Case:
     threads: int | None = None
     backend: str = EAGER
     """Who computes the stages, and how: `NAME[:KEY=VALUE,…]`, as in `torch:channels_last`; see docs/backends.md."""
+    quantize: str | None = None
+    """Brings weights and activations of products to one of `QUANTIZATIONS`, by the backend's means; `None`: to none."""
     checkpoint: str | None = None
     """Weights of the shared ViLT: a folder, a file, or `hub:ORGANISATION/NAME`; `None`: random."""
     interaction: str = "vilt"
@@ -154,9 +158,12 @@ class Case:
             object.__setattr__(self, "resolution", read_resolution(self.resolution))
         if isinstance(self.images, str):
             object.__setattr__(self, "images", (self.images,))
-        backend = self.linear if self.backend == EAGER else self.backend
+        backend = self.linear if self.backend == EAGER and self.quantize is None else self.backend
         object.__setattr__(self, "backend", write_backend(*parse_backend(backend)))
-        object.__setattr__(self, "linear", self.backend)
+        # An older version would leave out what it does not know, and measure another thing: this it refuses.
+        object.__setattr__(self, "linear", f"{self.backend}{'' if self.quantize is None else f' in {self.quantize}'}")
+        if self.quantize is not None:
+            _check_choice("quantize", self.quantize, QUANTIZATIONS)
         for text in (self.embedder, *map(str, self.options.values()), *self.images, self.checkpoint or ""):
             if not text.isascii() and text != text.encode(errors="replace").decode():
                 raise ConfigError(f"{text!r} is no UTF-8, which records are in; give it another name")
@@ -487,7 +494,7 @@ def unusual(case: Case) -> dict[str, str]:
                 continue
             text = "×".join(map(str, value)) if each.name == "resolution" else _listed(value)
             said[each.name] = (
-                text if each.name in ("resolution", "device", "dtype", "backend") else f"{each.name} {text}"
+                text if each.name in ("resolution", "device", "dtype", "backend", "quantize") else f"{each.name} {text}"
             )
     return said
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Read = Callable[[str], Any]
 
 NATIVE = "native"
-LISTS = ("batch_size", "resolution", "dtype", "text_length", "reduce", "threads", "interaction", "backend")
+LISTS = ("batch_size", "resolution", "dtype", "text_length", "reduce", "threads", "interaction", "backend", "quantize")
 """Axes that are options of their own; a plan knows more."""
 SINGLE = ("fit", "preprocessing", "device", "seed")
 """Fields of a case of which the command line takes one value."""
@@ -141,7 +141,7 @@ def check_backends(cases: Iterable[Case]) -> None:
     """
     from vilt_bench.worker.backends import check
 
-    for asked in dict.fromkeys((case.backend, case.device) for case in cases):
+    for asked in dict.fromkeys((case.backend, case.device, case.quantize) for case in cases):
         check(*asked)
 
 

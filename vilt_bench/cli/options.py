@@ -238,6 +238,13 @@ def add_backend(group: argparse._ArgumentGroup, *, lists: bool = False) -> None:
         "onednn with prepacked weights; what else there is, and what to choose when, is in docs/backends.md "
         f"(default: {USUAL.backend})",
     )
+    group.add_argument(
+        "--quantize",
+        type=(axes.several if lists else axes.one)(axes.text),
+        metavar="int8|fp8",
+        help="weights and activations of products in fewer bits, by the backend's own means: torchao for torch, NNCF "
+        "for openvino, dynamic quantisation for onnxruntime; none is as they are (default: none)",
+    )
     group.add_argument("--linear", action=axes.Renamed, help=argparse.SUPPRESS)
 
 

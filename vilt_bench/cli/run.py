@@ -43,8 +43,8 @@ def register(add: Add) -> None:
     options.add_sort(parser, default="rank")
     group = parser.add_argument_group(
         "sweeps",
-        "--batch-size, --resolution, --dtype, --text-length, --reduce, --threads, --interaction and --backend take "
-        "several values, with commas between them: every combination with every embedder is a case.",
+        "--batch-size, --resolution, --dtype, --text-length, --reduce, --threads, --interaction, --backend and "
+        "--quantize take several values, with commas between them: every combination with every embedder is a case.",
     )
     group.add_argument(
         "--plan",

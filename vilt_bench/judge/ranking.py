@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Ranked = TypeVar("Ranked", "Run", "Summary")
 SWEPT = ("resolution", "fit", "reduce", "seed")
 """What may be an embedder's own; where one embedder has several values, it is an axis, and each value has a ranking."""
-WAYS = ("dtype", "backend", "threads", "reduce")
+WAYS = ("dtype", "backend", "quantize", "threads", "reduce")
 """Along these a single embedder's runs are ranked: other ways to the same end."""
 
 

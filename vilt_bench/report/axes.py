@@ -109,6 +109,7 @@ AXES: Mapping[str, Axis] = {
         ),
         Axis("dtype", "Dtype", lambda run: run.case.dtype),
         Axis("backend", "Backend", lambda run: run.case.backend),
+        Axis("quantize", "Quantisation", lambda run: run.case.quantize or "none"),
         Axis(
             "device",
             "Device",

@@ -128,7 +128,7 @@ def apart(
     )
 
 
-_MATTERS = ("machine", "dtype", "threads", "batch-size", "backend")
+_MATTERS = ("machine", "dtype", "threads", "batch-size", "backend", "quantize")
 """Axes that are told even where another tells as much, since times are not alike without them."""
 
 
@@ -150,7 +150,7 @@ def _check_machines(runs: Sequence[Summary], taken: Collection[str], allow_diffe
     for each in alike.differences(timed, "draw"):
         if not each.matters or {each.name, ALL} & set(allow_different):
             continue
-        if each.name in taken or each.name in ("dtype", "batch-size", "threads", "backend"):
+        if each.name in taken or each.name in ("dtype", "batch-size", "threads", "backend", "quantize"):
             continue
         # Each machine has its own versions and settings.
         places = {(known.MACHINE.of(run), run.environment and run.environment.device, value)

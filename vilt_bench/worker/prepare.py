@@ -28,7 +28,7 @@ FLOAT32 = "float32"
 def is_plain(case: Case) -> bool:
     """Returns whether a case is computed by torch as it is built, its stages as they are."""
     name, options = parse_backend(case.backend)
-    return name == EAGER and not options.keys() - {STRICT}
+    return name == EAGER and case.quantize is None and not options.keys() - {STRICT}
 
 
 class Seen(NamedTuple):
@@ -91,7 +91,7 @@ def prepare_stages(
     for stage, module in list(stages(model)):
         inputs, outputs = (copied(each, dtype) for each in examples.stages[stage])
         another = None if other is None else copied(other.stages[stage], dtype)
-        whole = backends.StageToPrepare(stage, module, inputs, outputs, device, dtype, threads, another)
+        whole = backends.StageToPrepare(stage, module, inputs, outputs, device, dtype, threads, another, case.quantize)
         stage_begin = time.perf_counter()
         try:
             with torch.no_grad():

@@ -215,7 +215,7 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
         MemoryError: weights and inputs need more than there is.
     """
     _, options = parse_backend(case.backend)
-    backends.check(case.backend, device.type)
+    backends.check(case.backend, device.type, case.quantize)
     before = torch_state()
     # The input first: whether it fits is told by an embedder that takes no memory and hardly any time.
     embedder = embedder_for_input(case)

@@ -52,7 +52,7 @@ def prepared(
     ("embedder", "asked"),
     [
         ("patch32", {"batch_size": 2}),
-        pytest.param("grid-r50", {"resolution": (64, 64)}, marks=pytest.mark.slow),
+        pytest.param("grid-r50", {"resolution": (128, 128)}, marks=pytest.mark.slow),
         pytest.param("timm/vit_tiny_patch16_224", {"resolution": (224, 224)}, marks=pytest.mark.slow),
     ],
 )
@@ -74,7 +74,9 @@ def test_all_stages_are_exported_and_compute_what_eager_torch_does(
 def test_of_a_region_detector_what_finds_things_stays_with_torch_and_the_answer_is_the_same(backend: str) -> None:
     _, found = measured(case(backend, "region-r101-c4", resolution=(224, 224), images=()))
     by_torch = {stage.name for stage in found.stages if stage.fell_back is not None}
-    assert by_torch == {"visual_embedder.proposal_nms", "visual_embedder.class_nms"}
+    assert by_torch == {
+        f"visual_embedder.{name}" for name in ("rpn", "proposal_nms", "predictor", "class_nms")
+    }  # planted values stand in for those of rpn and predictor
     assert found.deviation is not None
     assert found.deviation.relative < 1e-4
 
@@ -282,3 +284,82 @@ def test_what_a_stage_copies_or_returns_twice_is_written_too(backend: str) -> No
     ready.run(torch.zeros(2, 3))
     double, same, again = ready.run(torch.ones(2, 3))
     assert (double.sum(), same.sum(), again.sum()) == (12, 6, 12)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
+def test_int8_rounds_weights_and_activations_to_256_steps_and_is_told(
+    backend: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 64)
+    values = torch.rand(32, 64) - 0.5
+    with torch.no_grad():
+        expected = layer(values)
+        stage = StageToPrepare(
+            "stage", layer, values, expected, torch.device("cpu"), torch.float32, 1, None, quantize="int8"
+        )
+        ready = backends.load(backend).prepare(stage, {})
+        difference = (ready.run(values) - expected).norm() / expected.norm()
+    assert ready.precision == "int8"
+    assert "int8 weights and activations" in ready.computed_by
+    assert (
+        2**-11 < difference < 2**-4
+    )  # a step is 2**-7 of the largest value, and the largest some three times the usual
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
+def test_a_case_in_int8_is_compared_with_float32_and_names_what_quantised(backend: str) -> None:
+    subject, found = measured(case(backend, quantize="int8"))
+    told = {stage.name: stage.precision for stage in found.stages}
+    assert told["modality_interaction.transformer"] == "int8"
+    assert "int8" not in told["modality_interaction.concatenation"]
+    assert {stage.fell_back for stage in found.stages} == {None}
+    assert found.deviation is not None
+    assert 1e-4 < found.deviation.relative_l2 < 0.2
+    assert subject.count().stages
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--backend", "onednn", "--quantize", "int8"], "--backend onednn has no int8"),
+        (["--backend", "openvino", "--quantize", "fp8"], "--backend openvino has no fp8; it has int8"),
+        (["--quantize", "int3"], "must be one of int8, fp8; got 'int3'"),
+    ],
+)
+def test_what_a_backend_can_not_quantise_to_is_refused_in_one_line(
+    words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "patch32", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--quantize" in line
+    assert problem in line
+
+
+def test_fp8_is_refused_where_the_device_has_none() -> None:
+    with pytest.raises(ConfigError, match=r"fp8 needs a GPU of compute capability 8\.9 or later"):
+        prepare(case("torch", quantize="fp8"), torch.device("cpu"), HostTimer())
+
+
+def test_an_older_version_refuses_a_quantised_case_and_this_one_reads_it_as_it_was() -> None:
+    asked = case("torch", quantize="int8")
+    assert asked.linear not in ("torch", "onednn")
+    assert (asked.backend, asked.quantize) == ("torch", "int8")
+
+
+class PutInPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.work = nn.Linear(4, 4)
+        self.unused = nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.work(inputs)
+        return inputs + 1
+
+
+@EXPORTS
+def test_a_stage_of_which_a_graph_would_leave_work_out_stays_with_torch(backend: str) -> None:
+    with pytest.raises(NotPreparedError, match="a graph would leave out work, whose output is not used"):
+        prepared(backend, PutInPlace(), torch.rand(2, 4))

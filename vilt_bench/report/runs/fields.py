@@ -32,6 +32,7 @@ def run_fields(run: Summary) -> dict[str, str | int | float | None]:
         "threads": where.threads if where is not None else None,
         "dtype": run.case.dtype,
         "backend": run.case.backend,
+        "quantize": run.case.quantize,
         "backend_used": model.linear if model is not None else None,
         "library": model.computation.version if model is not None and model.computation is not None else None,
         "batch_size": run.case.batch_size,

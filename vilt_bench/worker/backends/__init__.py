@@ -59,6 +59,8 @@ class StageToPrepare(NamedTuple):
     """That torch has on the CPU."""
     other: tuple[Any, Any] | None = None
     """Inputs and outputs, likewise, of another batch of the case, perhaps in other shapes; `None`: it has one batch."""
+    quantize: str | None = None
+    """One of the backend's `QUANTIZES`, in which it is to compute products; `None`: in none."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Backend(Protocol):
     - `OPTIONS: Mapping[str, Values]`: its options beside `COMMON`; none is named as a backend is.
     - `DEVICES: Sequence[str]`: types of devices that it can use, such as `cpu`; without it, any.
     - `NEEDS: Mapping[str, str]`: packages that are imported, by what pip installs for them.
+    - `QUANTIZES: Mapping[str, Mapping[str, str]]`: what it can quantise to, each with its needs.
     - `PRODUCTS: Mapping[str, Pack]`: its matrix products, where they may be faster than torch's, see `products`.
     - `KEEPS_MODULES: bool`: whether stages stay modules that call each other, which a profile tells apart.
     - `remarks() -> Iterable[str]`: what a reader must know of how the passes went, a sentence each.
@@ -110,12 +113,13 @@ def names() -> list[str]:
     return sorted({*_files(), *(point.name for point in entry_points(group=GROUP))})
 
 
-def check(text: str, device: str = "auto") -> None:
+def check(text: str, device: str = "auto", quantize: str | None = None) -> None:
     """Refuse a backend that can't be used as a text like `torch:channels_last` asks for; torch is not imported.
 
     Args:
         text: name and options.
         device: that is asked for, as far as it is known: `auto` is not.
+        quantize: what weights and activations are to be brought to; `None`: nothing.
 
     Raises:
         ConfigError: there is none of that name, it can't be imported, what it needs is not installed, or it has no such
@@ -126,6 +130,12 @@ def check(text: str, device: str = "auto") -> None:
     backend = load(name)
     _check_needs(name, getattr(backend, "NEEDS", {}))
     _check_options(name, options, {**getattr(backend, "OPTIONS", {}), **COMMON})
+    if quantize is not None:
+        known: Mapping[str, Mapping[str, str]] = getattr(backend, "QUANTIZES", {})
+        if quantize not in known:
+            able = f"; it has {', '.join(known)}" if known else ""
+            raise ConfigError(f"`backend` {name} has no {quantize}{able}; leave it out", field="quantize")
+        _check_needs(f"{name} in {quantize}", known[quantize])
     if device != "auto":
         check_device(name, device)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import platform
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from vilt_bench.errors import ConfigError
 from vilt_bench.judge.remarks import largest_deviation
 from vilt_bench.worker.backends import NotPreparedError, StageToPrepare
 from vilt_bench.worker.deviation import NotComparableError, NotFiniteError, deviation
@@ -74,7 +76,8 @@ def export(stage: StageToPrepare) -> Graph:
     """
     leaves, spec = _flat(stage.inputs, "takes")
     given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    produced, output_spec = _flat(stage.module(stage.inputs), "returns")
+    with _called(stage.module) as called:
+        produced, output_spec = _flat(stage.module(stage.inputs), "returns")
     own = {id(leaf): index for index, leaf in enumerate(given)}
     places: list[tuple[str, Any]] = []
     computed: list[int] = []
@@ -101,6 +104,7 @@ def export(stage: StageToPrepare) -> Graph:
             dynamic_shapes=None if open_sizes is None else {"inputs": open_sizes},
             strict=False,
         )
+    _check_all_is_computed(program, called)
     if open_sizes is not None or _depends_on_data(program):
         shapes = _known(program, len(computed))  # type: ignore[assignment]
     return Graph(
@@ -145,6 +149,25 @@ def check(stage: StageToPrepare, run: Callable[[Any], Any], precision: str) -> N
             f"of another batch of the case, its output differs by {found.relative:.2g} of the largest, and "
             f"{bound:g} would be rounding"
         )
+
+
+def int8_remark(stage: StageToPrepare) -> str:
+    """Returns what is to be told of a stage in int8 on a processor without instructions for it; else nothing."""
+    if stage.quantize != "int8" or stage.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+        return ""
+    able = getattr(torch.cpu, "_is_vnni_supported", lambda: True)()
+    return "" if able else " (this processor has no instructions for int8, which may be slower than float32)"
+
+
+def check_quantized(stage: StageToPrepare) -> None:
+    """Refuse to quantise what is not in float32.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if stage.quantize is not None and stage.dtype != torch.float32:
+        dtype = str(stage.dtype).removeprefix("torch.")
+        raise ConfigError(f"is of models in float32, and `dtype` is {dtype}; leave one out", field="quantize")
 
 
 @contextmanager
@@ -240,6 +263,49 @@ def _open_sizes(
         for one, another in zip(given, tensors, strict=True)
     )
     return open_sizes if any(open_sizes) else None
+
+
+@contextmanager
+def _called(module: nn.Module) -> Iterator[set[str]]:
+    """Returns a context in which names of layers with products are gathered as they are called."""
+    found: set[str] = set()
+
+    def noting(name: str) -> Callable[..., None]:
+        return lambda *_: found.add(name)
+
+    hooks = [
+        layer.register_forward_pre_hook(noting(name))
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d)
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_all_is_computed(program: ExportedProgram, called: set[str]) -> None:
+    """Refuse a graph that leaves out layers whose result changes no output: eager torch computes them all the same.
+
+    Raises:
+        NotPreparedError: it does, as where planted values stand in for the layers' own.
+    """
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    live, waiting = {output}, [output]
+    while waiting:
+        new = [node for node in waiting.pop().all_input_nodes if node not in live]
+        live.update(new)
+        waiting += new
+    names = program.graph_signature.inputs_to_parameters
+    used = {names[node.name] for node in live if node.name in names}
+    # Modules that share a parameter have it by the first one's name.
+    every = {name for name, _ in program.named_parameters()}
+    unused = every - used
+    if dead := sorted(each for each in called if f"module.{each}.weight".replace("..", ".") in unused):
+        raise NotPreparedError(
+            f"a graph would leave out {', '.join(dead[:3])}, whose output is not used, and eager torch computes"
+        )
 
 
 def _values(program: ExportedProgram, count: int) -> list[Any]:

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from vilt_bench.errors import ConfigError
 from vilt_bench.worker.backends import NotPreparedError, Prepared, StageToPrepare
-from vilt_bench.worker.backends._exported import Graph, check, converting, export, quiet
+from vilt_bench.worker.backends._exported import (
+    Graph,
+    check,
+    check_quantized,
+    converting,
+    export,
+    int8_remark,
+    quiet,
+)
 
 BY_DEVICE = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _TYPES = {
@@ -45,6 +53,7 @@ def prepare(stage: StageToPrepare, asked_for: Any) -> Prepared:
         NotPreparedError: the stage can't be exported, or is right for its example only.
     """
     provider = _provider(stage, asked_for)
+    check_quantized(stage)
     dtype = str(stage.dtype).removeprefix("torch.")
     with quiet(), tempfile.TemporaryDirectory(prefix="vilt-bench-", ignore_cleanup_errors=True) as folder:
         graph = export(stage)
@@ -64,10 +73,35 @@ def prepare(stage: StageToPrepare, asked_for: Any) -> Prepared:
             assert made is not None
             made.save(path, external_data=True)
         del made
+        if stage.quantize is not None:
+            with converting("ONNX Runtime's quantisation"):
+                path, dtype = _quantized(path)
         session = _session(path, stage, provider)
     run = graph.called_as_stage(_bound(session, graph, stage.device))
     check(stage, run, dtype)
-    return Prepared(run, f"ONNX Runtime, {provider}", dtype, allocates_elsewhere=True)
+    told = "" if dtype != "int8" else f", int8 weights and activations of matrix products{int8_remark(stage)}"
+    return Prepared(run, f"ONNX Runtime, {provider}{told}", dtype, allocates_elsewhere=True)
+
+
+def _quantized(path: Path) -> tuple[Path, str]:
+    """Returns the graph with matrix products in int8, where it has any, and its precision.
+
+    Weights are quantised by channel, activations in each pass by their own range. Convolutions stay: the runtime has
+    but slow ones of this kind.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    new = path.with_stem("quantized")
+    quantize_dynamic(
+        path,
+        new,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=True,
+    )
+    nodes = onnx.load(new, load_external_data=False).graph.node
+    return new, "int8" if any(node.op_type == "MatMulInteger" for node in nodes) else "float32"
 
 
 def _provider(stage: StageToPrepare, asked_for: Any) -> str:

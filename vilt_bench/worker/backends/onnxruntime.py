@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 OPTIONS = {"provider": str}
 """`provider`: an execution provider, such as `CUDAExecutionProvider`; without it, the CPU's or CUDA's by the device."""
 DEVICES = ("cpu", "cuda")
+QUANTIZES: Mapping[str, Mapping[str, str]] = {"int8": {}}
 NEEDS = {
     "onnxruntime": "onnxruntime>=1.20",
     "onnx": "onnx>=1.17",

@@ -14,6 +14,7 @@ OPTIONS = {"device": str, "precision": ("f32", "bf16", "f16")}
 """`device`: one of OpenVINO's, such as `CPU`, which is the usual one, or `GPU`. `precision`: the hint in which to
 compute; without it, the case's dtype."""
 DEVICES = ("cpu",)
+QUANTIZES = {"int8": {"nncf": "nncf>=2.14"}}
 NEEDS = {"openvino": "openvino>=2025.0"}
 
 
@@ -33,8 +34,10 @@ def prepare(stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:
 
 def version() -> str:
     """Returns OpenVINO's version, and that of what exports."""
+    import sys
     from importlib.metadata import version
 
     import torch
 
-    return f"openvino {version('openvino')}, exported by torch {torch.__version__}"
+    quantised = f", nncf {version('nncf')}" if "nncf" in sys.modules else ""
+    return f"openvino {version('openvino')}, exported by torch {torch.__version__}{quantised}"

@@ -24,7 +24,7 @@ OPTIONS = {
 `attention`: torch's kernel of scaled dot-product attention. `tf32`: products of float32, of matrices and convolutions,
 by tensor cores that see 10 bits of the fraction. `matmul_precision`: torch's `set_float32_matmul_precision`."""
 
-
+QUANTIZES = {name: {"torchao": "torchao>=0.10"} for name in ("int8", "fp8")}
 KEEPS_MODULES = True
 _OF_CUDA = ("efficient", "cudnn")
 
@@ -53,14 +53,21 @@ def prepare(stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:
         done.append(f"{counted(folded, 'batch normalisation')} folded")
     if options.get("channels_last") and _torch_options.to_channels_last(stage.module):
         done.append("channels last")
+    if stage.quantize is not None:
+        from vilt_bench.worker.backends import _torchao
+
+        return _torchao.quantized(stage, Prepared(run, ", ".join(["torch", *done]), precision))
     return Prepared(run, ", ".join(["torch", *done]), precision)
 
 
 def version() -> str:
     """Returns torch's version."""
+    import sys
+    from importlib.metadata import version
+
     import torch
 
-    return f"torch {torch.__version__}"
+    return f"torch {torch.__version__}" + (f", torchao {version('torchao')}" if "torchao" in sys.modules else "")
 
 
 def _precision(stage: StageToPrepare, options: Mapping[str, Option]) -> str:
