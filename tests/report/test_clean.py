@@ -392,6 +392,7 @@ JUDGES = {
     "github": judge_github,
     "markdown": judge_markdown,
     "latex": judge_latex,
+    "html": judge_html,
 }
 
 

@@ -31,11 +31,12 @@ from vilt_bench.cli import (
     screen,
     streams,
     verdicts,
+    view,
 )
 from vilt_bench.cli.parser import Parser
 from vilt_bench.errors import ViltBenchError
 
-COMMANDS = (run, rerun, verdicts, profile, embedders, choose, paper, report, history, doctor, completion)
+COMMANDS = (run, rerun, verdicts, profile, embedders, choose, paper, report, view, history, doctor, completion)
 """In the order in which `--help` shows them."""
 
 Command = Callable[[argparse.Namespace], int]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vilt_bench.cli import formats, options, screen, values
 from vilt_bench.cli.options import RESULTS
 from vilt_bench.errors import ConfigError
-from vilt_bench.report import DATA_FILES, FIGURES, LOGS, MAPS, NEWEST, PICTURES, SPANS
+from vilt_bench.report import DATA_FILES, FIGURES, LOGS, MAPS, NEWEST, NEWEST_ON_PAGES, PICTURES, SPANS
 from vilt_bench.report.runs import FORMATS as TEXTS
 
 FOR_PEOPLE = ("table", "markdown", "latex", "html")
@@ -20,6 +20,7 @@ FOR_PEOPLE = ("table", "markdown", "latex", "html")
 if TYPE_CHECKING:
     from vilt_bench.cli import Add
     from vilt_bench.judge.summary import Summary
+    from vilt_bench.record.run import Run
 
 
 def register(add: Add) -> None:
@@ -42,7 +43,8 @@ def register(add: Add) -> None:
         "--newest",
         type=int,
         metavar="N",
-        help=f"only the N runs that started last; default: all, in pictures of bars and their pages {NEWEST}",
+        help="only the N runs that started last; default: all, "
+        f"in pictures of bars {NEWEST}, on pages {NEWEST_ON_PAGES}",
     )
     parser.add_argument(
         "--only",
@@ -115,6 +117,7 @@ def report(asked: argparse.Namespace) -> int:
     """Print records, or write them to a file, as a table, text of some format, a picture or a page."""
     from vilt_bench.judge.ranking import by_rank
     from vilt_bench.judge.summary import summarise
+    from vilt_bench.judge.trace import traced
     from vilt_bench.record import find, load, store
 
     paths = [*asked.runs, *getattr(asked, "after", [])]
@@ -128,11 +131,15 @@ def report(asked: argparse.Namespace) -> int:
         data_files.check(asked.format)
     paths = find.find_records(paths, asked.results)
     unreadable: list[str] = []
-    # Judged while they are read: samples are let go.
+
+    def judge(run: Run, record: str) -> Summary:
+        return traced(run, record) if asked.format == "html" else summarise(run)
+
+    # Judged while they are read: samples are let go, of a page all but those that it draws.
     if asked.join:
-        runs = load.load_joined(paths, summarise, left_out=unreadable.append)
+        runs = load.load_joined(paths, lambda run: judge(run, ""), left_out=unreadable.append)
     else:
-        runs = load.load_each(paths, lambda run, _: summarise(run), left_out=unreadable.append)
+        runs = load.load_each(paths, judge, left_out=unreadable.append)
     gc.freeze()  # what was read stays to the end: no collection need go through it
     left_out = screen.leave_out(unreadable)
     for_people = asked.format in FOR_PEOPLE and any(map(load.is_folder, paths))
@@ -259,7 +266,7 @@ def _picture(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Seque
         beside=beside,
         allow_different=asked.allow_different,
         span=asked.span,
-        newest=NEWEST if asked.newest is None else asked.newest,
+        newest="usual" if asked.newest is None else asked.newest,
         left_out=left_out,
         quantities=asked.columns,
     )

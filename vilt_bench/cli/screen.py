@@ -13,6 +13,7 @@ from vilt_bench.cli.flags import in_flags
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vilt_bench.director.measure import Progress
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -40,6 +41,48 @@ def say(text: str) -> None:
 def is_terminal() -> bool:
     """Returns whether standard error is shown to somebody, who sees a line being written over."""
     return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+def narrator(*, quiet: bool) -> Callable[[Progress], None]:
+    """Returns what says on standard error where the measuring stands.
+
+    On a terminal in one line that is written over; elsewhere, as in a job's log, a line a phase.
+    """
+    if quiet:
+        return lambda _: None
+    return _narrate_in_place() if is_terminal() else _narrate_by_phase()
+
+
+def _narrate_in_place() -> Callable[[Progress], None]:
+    def narrate(progress: Progress) -> None:
+        known = "" if progress.half_width is None else f", ±{100 * progress.half_width:.1f}%"
+        # Written between blocks only: a spinner would take time from what is measured.
+        say(
+            f"\r\x1b[K{_phase(progress)} ({progress.samples} passes{known}; "
+            f"{progress.spent_s:.0f} of {progress.budget_s:.0f} s)"
+        )
+
+    import atexit
+
+    atexit.register(lambda: say("\r\x1b[K"))
+    return narrate
+
+
+def _narrate_by_phase() -> Callable[[Progress], None]:
+    told: set[str] = set()
+
+    def narrate(progress: Progress) -> None:
+        if (phase := _phase(progress)) not in told:  # embedders take turns
+            told.add(phase)
+            say(f"{phase} ({progress.spent_s:.0f} of {progress.budget_s:.0f} s)\n")
+
+    return narrate
+
+
+def _phase(progress: Progress) -> str:
+    from vilt_bench.report import clean
+
+    return f"{clean.printed(progress.name)}: trial {progress.trial + 1} of {progress.trials}, {progress.phase}"
 
 
 def overhear(*, debug: bool) -> Callable[[str], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from vilt_bench.ask.case import ALONE, Case, Sampling
 from vilt_bench.judge.estimate import Estimate, median
@@ -28,6 +28,9 @@ from vilt_bench.record.run import (
     Source,
     Stage,
 )
+
+if TYPE_CHECKING:
+    from vilt_bench.judge.trace import Trace
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 TITLES: Mapping[str, str] = {name: name.replace("_", " ") for name in COMPONENTS}
@@ -118,6 +121,8 @@ class Summary:
     """What is objected to in the conditions; `None`: not known."""
     turns: tuple[Turns, ...] = ()
     """Of its processes, beside those of other runs of the group."""
+    trace: Trace | None = None
+    """Some of its passes, where a page is to draw them."""
 
     @property
     def whole(self) -> Row:

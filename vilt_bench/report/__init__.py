@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from vilt_bench.errors import ConfigError
 from vilt_bench.report.runs import CHOOSING, FORMATS
@@ -28,7 +28,11 @@ SPANS = (1, 2)
 """Of a two-column paper, how many a picture may span."""
 
 NEWEST = 100
-"""Runs that a picture or a page shows, unless more are asked for: thousands of bars are no picture."""
+"""Runs that a picture shows, unless more are asked for: thousands of bars are no picture."""
+NEWEST_ON_PAGES = 1000
+"""Likewise of a page, which sorts and filters them."""
+DRAWN_ON_PAGES = 12
+"""Runs in the pictures that a page has without scripts."""
 
 CAPTIONS = {
     "latency": "Latency by stage: textual embedder, stages of the visual embedder, modality interaction",
@@ -122,11 +126,11 @@ def render_picture(
     beside: Beside | None = None,
     allow_different: bool | Collection[str] = False,
     span: int = 1,
-    newest: int | None = NEWEST,
+    newest: int | Literal["usual"] | None = "usual",
     left_out: Sequence[str] = (),
     quantities: Sequence[str] = (),
 ) -> bytes:
-    """Returns the runs' Figure 1 or 2, or as `html` a page with both and all tables, as a file's content.
+    """Returns the runs' Figure 1 or 2, or as `html` a page that is searched, sorted and drawn, as a file's content.
 
     Args:
         runs: from top to bottom; each is judged once, unless it is judged already.
@@ -135,18 +139,18 @@ def render_picture(
         beside: bars from elsewhere below those of latency, such as the paper's.
         allow_different: names of what may differ, such as `torch`, or whether anything may; each bar is then labelled.
         span: columns of a two-column paper that a picture spans: 3.25 or 6.75 inches.
-        newest: how many of the runs, those that started last; the picture says how many were left out. `None`: all.
+        newest: how many of the runs, those that started last; the picture says how many were left out. `None`: all;
+            `usual`: `NEWEST`, on a page `NEWEST_ON_PAGES`.
         left_out: sentences on records that could not be read, for a page.
         quantities: as for `render`, for a page's tables.
 
     Raises:
-        ConfigError: there is no such format, figure or quantity, no run, or the runs can't be compared.
+        ConfigError: there is no such format, figure or quantity; or in a picture no run, or the runs can't be compared.
     """
     from vilt_bench.judge.summary import placed
     from vilt_bench.report.columns import chosen
     from vilt_bench.report.pictures import latency as figures
     from vilt_bench.report.pictures import style
-    from vilt_bench.report.runs import page
 
     for name, value, choices in (
         ("format", format, PICTURES),
@@ -160,28 +164,54 @@ def render_picture(
     if quantities and format != "html":
         raise ConfigError("`quantities` are for tables: a picture has none; a page has, with `format` html")
     told = chosen(quantities) if quantities else []
-    judged, older = newest_of(runs, newest)
+    if newest == "usual":
+        newest = NEWEST_ON_PAGES if format == "html" else NEWEST
+    judged, older = newest_of(_traced(runs) if format == "html" else runs, newest)
     judged = placed(judged)  # among those that are shown
     width_in = style.COLUMN_IN if span == 1 else style.PAGE_IN
+    if format == "html":
+        from vilt_bench.report import page
 
-    def latencies() -> bytes:
-        drawn = figures.figure1(judged, beside=beside, allow_different=allow_different, width_in=width_in, notes=said)
-        return style.write(drawn, picture, title=CAPTIONS["latency"])
-
-    def sizes() -> bytes:
-        return style.write(figures.figure2(judged, width_in=width_in, notes=said), picture, title=CAPTIONS["size"])
-
-    said = [] if format == "html" else older  # a page says it once
-    picture = cast("style.Format", "svg" if format == "html" else format)
+        pictures = _pictures(judged, beside=beside, width_in=width_in)
+        return page.page(judged, pictures, left_out=[*older, *left_out], quantities=told)
     with style.styled():
-        if format == "html":
-            return page.page(
-                judged,
-                [(CAPTIONS["latency"], latencies()), (CAPTIONS["size"], sizes())],
-                left_out=[*older, *left_out],
-                quantities=told,
+        if figure == "latency":
+            drawn = figures.figure1(
+                judged, beside=beside, allow_different=allow_different, width_in=width_in, notes=older
             )
-        return latencies() if figure == "latency" else sizes()
+        else:
+            drawn = figures.figure2(judged, width_in=width_in, notes=older)
+        title = CAPTIONS["latency" if figure == "latency" else "size"]
+        return style.write(drawn, cast("style.Format", format), title=title)
+
+
+def _traced(runs: Iterable[Run | Summary]) -> list[Summary]:
+    """Returns the runs judged, with passes to draw where they have samples."""
+    from vilt_bench.judge.summary import Summary
+    from vilt_bench.judge.trace import traced
+
+    return [run if isinstance(run, Summary) else traced(run) for run in runs]
+
+
+def _pictures(runs: Sequence[Summary], *, beside: Beside | None, width_in: float) -> list[tuple[str, bytes]]:
+    """Returns what a page shows without scripts: captions and SVG files of the first runs; none where there are none.
+
+    Bars of several machines say which, as with everything allowed: on a page their reader chooses among them.
+    """
+    from vilt_bench.report.pictures import latency as figures
+    from vilt_bench.report.pictures import style
+
+    first = list(runs[:DRAWN_ON_PAGES])
+    notes = [f"The first {len(first)} of {len(runs):,} runs."] if len(first) < len(runs) else []
+    if not first:
+        return []
+    with style.styled():
+        latencies = figures.figure1(first, beside=beside, allow_different=True, width_in=width_in, notes=notes)
+        sizes = figures.figure2(first, width_in=width_in, notes=notes)
+        return [
+            (CAPTIONS[name], style.write(drawn, "svg", title=CAPTIONS[name]))
+            for name, drawn in (("latency", latencies), ("size", sizes))
+        ]
 
 
 def render_map(
@@ -234,7 +264,6 @@ def render_map(
     from vilt_bench.report.columns import chosen
     from vilt_bench.report.labels import read
     from vilt_bench.report.pictures import curves, heatmap, pareto, style
-    from vilt_bench.report.runs import page
 
     for name, value, choices in (
         ("format", format, PICTURES),
@@ -249,7 +278,7 @@ def render_map(
     for name, given, figures in (("stacked", stacked, ("curve",)), ("z", z, ("heatmap",))):
         if given and figure not in figures:
             raise ConfigError(f"is for `figure` {figures[0]}; leave it out for {figure}", field=name)
-    read_all = summaries(runs)
+    read_all = summaries(_traced(runs) if format == "html" else runs)
     own = read(labels, read_all, is_colour=is_color_like)
     judged = axes.only(read_all, only)
     common: dict[str, Any] = {
@@ -279,6 +308,8 @@ def render_map(
             title = f"{maps.title(what)} by {rows.title.lower()} and {along.title.lower()}"
         if format != "html":
             return style.write(drawn, cast("style.Format", format), title=title)
+        from vilt_bench.report import page
+
         picture = style.write(drawn, "svg", title=title)
         return page.page(
             judged, [(title, picture)], left_out=left_out, quantities=chosen(quantities) if quantities else []
@@ -309,13 +340,15 @@ def render_pivot(
     Raises:
         ConfigError: there is no such format, axis or quantity, or the axis does not vary.
     """
-    from vilt_bench.report.runs import page, pivot
+    from vilt_bench.report.runs import pivot
 
     if format not in pivot.FORMATS:
         raise ConfigError(f"`pivot` makes {', '.join(pivot.FORMATS)}; leave it out for {format}")
     found = pivoted(runs, along, quantities=quantities, only=only, labels=labels, left_out=left_out)
     if format == "html":
-        return page.page([], [], blocks=pivot.document(found)).decode()
+        from vilt_bench.report import page
+
+        return page.plain(page.TITLE, pivot.document(found)).decode()
     return pivot.render(found, format)
 
 

@@ -129,7 +129,8 @@ def test_every_format_bears_what_is_not_known(make_comparison: MakeComparison, f
     for comparisons in ([], [bare], [bare, zero, wide]):
         text = render(comparisons, format)
         assert text.endswith("\n") or text == ""
-        assert "nan" not in text.lower()
+        # A page's script has names of its own.
+        assert "nan" not in re.sub(r"(?s)<script>.*?</script>", "", text).lower()
 
 
 def test_embedders_in_a_line_each_are_named_by_what_tells_them_apart(make_comparison: MakeComparison) -> None:
@@ -142,7 +143,7 @@ def test_embedders_in_a_line_each_are_named_by_what_tells_them_apart(make_compar
 
 def test_unknown_format_is_refused() -> None:
     with pytest.raises(ConfigError, match="table, markdown, json, junit"):
-        render([], "html")
+        render([], "toml")
 
 
 def test_reading_verdicts_imports_neither_torch_nor_pandas() -> None:

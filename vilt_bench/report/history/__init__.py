@@ -10,7 +10,7 @@ from vilt_bench.errors import ConfigError
 if TYPE_CHECKING:
     from vilt_bench.judge.history import History
 
-FORMATS = {"table": "table", "csv": "tidy_csv", "json": "summary_json", "markdown": "markdown"}
+FORMATS = {"table": "table", "csv": "tidy_csv", "json": "summary_json", "markdown": "markdown", "html": "page"}
 """By name: the module here that writes it; imported when asked for."""
 PICTURES = ("svg", "png", "pdf")
 """Formats of `picture.render`."""

@@ -65,14 +65,14 @@ def side_by_side(runs: Sequence[Summary], quantities: Sequence[Quantity] = (), *
         Column("Visual tokens", screen="Visual\ntokens"),
     ]
     cells = [[name, pixels(run.model), tokens(run.model)] for name, run in zip(names(runs), runs, strict=True)]
-    for column, texts in _compared(runs, quantities or _usual(runs), narrow=narrow):
+    for column, texts in _compared(runs, quantities or usual_side_by_side(runs), narrow=narrow):
         columns.append(column)
         for line, text in zip(cells, texts, strict=True):
             line.append(text)
     return Table(columns, lines(cells))
 
 
-def _usual(runs: Sequence[Summary]) -> list[Quantity]:
+def usual_side_by_side(runs: Sequence[Summary]) -> list[Quantity]:
     """Returns what is compared unless it is chosen, with the widths from which a terminal has room for it."""
     ranked = any(run.whole.place is not None for run in runs)
     # A place among the others needs room that is then not there for what is known without a run.

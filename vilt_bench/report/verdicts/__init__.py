@@ -35,6 +35,7 @@ FORMATS = {
     "github-action-benchmark": Format(
         "github_action_benchmark", "JSON for that dashboard (tool: customSmallerIsBetter)"
     ),
+    "html": Format("page", "a page that loads nothing, for people"),
     "bencher": Format("bencher", "Bencher Metric Format, for that dashboard"),
 }
 """By name; `github` is the annotations of a workflow's run."""
