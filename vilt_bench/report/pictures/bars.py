@@ -268,7 +268,7 @@ def _stack(axes: Axes, bar: Bar, top: float, scale: float, looks: Mapping[str, L
             axes.vlines(left, top, top + _BAR, color="white", linewidth=0.5)
         if _fits(part, room * scale):
             # On a hatch, digits need a ground.
-            ground = {"facecolor": look.colour, "edgecolor": "none", "pad": 1.2} if look.hatch else None
+            ground = {"facecolor": look.colour, "edgecolor": "none", "pad": 2} if look.hatch else None
             axes.text(
                 left + room / 2, middle, part.text,
                 size=SMALL_PT, color=look.text_colour, ha="center", va="center_baseline", bbox=ground,

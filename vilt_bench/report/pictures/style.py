@@ -14,7 +14,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path
 from matplotlib.textpath import text_to_path
+from matplotlib.transforms import Bbox
 
 from vilt_bench.report import clean
 
@@ -202,6 +204,8 @@ def label_points(
 ) -> None:
     """Write names beside points (x, y, name), where they cover nothing else if that can be had.
 
+    A name that stands apart has a line to its point, which crosses no other name, and which no name crosses.
+
     Args:
         axes: with its limits set.
         points: what is named.
@@ -217,6 +221,8 @@ def label_points(
     for left_end, right_end, at_y in bars:
         (x0, y0), (x1, _) = axes.transData.transform([(left_end, at_y), (right_end, at_y)])
         taken.append((x0, y0 - 2 * scale, x1, y0 + 2 * scale))
+    names: list[Box] = []
+    leaders: list[Path] = []
     for (x, y), (at_x, at_y, name) in zip(places, points, strict=True):
         width, height = text_width(name, SMALL_PT) * scale, SMALL_PT * scale
         # To the right, left, above, below, then farther up and down.
@@ -225,19 +231,33 @@ def label_points(
             (-6, 0),
             (0, 8),
             (0, -8),
-            *((side, far) for far in (8, -8, 15, -15, 22, -22) for side in (6, -6)),
+            *((side, up) for up in (8, -8, 15, -15, 22, -22, 30, -30) for side in (6, -6)),
+            *((0, up) for up in (15, -15, 22, -22, 30, -30)),
         ]
         boxes = []
         for right, up in offsets:
             left = x + right * scale - (width if right < 0 else width / 2 if right == 0 else 0)
             bottom = y + up * scale - height / 2
             boxes.append((left, bottom, left + width, bottom + height))
+        lines = [Path([(x, y), ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)]) for box in boxes]
+
+        far = [abs(up) > _NEAR for _, up in offsets]
+        crossing = {
+            index
+            for index, (box, line) in enumerate(zip(boxes, lines, strict=True))
+            if (far[index] and any(_crosses(line, other) for other in names))
+            or any(_crosses(other, box) for other in leaders)
+        }
         inside = [index for index, box in enumerate(boxes) if frame.x0 <= box[0] and box[2] <= frame.x1]
         free = [index for index in inside if not any(_overlap(boxes[index], other) for other in taken)]
         within = [index for index in free if frame.y0 <= boxes[index][1] and boxes[index][3] <= frame.y1]
-        best = (within or free or inside or [0])[0]
+        clear = [index for index in within or free or inside if index not in crossing]
+        best = (clear or within or free or inside or [0])[0]
         taken.append(boxes[best])
-        right, up = offsets[best]
+        names.append(boxes[best])
+        if far[best]:
+            leaders.append(lines[best])
+        right, _ = offsets[best]
         side: Literal["left", "right", "center"] = "left" if right > 0 else "right" if right < 0 else "center"
         leader = {"arrowstyle": "-", "linewidth": 0.4, "color": MUTED, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
@@ -249,9 +269,20 @@ def label_points(
             va="center",
             size=SMALL_PT,
             parse_math=False,
-            arrowprops=leader if abs(up) > 8 else None,
+            arrowprops=leader if far[best] else None,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85} if ground else None,
         )
+
+
+_NEAR = 8
+"""Points above or below, as far as which a name needs no line to what it names."""
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top."""
+
+
+def _crosses(line: Path, box: Box) -> bool:
+    left, bottom, right, top = box
+    return bool(line.intersects_bbox(Bbox([(left, bottom), (right, top)]), filled=True))
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

@@ -1,0 +1,37 @@
+"""Names beside points: no line to a point crosses a name."""
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.path import Path
+from matplotlib.text import Text
+
+from vilt_bench.report.pictures import style
+
+# As the paper's accuracies against latencies measured once: two with wide intervals, one close below the other.
+POINTS = [
+    (19_100, 75.95, "VinVL-Base"),
+    (2_700, 74.45, "Pixel-BERT-X152"),
+    (17_600, 72.42, "LXMERT"),
+    (19_716, 72.70, "UNITER-Base"),
+    (20_500, 73.16, "OSCAR-Base"),
+]
+BARS = [(4_527, 34_905, 72.70), (4_450, 36_600, 73.16), (14_200, 20_900, 72.42)]
+
+
+def test_no_line_from_a_name_to_its_point_crosses_another_name():
+    with style.styled():
+        sheet = style.Sheet(style.COLUMN_IN, 200)
+        axes = sheet.axes(32, 6, 190, 145)
+        axes.set(xscale="log", xlim=(200, 60_000), ylim=(69.5, 76.8))
+        style.label_points(axes, POINTS, BARS)
+        canvas = FigureCanvasAgg(sheet.figure)
+        canvas.draw()
+        renderer = canvas.get_renderer()
+        names = [each for each in axes.texts if each.get_text() in {name for *_, name in POINTS}]
+        boxes = {each.get_text(): Text.get_window_extent(each, renderer) for each in names}
+        joined = [each for each in names if each.arrow_patch is not None]
+        assert joined
+        for each in joined:
+            transform = each.arrow_patch.get_transform()
+            drawn = Path(transform.transform(each.arrow_patch.get_path().vertices))
+            crossed = [name for name, box in boxes.items() if name != each.get_text() and drawn.intersects_bbox(box)]
+            assert crossed == [], each.get_text()
