@@ -159,6 +159,8 @@ def report(asked: argparse.Namespace) -> int:
         runs = only(runs, asked.only)
     if asked.format in PICTURES:
         return _picture(by_rank(runs) if by_place else runs, asked, left_out)
+    if asked.labels:
+        raise ConfigError(f"--labels is for pictures and --pivot; add --format {', '.join(PICTURES)}, or --pivot AXIS")
     if asked.with_paper or asked.allow_different or asked.span != SPANS[0] or asked.figure != FIGURES[0]:
         raise ConfigError(
             f"--figure, --with-paper, --allow-different and --span are for pictures; add --format {', '.join(PICTURES)}"
@@ -209,7 +211,7 @@ def _pivot(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Sequenc
     return 0
 
 
-_OF_MAPS = ("--x", "--y", "--z", "--facet", "--stacked", "--log", "--labels")
+_OF_MAPS = ("--x", "--y", "--z", "--facet", "--stacked", "--log")
 
 
 def _map(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Sequence[str]) -> int:
@@ -269,5 +271,6 @@ def _picture(runs: Sequence[Summary], asked: argparse.Namespace, left_out: Seque
         newest="usual" if asked.newest is None else asked.newest,
         left_out=left_out,
         quantities=asked.columns,
+        labels=asked.labels,
     )
     return _write(data, asked.output)

@@ -129,6 +129,7 @@ def render_picture(
     newest: int | Literal["usual"] | None = "usual",
     left_out: Sequence[str] = (),
     quantities: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> bytes:
     """Returns the runs' Figure 1 or 2, or as `html` a page that is searched, sorted and drawn, as a file's content.
 
@@ -143,12 +144,17 @@ def render_picture(
             `usual`: `NEWEST`, on a page `NEWEST_ON_PAGES`.
         left_out: sentences on records that could not be read, for a page.
         quantities: as for `render`, for a page's tables.
+        labels: TOML files of labels and an order; and labels as `NAME=LABEL`. Colours are of stages here.
 
     Raises:
         ConfigError: there is no such format, figure or quantity; or in a picture no run, or the runs can't be compared.
     """
-    from vilt_bench.judge.summary import placed
+    from matplotlib.colors import is_color_like
+
+    from vilt_bench.judge.summary import placed, summaries
     from vilt_bench.report.columns import chosen
+    from vilt_bench.report.labels import read
+    from vilt_bench.report.lines import alike
     from vilt_bench.report.pictures import latency as figures
     from vilt_bench.report.pictures import style
 
@@ -164,23 +170,36 @@ def render_picture(
     if quantities and format != "html":
         raise ConfigError("`quantities` are for tables: a picture has none; a page has, with `format` html")
     told = chosen(quantities) if quantities else []
+    if labels and format == "html":
+        raise ConfigError("`labels` are for pictures and tables by an axis; a page has its own names")
     if newest == "usual":
         newest = NEWEST_ON_PAGES if format == "html" else NEWEST
-    judged, older = newest_of(_traced(runs) if format == "html" else runs, newest)
-    judged = placed(judged)  # among those that are shown
+    read_all = _traced(runs) if format == "html" else summaries(runs)
+    own = read(labels, read_all, is_colour=is_color_like)
+    judged, older = newest_of(read_all, newest)
+    judged = own.in_order(placed(judged))  # among those that are shown
+    titles = own.names(judged) if labels else None
     width_in = style.COLUMN_IN if span == 1 else style.PAGE_IN
     if format == "html":
         from vilt_bench.report import page
 
         pictures = _pictures(judged, beside=beside, width_in=width_in)
         return page.page(judged, pictures, left_out=[*older, *left_out], quantities=told)
+    if titles and (shared := alike(judged)):
+        older = [*older, f"{shared}."]  # which names of one's own leave out as well
     with style.styled():
         if figure == "latency":
             drawn = figures.figure1(
-                judged, beside=beside, allow_different=allow_different, width_in=width_in, notes=older
+                judged,
+                beside=beside,
+                allow_different=allow_different,
+                titles=titles,
+                axis=own.title("latency", "Latency"),
+                width_in=width_in,
+                notes=older,
             )
         else:
-            drawn = figures.figure2(judged, width_in=width_in, notes=older)
+            drawn = figures.figure2(judged, titles=titles, width_in=width_in, notes=older)
         title = CAPTIONS["latency" if figure == "latency" else "size"]
         return style.write(drawn, cast("style.Format", format), title=title)
 

@@ -11,6 +11,7 @@ from vilt_bench.errors import ConfigError, FileError
 from vilt_bench.judge.summary import Summary
 from vilt_bench.report.axes import AXES, EMBEDDER, MACHINE, Axis, values, written
 from vilt_bench.report.columns import QUANTITIES, flag
+from vilt_bench.report.lines import names
 from vilt_bench.words import did_you_mean, nearest
 
 LARGEST_BYTES = 1 << 20
@@ -54,6 +55,24 @@ class Labels:
         """Returns the values that are ordered first, then the others as they come."""
         places = {each: index for index, each in enumerate(self.order)}
         return sorted(found, key=lambda value: places.get((along.name, _key(along.write(value))), len(places)))
+
+    def in_order(self, runs: Sequence[Summary]) -> list[Summary]:
+        """Returns the runs whose embedders are ordered first, then the others as they come."""
+        places = {each: index for index, each in enumerate(self.order)}
+
+        def place(run: Summary) -> int:
+            return places.get((EMBEDDER.name, _key(EMBEDDER.write(EMBEDDER.of(run)))), len(places))
+
+        return sorted(runs, key=place)
+
+    def names(self, runs: Sequence[Summary]) -> dict[str, str]:
+        """Returns the names of runs side by side, by their identifiers, embedders called as they are labelled."""
+        told = {}
+        for run, name in zip(runs, names(runs), strict=True):
+            plain = EMBEDDER.write(EMBEDDER.of(run))
+            rest = name.removeprefix(plain)
+            told[run.run_id] = name if rest == name else f"{self.of(EMBEDDER, EMBEDDER.of(run))}{rest}"
+        return told
 
 
 def read(asked: Sequence[str], runs: Sequence[Summary], *, is_colour: Callable[[str], bool]) -> Labels:

@@ -38,6 +38,7 @@ def figure1(
     beside: Beside | None = None,
     allow_different: bool | Collection[str] = False,
     titles: Mapping[str, str] | None = None,
+    axis: str = "Latency",
     width_in: float = style.COLUMN_IN,
     notes: Sequence[str] = (),
 ) -> Figure:
@@ -52,6 +53,7 @@ def figure1(
         allow_different: names of what may differ, or whether anything may; each bar is then labelled with its machine
             and settings.
         titles: of bars, by the run's identifier; the others have the embedder's name.
+        axis: what its axis is called, without the unit.
         width_in: of the figure, in inches.
         notes: what else must be known, one sentence each.
 
@@ -64,7 +66,7 @@ def figure1(
     labels = labels_of(runs, allow_different=allow_different)
     named = _named(runs, titles)
     measured = tuple(starmap(_latency_bar, zip(runs, named, labels, strict=True)))
-    charts = [Chart(measured, "Latency (ms)", heading="" if beside is None else "Measured here")]
+    charts = [Chart(measured, f"{axis} (ms)", heading="" if beside is None else "Measured here")]
     if beside is not None:
         charts.append(beside.chart)
     names = [part.name for chart in charts for bar in chart.bars for part in bar.parts]
