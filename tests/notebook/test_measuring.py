@@ -109,6 +109,9 @@ def test_the_mode_of_a_module_stays_as_it_was():
         ({"batch_size": "four"}, "must be a whole number, got 'four'"),
         ({"stages": ["stem"]}, "`stages` is for a module"),
         ({"trials": 0}, "must be between 1 and 1000"),
+        ({"trials": "three"}, "must be a whole number, got 'three'"),
+        ({"max_time_s": "1m"}, "must be a number, got '1m'"),
+        ({"dtype": torch.float32}, "must be one of float32, bfloat16, float16; got torch.float32"),
     ],
 )
 def test_natural_mistakes_are_answered_in_one_line(asked, told):
@@ -131,6 +134,7 @@ def test_what_is_nothing_to_measure_is_refused():
         ("patch32", {"resolution": "384x640", "batch_size": "4"}, Case("patch32", resolution=(384, 640), batch_size=4)),
         (Case("patch32"), {"resolution": [384, 640]}, Case("patch32", resolution=(384, 640))),
         ("patch32,resolution=96x96", {}, Case("patch32", resolution=(96, 96))),
+        ("patch32", {"device": torch.device("cpu"), "trials": "3"}, Case("patch32", device="cpu")),
     ],
 )
 def test_natural_ways_to_say_it_are_understood(monkeypatch, given, asked, case):

@@ -156,6 +156,7 @@ class Case:
                 object.__setattr__(self, name, _whole(name, value))
         if self.resolution is not None:
             object.__setattr__(self, "resolution", read_resolution(self.resolution))
+        object.__setattr__(self, "device", str(self.device))  # torch has a type of its own for it
         if isinstance(self.images, str):
             object.__setattr__(self, "images", (self.images,))
         backend = self.linear if self.backend == EAGER and self.quantize is None else self.backend
@@ -265,6 +266,11 @@ class Sampling:
         Raises:
             ConfigError: a value is impossible.
         """
+        for name in ("trials", "least_samples"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        for name in ("precision", "max_time_s"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, int | float):
+                raise ConfigError(f"must be a number, got {value!r}", field=name)
         if not (math.isfinite(self.precision) and 0 < self.precision < 1):
             raise ConfigError(f"must be between 0 and 1 (0.01 is 1%), got {self.precision}", field="precision")
         if not (math.isfinite(self.max_time_s) and 0 < self.max_time_s <= 7 * 86_400):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vilt_bench.cli import main
 
@@ -40,3 +41,12 @@ def test_a_label_of_what_no_run_has_is_refused(tmp_path, capsys):
 def test_labels_of_a_table_are_refused(capsys):
     assert main(["report", str(SITTING), "--labels", "patch32=ViLT"]) == 2
     assert "--labels is for pictures and --pivot" in capsys.readouterr().err
+
+
+def test_a_picture_for_a_paper_has_its_fonts_in_it_and_300_dots_an_inch(tmp_path):
+    for name in ("a.pdf", "a.png"):
+        assert main(["report", str(SITTING), "--output", str(tmp_path / name)]) == 0
+    assert b"/FontFile2" in (tmp_path / "a.pdf").read_bytes()
+    with Image.open(tmp_path / "a.png") as picture:
+        assert [round(each) for each in picture.info["dpi"]] == [300, 300]
+        assert picture.width == round(3.25 * 300)
