@@ -37,7 +37,8 @@ def test_a_command_without_options_asks_for_what_python_asks_for_by_default(comm
 
 
 def test_a_run_looks_as_hard_as_python_does() -> None:
-    expansion, sampling, *_ = run._asked(asked("run", "patch32"))
+    expansion, plan, _ = run._asked(asked("run", "patch32"))
+    sampling = plan.how()
     assert (list(expansion.cases), sampling) == ([Case("patch32")], Sampling())
 
 

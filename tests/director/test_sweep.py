@@ -137,6 +137,16 @@ def test_what_fits_is_measured_together_and_each_case_has_a_run_in_the_order_ask
     assert all(run.failure is None and len(run.trials) == 3 for run in runs)
 
 
+def test_what_cases_take_together_stays_within_the_memory_that_is_asked_for():
+    # Each takes 1.0 GB and, by what was measured, a tenth more: 2.5 of 20 GB hold two, or one and a repeat.
+    bounded, free = Machine(memory=20 * GIGA), Machine(memory=20 * GIGA)
+    runs = bounded.measure(SIX, memory_bytes=5 * GIGA // 2)
+    assert [run.case for run in runs] == SIX
+    assert max(map(len, bounded.groups)) == 2
+    free.measure(SIX)
+    assert max(map(len, free.groups)) == len(SIX)
+
+
 def test_few_cases_that_fit_are_measured_at_once_without_being_counted():
     machine = Machine()
 

@@ -15,7 +15,7 @@ from typing import Any
 from vilt_bench import files
 from vilt_bench.ask.axes import AXES, Expansion, Sweep, Swept, axis, read_embedder, values_of
 from vilt_bench.ask.case import SIZES, Case, Option, Sampling, ViltConfig
-from vilt_bench.ask.effort import parse_duration_s, parse_share
+from vilt_bench.ask.effort import parse_duration_s, parse_share, parse_size_bytes
 from vilt_bench.ask.presets import find_preset
 from vilt_bench.errors import ConfigError, FileError
 from vilt_bench.words import did_you_mean, nearest
@@ -47,6 +47,8 @@ class Plan:
     """Fields of `Sampling`."""
     together: int | None = None
     """How many cases may be alive together; `None`: as many as memory holds."""
+    memory_bytes: int | None = None
+    """What those may take on the host; `None`: what is free."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Where a field was read, as `FILE, line N`."""
     sha256: str | None = None
@@ -63,6 +65,7 @@ class Plan:
             exclude=(*self.exclude, *other.exclude),
             sampling={**self.sampling, **other.sampling},
             together=self.together if other.together is None else other.together,
+            memory_bytes=self.memory_bytes if other.memory_bytes is None else other.memory_bytes,
             places={name: place for name, place in self.places.items() if name not in said},
             sha256=self.sha256 or other.sha256,
         )
@@ -195,7 +198,9 @@ class _Reader:
 
     def plan(self, content: Mapping[str, Any]) -> Plan:
         self._check_keys(
-            content, (), ("embedders", "presets", "together", "embedder", "axes", "case", "exclude", "sampling")
+            content,
+            (),
+            ("embedders", "presets", "together", "memory", "embedder", "axes", "case", "exclude", "sampling"),
         )
         axes = self._axes(self._table(content, ("axes",)), ("axes",))
         common, sizes = self._case(self._table(content, ("case",)), ("case",))
@@ -213,6 +218,7 @@ class _Reader:
                 if (value := _get(sampling, name)) is not None
             },
             together=self._together(content),
+            memory_bytes=self._memory(content),
             places={
                 **{name: self._place(("axes", name)) for name in axes},
                 **{name: self._place(("case", name)) for name in _OF_CASE},
@@ -238,6 +244,12 @@ class _Reader:
         if together < 1:
             raise self._error(("together",), f"must be at least 1, got {together}")
         return together
+
+    def _memory(self, content: Mapping[str, Any]) -> int | None:
+        if "memory" not in content:
+            return None
+        with self._at(("memory",)):
+            return parse_size_bytes(self._of(content["memory"], ("memory",), str))
 
     def _embedders(self, content: Mapping[str, Any], sizes: Mapping[str, Any]) -> Iterator[Swept]:
         for text in self._texts(content.get("embedders", []), ("embedders",)):

@@ -13,7 +13,8 @@ from vilt_bench.words import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vilt_bench.ask.case import Case, Sampling
+    from vilt_bench.ask.case import Case
+    from vilt_bench.ask.plans import Plan
     from vilt_bench.record.run import PlanFile, Run
 
 LOCAL = "local"
@@ -57,7 +58,7 @@ def check(asked: argparse.Namespace) -> None:
 
 
 def measure(
-    asked: argparse.Namespace, cases: Sequence[Case], sampling: Sampling, together: int | None, plan: PlanFile | None
+    asked: argparse.Namespace, cases: Sequence[Case], plan: Plan, file: PlanFile | None
 ) -> tuple[list[Run], int]:
     """Measure by an engine, and print what was measured; returns the runs and the exit code."""
     from vilt_bench.engines import Order, find_engine
@@ -65,17 +66,17 @@ def measure(
     from vilt_bench.report.columns import chosen
     from vilt_bench.report.runs import table
 
-    given = {"--patience": asked.patience, "--together": together}
+    given = {"--patience": asked.patience, "--together": plan.together, "--memory": plan.memory_bytes}
     order = Order(
         cases=cases,
-        sampling=sampling,
+        sampling=plan.how(),
         folder=asked.output,
         address=asked.address,
         on=asked.on,
         anywhere=asked.anywhere,
         resume=asked.resume,
         name=asked.name,
-        origin=options.origin(asked, plan=plan),
+        origin=options.origin(asked, plan=file),
         arguments=[text for flag, value in given.items() if value is not None for text in (flag, str(value))],
     )
 

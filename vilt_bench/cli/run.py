@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from vilt_bench.ask.case import SIZES, case_name, label, names_apart
-from vilt_bench.cli import axes, engines, options, progress, screen
+from vilt_bench.cli import axes, engines, options, progress, screen, values
 from vilt_bench.cli.flags import in_flags
 from vilt_bench.cli.keeping import keeping
 from vilt_bench.errors import ConfigError, ViltBenchError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vilt_bench.ask.axes import Expansion
     from vilt_bench.ask.case import Case, Sampling
+    from vilt_bench.ask.plans import Plan
     from vilt_bench.cli import Add
     from vilt_bench.record.run import PlanFile, Run
 
@@ -60,6 +61,12 @@ def register(add: Add) -> None:
         "in groups, each with a short repeat of a case of the one before; 1: each alone, and no repeats",
     )
     group.add_argument(
+        "--memory",
+        type=values.size_bytes,
+        metavar="SIZE",
+        help="of the host, for cases that are alive together, such as 6GB (default: four fifths of what is free)",
+    )
+    group.add_argument(
         "--dry-run",
         action="store_true",
         help="list the cases, with pixels, tokens, groups and an estimate of memory and time; nothing is measured or "
@@ -91,15 +98,15 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
     from vilt_bench.report.columns import chosen
     from vilt_bench.report.runs import table
 
-    expansion, sampling, together, file = _asked(asked)
-    cases = expansion.cases
+    expansion, plan, file = _asked(asked)
+    cases, sampling = expansion.cases, plan.how()
     engines.check(asked)
     is_here = asked.engine == engines.LOCAL
     # Before the folder is made; images are those of the machines that measure.
     check_cases(cases if is_here else [replace(case, images=()) for case in cases])
-    check_together(together)
+    check_together(plan.together)
     if asked.dry_run:
-        return [], _foresee(expansion, sampling, together)
+        return [], _foresee(expansion, plan)
     store.check_writable(asked.output)
     screen.keep_on_termination()
 
@@ -110,7 +117,7 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
     for note in expansion.notes:
         say(in_flags(note))
     if not is_here:
-        return engines.measure(asked, cases, sampling, together, file)
+        return engines.measure(asked, cases, plan, file)
     left_out: list[Case] = []
 
     def leave_out(case: Case, error: ViltBenchError) -> None:
@@ -137,7 +144,8 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
             measure_sweep(
                 kept.cases,
                 sampling,
-                together=together,
+                together=plan.together,
+                memory_bytes=plan.memory_bytes,
                 report=show,
                 patience_s=asked.patience,
                 overhear=screen.overhear(debug=asked.debug),
@@ -187,7 +195,7 @@ def _are_embedders(cases: Sequence[Case]) -> bool:
     return len({label(replace(case, reduce=None)) for case in cases}) == len(cases)
 
 
-def _foresee(expansion: Expansion, sampling: Sampling, together: int | None) -> int:
+def _foresee(expansion: Expansion, plan: Plan) -> int:
     """Print the cases and what is known of them beforehand; nothing is measured."""
     from vilt_bench.ask.forecast import Outlook
     from vilt_bench.director.sweep import plan_groups
@@ -196,14 +204,14 @@ def _foresee(expansion: Expansion, sampling: Sampling, together: int | None) -> 
 
     found = list(foresee(expansion.cases))
     outlook = Outlook(tuple(each.needs for each in found), free_of_devices(expansion.cases))
-    groups = plan_groups(expansion.cases, outlook, together=together)
+    groups = plan_groups(expansion.cases, outlook, together=plan.together, memory_bytes=plan.memory_bytes)
     notes = [in_flags(note) for note in expansion.notes]
-    forecast.show(found, sampling, screen.console(), groups=groups, notes=notes)
+    forecast.show(found, plan.how(), screen.console(), groups=groups, notes=notes)
     return 0
 
 
-def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling, int | None, PlanFile | None]:
-    """Returns cases, sampling and the limit of a group, as the options say over a plan; and the plan's file."""
+def _asked(asked: argparse.Namespace) -> tuple[Expansion, Plan, PlanFile | None]:
+    """Returns the cases, what the options say over a plan, and the plan's file."""
     from vilt_bench import files
     from vilt_bench.ask.plans import read_plan
     from vilt_bench.record.run import PlanFile
@@ -212,7 +220,10 @@ def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling, int | None, 
     plan = axes.plan(asked)
     effort = {"precision": asked.precision, "max_time_s": asked.max_time, "trials": asked.trials}
     plan = replace(
-        plan, together=asked.together, sampling={name: value for name, value in effort.items() if value is not None}
+        plan,
+        together=asked.together,
+        memory_bytes=asked.memory,
+        sampling={name: value for name, value in effort.items() if value is not None},
     )
     if asked.plan is not None:
         plan = read_plan(asked.plan).under(plan)
@@ -222,7 +233,7 @@ def _asked(asked: argparse.Namespace) -> tuple[Expansion, Sampling, int | None, 
     with plan.placed():
         axes.check_backends(expansion.cases)
     file = None if plan.sha256 is None else PlanFile(asked.plan, plan.sha256)
-    return expansion, plan.how(), plan.together, file
+    return expansion, plan, file
 
 
 def _plan(cases: Sequence[Case], sampling: Sampling) -> str:

@@ -1,4 +1,4 @@
-"""Reads the values of options: shares, durations and lists of names, alike for all commands."""
+"""Reads the values of options: shares, durations, sizes and lists of names, alike for all commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vilt_bench.ask.case import ALL
-from vilt_bench.ask.effort import parse_duration_s, parse_share
+from vilt_bench.ask.effort import parse_duration_s, parse_share, parse_size_bytes
 from vilt_bench.cli.flags import in_flags
 from vilt_bench.errors import ConfigError
 
@@ -34,6 +34,18 @@ def seconds(text: str) -> float:
     """
     try:
         return parse_duration_s(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(error.problem) from None
+
+
+def size_bytes(text: str) -> int:
+    """Returns bytes of a text such as `6GB` or `500MB`.
+
+    Raises:
+        ArgumentTypeError: it is no size.
+    """
+    try:
+        return parse_size_bytes(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(error.problem) from None
 

@@ -76,6 +76,7 @@ def measure_sweep(
     sampling: Sampling | None = None,
     *,
     together: int | None = None,
+    memory_bytes: int | None = None,
     report: SweepReport = lambda _: None,
     count: bool = True,
     patience_s: float | None = None,
@@ -104,6 +105,8 @@ def measure_sweep(
         sampling: how hard to look; `None`: as `Sampling` has it.
         together: how many cases may be alive together, the anchor not among them; `None`: as many as fit. With 1
             there are no anchors.
+        memory_bytes: what those that are alive together may take of the host's memory, the anchor among them, as far
+            as it is known beforehand; `None`: what is free but for a fifth.
         report: told where the measuring stands, between blocks, and of each run that is final.
         count: as for `measure_together`; likewise patience_s, overhear, start_worker and clock.
         patience_s: how long a process may be silent.
@@ -127,7 +130,17 @@ def measure_sweep(
     check_cases(cases)
     Patience(patience_s, (sampling or Sampling()).max_time_s)  # refuses what is no time
     sweep = _Sweep(
-        tuple(cases), sampling or Sampling(), together, report, leave_out, finished, clock, free, name, origin
+        tuple(cases),
+        sampling or Sampling(),
+        together,
+        memory_bytes,
+        report,
+        leave_out,
+        finished,
+        clock,
+        free,
+        name,
+        origin,
     )
 
     peaks = Peaks()
@@ -159,10 +172,15 @@ def measure_sweep(
 
 
 def plan_groups(
-    cases: Sequence[Case], outlook: Outlook, *, together: int | None = None, free: Callable[[], int] = free_host_bytes
+    cases: Sequence[Case],
+    outlook: Outlook,
+    *,
+    together: int | None = None,
+    memory_bytes: int | None = None,
+    free: Callable[[], int] = free_host_bytes,
 ) -> list[list[int]]:
     """Returns the groups that cases would be measured in, by their places, as far as that is known beforehand."""
-    sweep = _Sweep(tuple(cases), Sampling(), together, free=free)
+    sweep = _Sweep(tuple(cases), Sampling(), together, memory_bytes, free=free)
     sweep.take_in(outlook)
     return sweep.plan(None)
 
@@ -187,6 +205,7 @@ class _Sweep:
     cases: tuple[Case, ...]
     sampling: Sampling
     together: int | None
+    memory_bytes: int | None = None
     report: SweepReport = lambda _: None
     leave_out: LeaveOut | None = None
     finished: Finished = lambda _: None
@@ -220,12 +239,17 @@ class _Sweep:
     def measure(self, run: RunGroup, look: Look) -> None:
         """Measure group after group until none is left, or Ctrl-C."""
         try:
-            if len(self.cases) > FEW and self.together != 1:
+            if self._is_counted():
                 self.take_in(look(self.cases))
             while self.pending and not self.interrupted:
                 self._measure_next(run)
         except KeyboardInterrupt:  # between groups
             self.interrupted = True
+
+    def _is_counted(self) -> bool:
+        """Returns whether what the cases take is counted beforehand: not of a few, unless memory is bounded."""
+        few = FEW if self.memory_bytes is None else 1
+        return len(self.cases) > few and self.together != 1
 
     def take_in(self, outlook: Outlook) -> None:
         """Take in what was counted."""
@@ -249,7 +273,7 @@ class _Sweep:
 
     def plan(self, anchor: int | None) -> list[list[int]]:
         """Returns the groups of the cases that are left."""
-        if len(self.cases) <= FEW and self.together != 1:
+        if self.together != 1 and not self._is_counted():
             return [self.pending]
         return groups.plan(
             self.pending,
@@ -261,7 +285,10 @@ class _Sweep:
         )
 
     def _room(self) -> Memory:
-        return groups.usable({HOST: self.free(), **self.devices})
+        room = dict(groups.usable({HOST: self.free(), **self.devices}))
+        if self.memory_bytes is not None:
+            room[HOST] = min(room[HOST], self.memory_bytes)
+        return room
 
     def _run(self, run: RunGroup, members: list[int], anchor: Repeat | None) -> None:
         """Measure cases together; what can't be measured as asked is no end of the others."""
