@@ -87,7 +87,7 @@ def measure(
     outcome = find_engine(asked.engine).measure(order, tell)
     if outcome.runs:
         console = screen.console()
-        table.show(outcome.runs, console, quantities=chosen(asked.columns) if asked.columns else ())
+        table.show(outcome.runs, console, quantities=chosen(asked.columns) if asked.columns else (), notes=asked.notes)
         console.print()
         for path in outcome.saved:
             console.print(f"saved {path}", highlight=False, soft_wrap=True)

@@ -103,7 +103,17 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     add_records(group)
     add_name(group)
     add_columns(group)
+    add_notes(group)
     group.add_argument("--quiet", action="store_true", help="say nothing while measuring")
+
+
+def add_notes(group: argparse._ActionsContainer) -> None:
+    """Add whether everything is told beneath a run's table."""
+    group.add_argument(
+        "--notes",
+        action="store_true",
+        help="on a terminal, tell all notes beneath each run; else many that warn of nothing are only counted",
+    )
 
 
 SORTS = ("rank", "asked")

@@ -61,6 +61,7 @@ def register(add: Add) -> None:
         "--columns (default: latency)",
     )
     options.add_columns(parser)
+    options.add_notes(parser)
     options.add_sort(parser, default="rank in tables and pages of folders; else asked")
     group = parser.add_argument_group("pictures")
     group.add_argument(
@@ -175,7 +176,7 @@ def report(asked: argparse.Namespace) -> int:
         from vilt_bench.report.runs import table
 
         quantities = chosen(asked.columns) if asked.columns else ()
-        table.show(runs, screen.console(), left_out=left_out, quantities=quantities)
+        table.show(runs, screen.console(), left_out=left_out, quantities=quantities, notes=asked.notes)
         return 0
     if asked.format in DATA_FILES:
         return _write(render_data(runs, asked.format, quantities=asked.columns), asked.output)

@@ -171,7 +171,7 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
     if asked.sort != "asked":
         shown = by_rank(shown)
     if shown:
-        table.show(shown, console, quantities=chosen(asked.columns) if asked.columns else ())
+        table.show(shown, console, quantities=chosen(asked.columns) if asked.columns else (), notes=asked.notes)
         console.print()
     for path in chain.from_iterable(saved[run.run_id] for run in measured):
         console.print(f"saved {path}", highlight=False, soft_wrap=True)

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from vilt_bench.ask.case import LANGUAGE_MODEL, case_name, in_common
-from vilt_bench.judge.remarks import UNACCOUNTED
+from vilt_bench.judge.remarks import UNACCOUNTED, OutputDeviates
 from vilt_bench.judge.summary import Summary
 from vilt_bench.record.run import NONE, Environment, Model
-from vilt_bench.report.numbers import ABSENT, interval, milliseconds_interval, milliseconds_of
+from vilt_bench.report.numbers import ABSENT, interval, milliseconds_interval, milliseconds_of, percent
 from vilt_bench.words import counted
 
 
@@ -132,6 +132,24 @@ def _by_value(pairs: Iterable[tuple[str, str]], most: int = 4) -> str:
 
 def _fitted(model: Model) -> str:
     return f"{pixels(model)} pixels" + (f" by --fit {model.fit}" if model.fit else "")
+
+
+def headline(run: Summary) -> str:
+    """Returns what is asked first of a run, in few words: how long, what share of it is seeing, and how sure."""
+    if run.failure is not None:
+        said = [f"failed: {run.failure.kind}"]
+    elif run.whole.latency is None:
+        said = [run.verdict]
+    else:
+        share = None if run.model is None or run.model.is_alone else run.components["visual_embedder"].share
+        said = [
+            f"whole {milliseconds_interval(run.whole.latency)} ms",
+            *([] if share is None else [f"visual embedder {percent(share)}"]),
+            run.verdict,
+        ]
+    return " · ".join(
+        [*said, *(["NOT THE SAME OUTPUT"] if any(isinstance(r, OutputDeviates) for r in run.remarks) else [])]
+    )
 
 
 def model_line(run: Summary) -> str:

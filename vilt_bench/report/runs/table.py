@@ -7,7 +7,18 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console, Group, RenderableType
 
 from vilt_bench.judge import summary
-from vilt_bench.judge.remarks import Failed, OutputDeviates, Remark
+from vilt_bench.judge.remarks import (
+    Computed,
+    EnergyUsed,
+    Failed,
+    FirstCall,
+    GpuBetweenBlocks,
+    OutputDeviates,
+    Precise,
+    ProcessorTime,
+    RandomWeights,
+    Remark,
+)
 from vilt_bench.judge.summary import Summary
 from vilt_bench.record.run import Component, Run
 from vilt_bench.report import lines, tables, terminal
@@ -41,8 +52,17 @@ def show(
     *,
     left_out: Sequence[str] = (),
     quantities: Sequence[Quantity] = (),
+    notes: bool = True,
 ) -> None:
-    """Print the runs: side by side if there are several, then each with its stages and remarks; what was left out."""
+    """Print the runs: side by side if there are several, then each with its stages and remarks; what was left out.
+
+    Args:
+        runs: in order.
+        console: where to print.
+        left_out: what could not be read, a sentence each.
+        quantities: instead of the usual ones.
+        notes: whether remarks that warn of nothing are all told; else many of them are counted.
+    """
     runs = summary.summaries(runs)
     width = console.width
     if len(runs) > 1:
@@ -52,22 +72,44 @@ def show(
         _print(console, *(f"• {remark}" for remark in said))
     told = bool(lines.commands(runs))
     for start in range(0, len(runs), _AT_ONCE):
-        some = (part for run in runs[start : start + _AT_ONCE] for part in _run(run, width, quantities, told=told))
+        some = (
+            part
+            for run in runs[start : start + _AT_ONCE]
+            for part in _run(run, width, quantities, told=told, notes=notes)
+        )
         console.print(Group(*some), crop=False)  # nothing is wider
     _print(console, *(f"• {line}" for line in left_out))
 
 
-def _run(run: Summary, width: int, quantities: Sequence[Quantity], *, told: bool) -> Iterator[RenderableType]:
-    """Yields one run; `told`: the command that asked for it stands above."""
+def _run(
+    run: Summary, width: int, quantities: Sequence[Quantity], *, told: bool, notes: bool
+) -> Iterator[RenderableType]:
+    """Yields one run; `told`: the command that asked for it stands above; `notes` as for `show`."""
     below = filter(None, [lines.machine_line(run), lines.origin_line(run, without_command=told)])
-    head = [(lines.name(run), "bold"), (f" – {lines.model_line(run)}", "")]
-    yield terminal.Lines([[], head, *([(line, "dim")] for line in below)])
+    head = [(lines.name(run), "bold"), (f" – {lines.headline(run)}", "bold")]
+    yield terminal.Lines([[], head, [(lines.model_line(run), "")], *([(line, "dim")] for line in below)])
     if len(run.rows) > 1 or run.timed:
         yield terminal.Lines([[]])
         yield from _drawn(by_stage(run, quantities), width)
     if throughput := lines.throughput_line(run):
         yield terminal.Lines([[(throughput, "")]])
-    yield terminal.Lines([(f"• {sentence(remark)}", _look(remark))] for remark in run.remarks)
+    folded = [] if notes else [remark for remark in run.remarks if isinstance(remark, _FACTS)]
+    folded = folded if len(folded) > _MOST_FACTS else []
+    yield terminal.Lines(
+        [(f"• {sentence(remark)}", _look(remark))]
+        for remark in run.remarks
+        if not any(remark is each for each in folded)
+    )
+    if folded:
+        yield terminal.Lines(
+            [[(f"• {len(folded)} more notes: --notes tells them, as in 'vilt-bench report RUN --notes'.", "dim")]]
+        )
+
+
+_FACTS = (Computed, EnergyUsed, FirstCall, GpuBetweenBlocks, Precise, ProcessorTime, RandomWeights)
+"""Remarks that warn of nothing: what else stands in the record, or above the table."""
+_MOST_FACTS = 3
+"""Of a run, that are told where no others were asked for."""
 
 
 def _look(remark: Remark) -> str:
