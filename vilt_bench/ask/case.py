@@ -338,11 +338,12 @@ def parse_dtype(text: str) -> Dtype:
 
 def parse_device(text: str) -> str:
     """Returns the device of a text such as `cuda:1`; `gpu` is the kind of accelerator that such machines have."""
-    name = text.strip().lower()
-    kind, colon, number = name.partition(":")
-    if kind != "gpu":
-        return name
-    return "mps" if sys.platform == "darwin" else f"cuda{colon}{number}"
+    found = re.fullmatch(r"([a-z]\w*)((?::\d+)?)", text.strip().lower())
+    if found is None:
+        return text  # which no case takes
+    if found[1] != "gpu":
+        return found[0]
+    return "mps" if sys.platform == "darwin" else f"cuda{found[2]}"
 
 
 def check_resolution(height: int, width: int) -> None:

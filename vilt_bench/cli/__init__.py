@@ -19,6 +19,7 @@ from vilt_bench import __version__, files
 from vilt_bench.cli import (
     choose,
     completion,
+    config,
     crash,
     doctor,
     embedders,
@@ -34,7 +35,7 @@ from vilt_bench.cli import (
     view,
 )
 from vilt_bench.cli.parser import Parser
-from vilt_bench.errors import ViltBenchError
+from vilt_bench.errors import ConfigError, ViltBenchError
 
 COMMANDS = (run, rerun, verdicts, profile, embedders, choose, paper, report, view, history, doctor, completion)
 """In the order in which `--help` shows them."""
@@ -59,8 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    asked = _parser().parse_args(arguments)
-    asked.typed = sys.argv[1:] if arguments is None else list(arguments)
+    typed = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _parser()
+    try:
+        typed, of_file = config.expanded(typed, _commands(parser))
+    except ConfigError as error:
+        return screen.complain(str(error))
+    asked = parser.parse_args(typed)
+    asked.typed = typed
+    if of_file and not getattr(asked, "quiet", False):
+        from vilt_bench.report import clean
+
+        screen.say(f"{clean.printed(f'options of {asked.config}: {chr(32).join(of_file)}')}\n")
     try:
         code: int = asked.command(asked)
     except ViltBenchError as error:
@@ -80,6 +91,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     return code
 
 
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Returns the parsers of the commands, by name."""
+    (found,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="vilt-bench",
@@ -96,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=sentence, allow_abbrev=False)
         sub.set_defaults(command=command)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        sub.add_argument(
+            config.FLAG,
+            metavar="FILE",
+            help="a TOML file with options for this and other commands; those that are typed win",
+        )
         return sub
 
     for module in COMMANDS:
