@@ -71,7 +71,7 @@ def complaint(capsys, tmp_path):
         (["--embedder", "patch32", "--text-length", "41"], "longer than the position table of 40"),
         (["--embedder", "patch32", "--device", "GPU 0"], "no device is called 'GPU 0'"),
         (["--embedder", "patch32", "--device", "tpu"], "--device 'tpu' is no device that torch knows; expected one of"),
-        (["--embedder", "patch32", "--dtype", "int8"], "choose from"),
+        (["--embedder", "patch32", "--dtype", "int8"], "must be one of float32, bfloat16, float16"),
         (["--embedder", "patch32", "--hidden-size", "30"], "multiple of --heads"),
         (["--embedder", "patch32", "--precision", "0"], "--precision must be between 0 and 1"),
         (["--embedder", "patch32", "--max-time", "nan"], "--max-time must be between"),
