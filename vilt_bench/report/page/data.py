@@ -14,7 +14,7 @@ from typing import Any
 
 from vilt_bench.ask.case import LANGUAGE_MODEL, Case
 from vilt_bench.judge.estimate import Estimate
-from vilt_bench.judge.summary import TITLES, Row, Summary, shown_components
+from vilt_bench.judge.summary import COMPONENTS, TITLES, Row, Summary, shown_components
 from vilt_bench.judge.trace import MOST
 from vilt_bench.report import axes, clean
 from vilt_bench.report.axes import AXES, Axis
@@ -179,7 +179,7 @@ def data(runs: Sequence[Summary], told: Sequence[Told]) -> dict[str, Any]:
         for each in usual()
         if any(each.text(row) != ABSENT for run in runs for row in run.rows)
     ]  # fmt: skip
-    kinds = list(dict.fromkeys(row.name for run in runs for row in run.rows))
+    kinds = sorted(dict.fromkeys(row.name for run in runs for row in run.rows), key=_place)
     most = min(MOST, max(LEAST_SAMPLES, MOST_SAMPLES // max(1, len(runs))))
     ids = _ids(runs)
     cases = []
@@ -269,6 +269,12 @@ def _estimate(found: Estimate | None) -> list[Any] | None:
     if found is None:
         return None
     return [*(_few(1e3, each) for each in (found.value, found.low, found.high)), found.units, found.samples]
+
+
+def _place(name: str) -> int:
+    """Returns where a stage stands: by its component, the whole last; sorting keeps the rest as it comes."""
+    found = [index for index, component in enumerate(COMPONENTS) if component == name.partition(".")[0]]
+    return found[0] if found else len(COMPONENTS)
 
 
 def _stage(name: str, kinds: Sequence[str]) -> dict[str, Any]:
@@ -463,9 +469,9 @@ def _is_asked(told: Told) -> bool:
 def _values(told: Told) -> str:
     """Returns a column's values in few words: `batch size 1, 2, 4, 8`, or how many there are."""
     known = dict.fromkeys(text for text in told.texts if text != ABSENT)
-    if len(known) <= 2 * _FEW:
+    if len(known) <= _FEW:
         return f"{told.title.lower()} {', '.join(known)}"
     if told.number and told.key != "pixels":
         found = [value for value in told.values if value is not None]
         return f"{told.title.lower()} {min(found):,} to {max(found):,}"
-    return f"{len(known):,} × {told.title.lower()}"
+    return f"{told.title.lower()}: {len(known):,} values"

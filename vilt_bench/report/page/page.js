@@ -235,7 +235,7 @@
     section.append(box);
     const narrow = box.clientWidth < WIDE, step = narrow ? 46 : 30, used = /** @type {Set<Stage>} */ (new Set());
     chart(box, "Latency by stage", bars.length * step + 46, (svg, width) => {
-      const left = narrow ? 0 : Math.min(0.32 * width, 16 + 6.4 * Math.max(...bars.map((at) => cases[at].name.length))), right = width - 64;
+      const left = narrow ? 0 : Math.min(0.32 * width, 16 + 6.8 * Math.max(...bars.map((at) => cases[at].name.length))), right = width - 64;
       const least = Math.min(...bars.map((at) => Math.min(...parts(cases[at]).map((row) => row[2] && row[2][0] || most).slice(0, 1)))) || most / 1e4;
       const [until, from] = [1.06 * sorted[gap], 0.94 * sorted[gap + 1]];
       const log = scaled([Math.max(least / 2, most / 1e6), most], left, right, true, false);
@@ -248,7 +248,7 @@
       for (const value of marks) svg.append(s("line", { x1: at(value), x2: at(value), y1: 0, y2: bottom, class: "axis" }), s("text", { x: at(value), y: bottom + 15, "text-anchor": value ? "middle" : "start", class: "quiet" }, short(value)));
       svg.append(s("text", { x: right, y: bottom + 33, "text-anchor": "end", class: "quiet" }, "ms, sum of stages"));
       bars.forEach((index, line) => {
-        const one = cases[index], top = line * step + (narrow ? 18 : 4), room = narrow ? width / 6.4 : (left - 12) / 6.2;
+        const one = cases[index], top = line * step + (narrow ? 18 : 4), room = narrow ? width / 6.8 : (left - 12) / 6.8;
         const name = one.name.length > room ? `${one.name.slice(0, room - 1)}…` : one.name;
         svg.append(s("text", narrow ? { x: 0, y: top - 5 } : { x: left - 8, y: top + 15, "text-anchor": "end" }, name));
         let sum = 0;
@@ -298,6 +298,8 @@
     // What tells lines apart is what else was asked for; without such, each embedder's kind.
     const of = (/** @type {number} */ at) => own.map((each) => texts[at][each]).join(", ") || (curve ? "all" : cases[at].name);
     const sizes = curve && columns[x].key === "batch-size" ? (/** @type {number} */ at) => [of(at), texts[at][columnOf("pixels")]].filter(Boolean).join(", ") : of;
+    // Sizes part lines, and are too long to name them.
+    const label = (/** @type {string} */ name) => name.split(", ").length > 6 ? name.replace(/, hidden_size [^;]*?layer_norm_eps [^,]*/, "") : name;
     const series = [...new Set(points.map((each) => sizes(each.at)))];
     const log = { x: spread(points.map((each) => each.x)), y: spread(points.map((each) => each.y)) };
     const bounds = points.flatMap(({ ends, y: value }) => Array.isArray(ends) ? [value, ...ends.filter((each) => each !== null && (!log.y || Number(each) > 0)).map(Number)] : [value]);
@@ -321,7 +323,7 @@
       });
     });
     if (series.length > 1 && series.length <= 3 * MOST_LINES) figure.append(h("ul", { class: "legend" }, ...series.map((name, line) =>
-      h("li", {}, s("svg", { viewBox: "0 0 18 12", class: `s${line % MOST_LINES}`, "aria-hidden": "true" }, s("circle", { cx: 9, cy: 6, r: 5, fill: "currentColor" })), name))));
+      h("li", {}, s("svg", { viewBox: "0 0 18 12", class: `s${line % MOST_LINES}`, "aria-hidden": "true" }, s("circle", { cx: 9, cy: 6, r: 5, fill: "currentColor" })), label(name)))));
     section.append(h("p", { class: "said" }, curve ? "Bars are 95% intervals." : `The dashed line is the frontier: no case shown is better in both. Bars are 95% intervals.`));
   }
 
@@ -493,7 +495,7 @@
       h("p", { class: "said" }, a.group === b.group && data.shared[a.group]
         ? "They took turns in one group, so that the machine's drift met both; the interval takes them as independent."
         : `They are stored records of ${data.shared[a.at].slice(0, 16).replace("T", " ")} and ${data.shared[b.at].slice(0, 16).replace("T", " ")}: what the machine did between the two is in the ratio and not in its interval. 'vilt-bench run' of both measures them in turns; 'vilt-bench gate' decides between two versions of the code.`),
-      ...(differ.length ? [h("p", { class: "said" }, `They differ in ${differ.map((at) => `${columns[at].title.toLowerCase()} (${texts[first][at]} / ${texts[second][at]})`).join(", ")}.`)] : []));
+      ...(differ.length ? [h("p", { class: "said" }, `They differ in ${differ.map((at) => columns[at].key === "sizes" ? columns[at].title.toLowerCase() : `${columns[at].title.toLowerCase()} (${texts[first][at]} / ${texts[second][at]})`).join(", ")}.`)] : []));
   }
 
   // The table of cases
