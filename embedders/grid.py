@@ -81,7 +81,10 @@ def _grid(
 
 
 class GridPooling(nn.Module):
-    """Max-pools 2×2 cells to one; a last odd row or column is dropped."""
+    """Max-pools 2×2 cells to one; a last odd row or column is dropped.
+
+    Our reading: Pixel-BERT's paper tells of a pooling, and not of what kind.
+    """
 
     def __init__(self) -> None:
         """Make the pooling."""
@@ -106,7 +109,8 @@ class GridPooling(nn.Module):
 class GridProjection(nn.Module):
     """Projects each cell to a token and adds where it is: [B, C, h, w] to [B, h·w, D].
 
-    The position is the sum of a learned row and a learned column embedding, both interpolated to the grid.
+    The position is the sum of a learned row and a learned column embedding, both interpolated to the grid. That, and
+    how many there are, is ours: Pixel-BERT's paper tells of a position embedding, and not of its form.
     """
 
     POSITIONS = 32

@@ -13,6 +13,14 @@ from typing import Any, Literal, NamedTuple, cast
 
 import timm
 import torch
+from timm.data.constants import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_INCEPTION_MEAN,
+    IMAGENET_INCEPTION_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from timm.utils.model import reparameterize_model
@@ -31,6 +39,14 @@ from vilt_bench.words import did_you_mean, nearest
 Layout = Literal["NCHW", "NHWC", "NLC"]
 Size = tuple[int, int]
 
+Normalisation = Literal["own", "none", "half", "imagenet", "clip"]
+RGB: dict[Normalisation, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "half": (IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD),
+    "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+}
+"""Mean and standard deviation of the pixels, by the names that timm has for them."""
 LARGEST_MERGE = 4
 """Edge of the squares of tokens that models merge to one at their end; what is left of larger ones is a summary."""
 
@@ -47,6 +63,7 @@ def timm_encoder(
     dynamic: bool = False,
     fuse: bool = True,
     tome: int = 0,
+    normalisation: Normalisation = "own",
     pretrained: bool = False,
     weights: str = "",
 ) -> VisualEmbedder:
@@ -61,6 +78,8 @@ def timm_encoder(
         fuse: merge what some models have for training only (the branches of FastViT, RepVGG, MobileOne and RepViT,
             the normalisations of LeViT) into the layers before or after, as they are deployed.
         tome: tokens that each block of a plain ViT merges away; see `MergingBlocks`.
+        normalisation: of the pixels, where a vision-language model has another than timm's weights: none (0 and 1),
+            half (0.5 and 0.5), imagenet or clip.
         pretrained: fetch timm's weights of the backbone from the Hugging Face hub; the projection stays random.
         weights: a file with timm's weights of the backbone; empty: random.
 
@@ -85,6 +104,7 @@ def timm_encoder(
                 raise EmbedderError(f"timm/{model}: tome={tome} returns merged tokens without prefix; drop keep_prefix")
             note = f"merges {tome} tokens in each block (ToMe)"
             tower.blocks = nn.Sequential(MergingBlocks(_plain_blocks(model, tower), count=tome, prefix=plan.prefix))
+    mean, std = RGB.get(normalisation, (plan.mean, plan.std))
     backbone = TimmBackbone(tower, plan, keep_prefix=keep_prefix, merging=tome > 0)
     return VisualEmbedder(
         {"backbone": backbone, "projection": Projection(channels=plan.channels, hidden_size=hidden_size)},
@@ -93,8 +113,8 @@ def timm_encoder(
         resolution=plan.size,
         size_divisor=plan.divisor,
         fixed_size=plan.fixed,
-        mean=plan.mean,
-        std=plan.std,
+        mean=mean,
+        std=std,
         weights=f"{origin}, projection random" if origin else "random",
         notes={"backbone": note} if note else None,
     )

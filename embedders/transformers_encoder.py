@@ -38,6 +38,8 @@ PIXEL_STRIDES = (4, 8, 16, 32, 64)
 """Likewise in pixels, where patches overlap."""
 MOST_PREFIX = 16
 """Class, distillation and register tokens, at most."""
+MASK_TOKEN = "mask_token"
+"""What stands for a patch that is hidden in training: DINOv2, DINOv3, BEiT and others."""
 OWN_RESOLUTION = (448, 448)
 """For a tower whose configuration names none."""
 
@@ -309,10 +311,15 @@ class Plan:
     """Of the tower's forward, beside the images."""
     unused: tuple[str, ...] = ()
     """Modules that no feature comes from, such as a pooling head."""
+    untouched: tuple[str, ...] = ()
+    """Parameters that only training uses, in modules that are used."""
 
     def build(self) -> Any:
         """Returns the tower with random weights, in float32, without what is not used."""
         tower = _create(self.tower, self.config)
+        for name in self.untouched:
+            module, _, own = name.rpartition(".")
+            setattr(tower.get_submodule(module), own, None)
         for name in self.unused:
             tower.set_submodule(name, Absent())
         return tower
@@ -398,7 +405,8 @@ def _probed(name: str, plan: Plan, takes: Mapping[str, Any], asked: bool) -> Pla
         what = f"refuses `resolution` {height}x{width}" if asked else f"can't take an image of {height}x{width} pixels"
         raise EmbedderError(f"{name} {what} ({one_line([error])})") from error
     unused = [key for key, gradient in zip(named, used, strict=True) if gradient is None]
-    plan = replace(plan, arguments=arguments, unused=_modules_of(tower, unused))
+    untouched = tuple(key for key in unused if key.endswith(MASK_TOKEN))
+    plan = replace(plan, arguments=arguments, unused=_modules_of(tower, unused), untouched=untouched)
     if output.ndim == 4:
         return replace(plan, channels=output.shape[1], patch=max(1, round(height / output.shape[2])))
     for stride in (*(plan.patch * each for each in STRIDES), *PIXEL_STRIDES):
@@ -490,7 +498,9 @@ def _load(tower: nn.Module, path: str) -> str:
     parts = {name for name, child in tower.named_children() if not isinstance(child, Absent)}
     kept = {key: tensor for key, tensor in inner.items() if key in own or key.partition(".")[0] in parts}
     # A constant that older releases of transformers kept with the weights, as of CLIP.
-    kept = {key: tensor for key, tensor in kept.items() if key in own or not key.endswith(".position_ids")}
+    kept = {
+        key: tensor for key, tensor in kept.items() if key in own or not key.endswith((".position_ids", MASK_TOKEN))
+    }
     load_strictly(tower, kept, name=path)
     return state.remark
 

@@ -62,17 +62,28 @@ def test_what_models_use_can_be_read_where_it_is_said() -> None:
     entries, tags = used_by_models(), timm.list_pretrained()
     towers = json.loads((Path(__file__).parents[2] / "embedders" / "towers.json").read_text())
     assert len(entries) > 15
+    package = Path(transformers.__file__).parent
     for used in entries:
         library, _, rest = used.evidence.partition(" ")
         if library == "timm":
             assert rest.removeprefix("weights ") in tags, used
+        elif library == "transformers" and rest.startswith("models/"):
+            assert (package / rest).is_file(), used
         elif library == "transformers":
             assert rest in dir(transformers), used  # known without importing it
         elif library == "configuration":
             tower = used.embedder.removeprefix("transformers/").partition(",")[0]
             assert rest == f"of {towers[tower]['hub']}", used
+        elif library.startswith("github:"):
+            assert library.count("/") == 1, used
+            assert rest.endswith((".py", ".md", ".json")), used
         else:
             assert used.evidence == "ViLT paper, section 3.1"
+
+
+def test_what_models_use_is_listed_once() -> None:
+    entries = [(used.embedder, used.used_by) for used in used_by_models()]
+    assert len(set(entries)) == len(entries)
 
 
 @pytest.mark.parametrize(

@@ -99,10 +99,10 @@ def test_unknown_name_is_answered_with_the_nearest(name: str, near: str) -> None
         ("facebook/dinov2-base", "transformers/dinov2-base"),
         ("Qwen/Qwen2.5-VL-7B-Instruct", "transformers/qwen2.5-vl-7b"),
         # What these use their own configurations say: CLIP's ViT-L at 336 pixels, EVA's ViT-g behind a Q-Former.
-        ("llava-1.5", "timm/vit_large_patch14_clip_336"),
-        ("liuhaotian/llava-v1.5-7b", "timm/vit_large_patch14_clip_336"),
-        ("blip2", "timm/eva_giant_patch14_clip_224,reduce=qformer:32"),
-        ("OpenGVLab/InternVL3-8B", "timm/vit_intern300m_patch14_448,reduce=pixel-shuffle:2"),
+        ("llava-1.5", "timm/vit_large_patch14_clip_quickgelu_336.openai"),
+        ("liuhaotian/llava-v1.5-7b", "timm/vit_large_patch14_clip_quickgelu_336.openai"),
+        ("blip2", "timm/eva_giant_patch14_clip_224.laion400m,reduce=qformer:32"),
+        ("OpenGVLab/InternVL3-8B", "timm/vit_intern300m_patch14_448.ogvl_2pt5,reduce=pixel-shuffle:2"),
     ],
 )
 def test_name_that_people_try_leads_to_what_exists(name: str, offered: str) -> None:

@@ -114,6 +114,13 @@ def test_prefix_tokens_are_kept_when_asked_for() -> None:
     assert kept(images).cells is None
 
 
+def test_the_normalisation_may_be_that_of_the_model_around_the_tower() -> None:
+    assert on_meta("test_vit", normalisation="none").mean == (0.0, 0.0, 0.0)
+    clip = on_meta("test_vit", normalisation="clip")
+    assert (clip.mean[0], clip.std[0]) == (0.48145466, 0.26862954)  # of openai/CLIP, clip.py
+    assert on_meta("test_vit").mean == (0.5, 0.5, 0.5)
+
+
 def test_what_no_token_comes_from_is_dropped() -> None:
     with torch.device("meta"):
         whole = timm.create_model("vit_base_patch16_siglip_224", num_classes=0)

@@ -230,7 +230,8 @@ def package_folders(package: str) -> list[Path]:
         spec = find_spec(package)
     except ValueError:  # a module without a spec, such as __main__
         return []
-    return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec is not None else []
+    # A checkout that is installed and worked in is on the import path twice, and with it a namespace's folder.
+    return [Path(folder) for folder in dict.fromkeys(spec.submodule_search_locations or ())] if spec is not None else []
 
 
 def family_names(package: str, family: str) -> list[str]:

@@ -15,7 +15,7 @@ ABSENT = "-"
 class Table6Row:
     """A model's size and speed as printed.
 
-    Source: ViLT paper, Table 6; the resolution is that of section 4.1 and the models' own papers.
+    Source: ViLT paper, Table 6; the resolution is that of section 4.6, ViLT's of 4.2, and the models' own papers.
     """
 
     model: str
