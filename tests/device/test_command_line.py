@@ -121,7 +121,7 @@ def test_the_gate_judges_by_device_times(vilt_bench, tmp_path, scale, verdict, c
 
 
 def test_the_doctor_looks_at_a_machine_that_has_the_device(vilt_bench):
-    done = vilt_bench("doctor", "--quick")
+    done = vilt_bench("doctor")
     assert done.returncode == 0, done.stderr
     assert "noise" in done.stdout
 

@@ -4,6 +4,7 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vilt_bench.judge.fitness import diagnose
@@ -88,6 +89,34 @@ def test_the_time_of_a_pair_is_that_of_a_gate_by_its_documented_passes() -> None
     passes = 2 * sum(map(int, said.groups()))  # of both processes
     (start_s,) = {pair.start_s for pair in pairs(0.002)}
     assert diagnose(examination()).pair_s == pytest.approx(start_s + passes * 0.1)  # a model of 100 ms
+
+
+def test_a_short_look_says_what_it_does_not_see_and_a_thorough_one_does_not() -> None:
+    (said,) = [each for each in diagnose(examination(forked=True, took_s=9.0)).findings if each.mark == "unknown"]
+    assert said.topic == "fresh starts"
+    assert "forked from one, within 9 s" in said.said
+    assert "--thorough" in said.advice
+    assert "fresh starts" not in {each.topic for each in diagnose(examination()).findings}
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_the_verdict_tells_how_far_a_spread_of_so_few_pairs_may_be_off(count: int) -> None:
+    rng = np.random.default_rng(1)
+    off = rng.normal(size=(20_000, count)).std(axis=1, ddof=1).std()
+    told = re.search(r"noise is known to (\d+)%", diagnose(examination(pairs=pairs(0.002, count=count))).verdict)
+    assert told is not None
+    assert int(told[1]) / 100 == pytest.approx(off, abs=0.05)
+
+
+@pytest.mark.parametrize(("threads", "told"), [(2, ["OMP_WAIT_POLICY"]), (1, [])])
+def test_what_sleeping_threads_cost_on_a_quiet_machine_is_told(threads: int, told: list[str]) -> None:
+    findings = diagnose(examination(where={"omp_wait_policy": "PASSIVE", "threads": threads})).findings
+    found = [each for each in findings if each.topic == "OMP_WAIT_POLICY"]
+    assert [each.topic for each in found] == told
+    text = (Path(__file__).parents[2] / "docs" / "records.md").read_text(encoding="utf-8")
+    said = re.search(r"it costs something: (\d+) against (\d+) ms", text)
+    assert said is not None
+    assert all(f"{said[2]} instead of {said[1]} ms" in each.said and each.mark == "ok" for each in found)
 
 
 def test_two_pairs_are_too_few_to_tell() -> None:

@@ -1,4 +1,4 @@
-"""Examines the machine: is it fit to measure on? Times a fixed kernel in fresh processes, looks at who else is here.
+"""Examines the machine: is it fit to measure on? Times a fixed kernel in pairs of processes, looks at who else is here.
 
 The director imports no torch and sleeps while a process measures. What is found is judged in `judge.fitness`.
 """
@@ -9,11 +9,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 import psutil
@@ -52,20 +53,26 @@ class Effort:
     """How long to watch other processes before anything is measured."""
     max_time_s: float
     """No pair but the first is started that would end later."""
+    forked: bool = False
+    """Whether processes are forked from one, where that is sound: to start each anew takes most of the time."""
 
 
+SHORT = Effort(pairs=12, look_s=0.5, max_time_s=12.0, forked=True)
 THOROUGH = Effort(pairs=12, look_s=2.0, max_time_s=55.0)
-QUICK = Effort(pairs=4, look_s=0.5, max_time_s=9.0)
+FORKS = sys.platform == "linux"
+"""Windows can't; on macOS the libraries behind torch's matrix product are not made for it."""
 
 
 def examine(
-    effort: Effort = THOROUGH,
+    effort: Effort = SHORT,
     *,
     root: Path = ROOT,
     report: Callable[[str], None] = lambda _: None,
     patience_s: float | None = None,
 ) -> Examination:
-    """Returns what the machine is like right now; takes about a minute, with `QUICK` about ten seconds.
+    """Returns what the machine is like right now; takes 15 seconds at most, with `THOROUGH` about a minute.
+
+    A machine so busy that a process is not started by then gets the one pair that says so.
 
     Args:
         effort: how hard to look.
@@ -83,20 +90,25 @@ def examine(
     neighbours = _neighbours(effort.look_s)
     load = None if sys.platform == "win32" else os.getloadavg()[0]
     probe = FitnessProbe(root=root, cpu_clock=lambda: sum(os.times()[:4]))
+    forked = effort.forked and FORKS
     pairs: list[KernelPair] = []
     environment = None
     probe.begin()
-    while len(pairs) < effort.pairs:
-        spent_s = time.perf_counter() - begin
-        if pairs and spent_s * (1 + 1 / len(pairs)) > effort.max_time_s:
-            break
-        report(f"timing a fixed kernel in fresh processes, pair {len(pairs) + 1} of {effort.pairs}")
-        try:
-            pair, told = _pair(environment, budget_s=effort.max_time_s / LEAST_PAIRS, limit_s=limit_s)
-        except WorkerFailedError as error:
-            raise MeasurementError(f"the doctor's kernel could not be run: {error.failure.message}") from None
-        environment = environment or told
-        pairs.append(pair)
+    try:
+        with ExitStack() as stack:
+            report("starting the process that times a fixed kernel")
+            start = stack.enter_context(_forks(limit_s)) if forked else partial(_fresh, limit_s)
+            pairs_begin = time.perf_counter()
+            while len(pairs) < effort.pairs:
+                now = time.perf_counter()
+                left_s = effort.max_time_s - (now - begin)
+                if pairs and (now - pairs_begin) / len(pairs) > left_s:
+                    break
+                report(f"timing a fixed kernel in two processes, pair {len(pairs) + 1} of {effort.pairs}")
+                pair, environment = _pair(start, environment, budget_s=left_s / max(1, LEAST_PAIRS - len(pairs)))
+                pairs.append(pair)
+    except WorkerFailedError as error:
+        raise MeasurementError(f"the doctor's kernel could not be run: {error.failure.message}") from None
     probe.end()
     assert environment is not None
     processors = root / "sys/devices/system/cpu/cpu0/cpufreq"
@@ -116,6 +128,7 @@ def examine(
         memory_bytes=int(psutil.virtual_memory().total),
         gpus=look_at_gpus(),
         took_s=time.perf_counter() - begin,
+        forked=forked,
     )
 
 
@@ -128,15 +141,15 @@ class Kernel(Process):
         self._limit_s = limit_s
 
     @classmethod
-    def start(cls, limit_s: float) -> Kernel:
+    def start(cls, limit_s: float, *flags: str) -> Kernel:
         """Returns a fresh process, which says when it is ready.
 
         Raises:
             WorkerNotStartedError: it can't be started.
         """
-        return cls(start_child([sys.executable, "-m", "vilt_bench.worker.kernel"]), limit_s)
+        return cls(start_child([sys.executable, "-m", "vilt_bench.worker.kernel", *flags]), limit_s)
 
-    def ask(self, request: Literal["environment", "time"], expected: type[AnswerT]) -> AnswerT:
+    def ask(self, request: object, expected: type[AnswerT]) -> AnswerT:
         """Returns the answer; raises as `answer`."""
         self._child.send(msgspec.json.encode(request))
         return self.answer(expected)
@@ -154,9 +167,28 @@ class Kernel(Process):
             raise self._astray(f"replied what can't be read ({error})") from None
 
 
+class _Asked(Protocol):
+    """One of a pair that times the kernel: a process of its own, or a fork that another one asks."""
+
+    def ask(self, request: Literal["environment", "time"], expected: type[AnswerT]) -> AnswerT: ...
+
+
+@dataclass(frozen=True)
+class _Fork:
+    kernel: Kernel
+    place: int
+
+    def ask(self, request: Literal["environment", "time"], expected: type[AnswerT]) -> AnswerT:
+        return self.kernel.ask((self.place, request), expected)
+
+
+_Start = Callable[[], AbstractContextManager[tuple[_Asked, _Asked, float]]]
+"""Starts a pair of processes, and says how many seconds a start took."""
+
+
 @contextmanager
-def _kernel(limit_s: float) -> Iterator[Kernel]:
-    kernel = Kernel.start(limit_s)
+def _kernel(limit_s: float, *flags: str) -> Iterator[Kernel]:
+    kernel = Kernel.start(limit_s, *flags)
     try:
         yield kernel
     except BaseException:
@@ -166,25 +198,47 @@ def _kernel(limit_s: float) -> Iterator[Kernel]:
         kernel.close()
 
 
-def _pair(environment: Environment | None, *, budget_s: float, limit_s: float) -> tuple[KernelPair, Environment]:
+@contextmanager
+def _fresh(limit_s: float) -> Iterator[tuple[Kernel, Kernel, float]]:
+    """Starts two processes at once."""
+    begin = time.perf_counter()
+    with _kernel(limit_s) as first, _kernel(limit_s) as second:
+        first.answer(str), second.answer(str)
+        yield first, second, time.perf_counter() - begin
+
+
+@contextmanager
+def _forks(limit_s: float) -> Iterator[_Start]:
+    """Starts the one process of which each pair is forked."""
+    begin = time.perf_counter()
+    with _kernel(limit_s, "--fork") as kernel:
+        kernel.answer(str)
+        start_s = time.perf_counter() - begin
+
+        @contextmanager
+        def start() -> Iterator[tuple[_Fork, _Fork, float]]:
+            kernel.ask("fork", str)
+            yield _Fork(kernel, 0), _Fork(kernel, 1), start_s
+
+        yield start
+
+
+def _pair(start: _Start, environment: Environment | None, *, budget_s: float) -> tuple[KernelPair, Environment]:
     """Returns one pair's samples, and the environment, asked for where it is not known."""
     begin = time.perf_counter()
-    with ExitStack() as stack:
-        first, second = (stack.enter_context(_kernel(limit_s)) for _ in range(2))
-        first.answer(str), second.answer(str)
-        start_s = time.perf_counter() - begin
+    with start() as (first, second, start_s):
         environment = environment or first.ask("environment", Environment)
         for _ in range(WARMUP_TURNS):
             for kernel in (first, second, second, first):
                 kernel.ask("time", tuple[float, float])
-        samples: dict[Kernel, list[tuple[float, float]]] = {first: [], second: []}
+        samples: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
         for turn in range(TURNS):
             if turn >= LEAST_TURNS and time.perf_counter() - begin > 0.8 * budget_s:
                 break
-            for kernel in (first, second, second, first):
-                samples[kernel].append(kernel.ask("time", tuple[float, float]))
-    walls = [[wall for wall, _ in samples[kernel]] for kernel in (first, second)]
-    cpu_s = sum(cpu for each in samples.values() for _, cpu in each)
+            for place in (0, 1, 1, 0):
+                samples[place].append((first, second)[place].ask("time", tuple[float, float]))
+    walls = [[wall for wall, _ in each] for each in samples]
+    cpu_s = sum(cpu for each in samples for _, cpu in each)
     return (
         KernelPair(tuple(walls[0]), tuple(walls[1]), cpu_s / (environment.threads * sum(map(sum, walls))), start_s),
         environment,

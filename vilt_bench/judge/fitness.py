@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -22,6 +23,8 @@ EXAMPLE_PASS_S = 0.1
 """A pass of the model in the example of how long a comparison takes."""
 COARSE_CLOCK_S = 1e-6
 NOISY_PROCESSES = 0.03
+SLEEPING_S, SPINNING_S = 0.239, 0.203
+"""A pass of patch32 on two threads of a quiet machine, whose threads sleep or spin at barriers: docs/records.md."""
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "refined-jiffies")
 
 
@@ -89,7 +92,7 @@ def _verdict(found: Examination, noise: float | None, smallest: float | None, ne
         f"The smallest slowdown that is found here in 95 of 100 cases is "
         f"{'unknown' if smallest is None else f'about {percent(smallest)}'}, with "
         f"{PLANNED_PAIRS} process pairs: about {_minutes(PLANNED_PAIRS * pair_s)} for {example} "
-        f"(judged from {len(found.pairs)} pairs)."
+        f"(judged from {len(found.pairs)} pairs, whose noise is known to {percent(_uncertainty(len(found.pairs)))})."
     )
     if found.gpus:
         sentence += " That is of the processor; work on the GPU has noise of its own, which each gate tells."
@@ -120,7 +123,8 @@ def _noise(found: Examination) -> Iterator[Finding]:
     if between is None:
         yield Finding("noise", "unknown", f"{said}; {len(samples)} processes are too few to compare")
         return
-    said += f", and the medians of {len(samples)} fresh processes differ by {percent(between)}"
+    born = "forked" if found.forked else "fresh"
+    said += f", and the medians of {len(samples)} {born} processes differ by {percent(between)}"
     if between > NOISY_PROCESSES:
         yield Finding(
             "noise", "warn", said, "single runs can't be compared closely; compare in lockstep, or with more --trials"
@@ -135,6 +139,20 @@ def _noise(found: Examination) -> Iterator[Finding]:
             "ok" if good else "warn",
             f"identical processes that take turns differ by {percent(noise)} ({len(found.pairs)} pairs)",
         )
+
+    if found.forked:
+        yield Finding(
+            "fresh starts",
+            "unknown",
+            f"all processes were forked from one, within {found.took_s:.0f} s: by how much more those differ that are "
+            "started anew, as a gate's are, is not known, nor what load does that comes and goes by the minute",
+            "vilt-bench doctor --thorough, about a minute",
+        )
+
+
+def _uncertainty(pairs: int) -> float:
+    """Returns the standard error of a standard deviation, as a share of it, for normal noise."""
+    return 1 / math.sqrt(2 * (pairs - 1))
 
 
 def _others(found: Examination) -> Iterator[Finding]:
@@ -246,17 +264,30 @@ def _threads(found: Examination) -> Iterator[Finding]:
         )
     else:
         yield Finding("threads", "ok", f"{where.threads} of torch, for {usable or 'an unknown number of'} cores")
-    if where.threads > 1 and (where.omp_wait_policy or "").upper() != "PASSIVE":
-        disturbed = (found.fitness.others_share or 0.0) > BUSY_OTHERS
-        yield Finding(
-            "OMP_WAIT_POLICY",
-            "warn" if disturbed else "ok",
-            f"{where.omp_wait_policy or 'not set'}: waiting threads spin"
-            + (
-                ", which costs several times the latency on a busy machine" if disturbed else "; fine while it is quiet"
-            ),
-            "export OMP_WAIT_POLICY=PASSIVE, or unset it (a little slower on a quiet machine)" if disturbed else "",
+    if where.threads > 1:
+        yield _waiting(found)
+
+
+def _waiting(found: Examination) -> Finding:
+    """Returns what is said of how threads wait for each other."""
+    policy = found.environment.omp_wait_policy
+    topic = "OMP_WAIT_POLICY"
+    if (policy or "").upper() == "PASSIVE":
+        return Finding(
+            topic,
+            "ok",
+            f"{policy}: waiting threads sleep, which load of others harms least; alone on a quiet machine passes are "
+            f"faster with ACTIVE ({SPINNING_S * 1e3:.0f} instead of {SLEEPING_S * 1e3:.0f} ms of patch32 on two cores)",
         )
+    said = f"{policy or 'not set'}: waiting threads spin"
+    if (found.fitness.others_share or 0.0) <= BUSY_OTHERS:
+        return Finding(topic, "ok", f"{said}; fine while it is quiet")
+    return Finding(
+        topic,
+        "warn",
+        f"{said}, which costs several times the latency on a busy machine",
+        "export OMP_WAIT_POLICY=PASSIVE, or unset it (a little slower on a quiet machine)",
+    )
 
 
 def _clocks(found: Examination) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ class KernelPair:
     cpu_share: float
     """CPU time / (threads × wall time) of both; see `run.LEAST_CPU_SHARE`."""
     start_s: float
-    """Until both were ready."""
+    """Until both were ready; of forks: until the process was that they were forked from, as a gate starts none so."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Examination:
     memory_bytes: int
     gpus: tuple[GpuFacts, ...]
     took_s: float
+    forked: bool = False
+    """Whether the kernel's processes were forked from one, instead of each started anew."""
 
 
 def samples_of(pairs: Sequence[KernelPair]) -> list[tuple[float, ...]]:
