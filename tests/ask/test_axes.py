@@ -63,7 +63,13 @@ def test_duplicates_are_one_and_said():
     found = Sweep(["patch32", "patch32,reduce=pixel-shuffle:2"], {"reduce": ["none", "pixel-shuffle:2"]}).expand()
     assert [case.reduce for case in found.cases] == [None, "pixel-shuffle:2"]
     assert found.notes[1] == "Asked for more than once, and measured once: patch32,reduce=pixel-shuffle:2."
-    assert Sweep(["patch32"], {"batch_size": [2, 2, 2]}).cases() == [Case("patch32", batch_size=2)]
+    again = Sweep(["patch32", "patch32"], {"batch_size": [2, 2, 2], "dtype": ["bf16", "bfloat16"]}).expand()
+    assert again.cases == (Case("patch32", batch_size=2, dtype="bfloat16"),)
+    assert again.notes == (
+        "`batch_size` has 2 more than once; each is measured once.",
+        "`dtype` has bfloat16 more than once; each is measured once.",
+        "Asked for more than once, and measured once: patch32 (batch_size 2, bfloat16).",
+    )
 
 
 def test_options_that_are_equal_but_of_another_type_are_two_cases():

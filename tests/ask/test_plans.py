@@ -144,6 +144,13 @@ def test_an_empty_plan_says_nothing(read):
         ('embedders = ["patch32"]', 'embedders = ["patch32,x"]', "line 1, embedders: in `embedder`"),
         ('embedders = ["patch32"]', "embedders = 32", "line 1, embedders: must be a list of texts"),
         ("[axes]", "[axes", "at line 4"),
+        ("dtype =", "hidden-size =", r"line 7, axes.hidden-size: is not known here; it goes under \[case\]; expected"),
+        ("hidden-size = 96", "batch_size = 1", r"line 12, case.batch-size: is not known here; it goes under \[axes\]"),
+        (
+            'embedder = "patch32"',
+            'embedder = "patch3"',
+            r"line 20, exclude\[1\].embedder: .* which is not in the sweep",
+        ),
     ],
 )
 def test_what_a_plan_can_not_say_is_told_with_line_and_key(read, tmp_path, old, new, said):
@@ -177,6 +184,12 @@ def test_what_is_given_beside_a_plan_takes_its_place_field_by_field(read):
     assert plan.under(given).sweep().cases() == [Case("patch32", batch_size=2)]
     assert plan.under(given).how() == Sampling(trials=5, max_time_s=3)
     assert plan.under(Plan((Swept("patch16"),), {"batch_size": [1]})).sweep().cases() == [Case("patch16")]
+
+
+def test_an_exclusion_of_an_embedder_that_was_replaced_beside_the_plan_means_nothing(read):
+    plan = read('embedders = ["patch32"]\n[[exclude]]\nembedder = "patch32"\n[[exclude]]\nbatch-size = 2')
+    given = Plan((Swept("patch16"),), {"batch_size": [1, 2]})
+    assert plan.under(given).sweep().cases() == [Case("patch16")]
 
 
 def test_a_plan_comes_from_standard_input(monkeypatch):

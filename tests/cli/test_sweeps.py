@@ -1,5 +1,7 @@
 """Sweeps on the command line."""
 
+import os
+
 import pytest
 
 from vilt_bench import load
@@ -114,6 +116,12 @@ def test_a_list_is_refused_by_what_takes_one_value(refusal, command, option):
     assert f"argument {option[0]}: '{option[1]}' is a list, which only 'vilt-bench run' takes; give one value" in said
 
 
+def test_a_plan_without_embedders_is_named(refusal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep.toml").write_text("[axes]\nbatch-size = [1, 2]\n")
+    assert "sweep.toml has no embedders; it needs embedders = [" in refusal("run", "--plan", "sweep.toml")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -127,6 +135,7 @@ def test_a_list_is_refused_by_what_takes_one_value(refusal, command, option):
         (["patch32", "--together", "0"], "--together must be at least 1, got 0"),
         (["--plan", "."], "--plan . can't be read: it is a folder"),
         (["--plan", "missing.toml"], "it is not there"),
+        (["--plan", os.devnull], "it is not a regular file"),
     ],
 )
 def test_a_sweep_that_can_not_be_meant_is_refused_in_one_line(refusal, arguments, said):

@@ -122,14 +122,15 @@ class Sweep:
             ConfigError: there is no such axis, an axis is empty, a value is impossible with every other, there are more
                 combinations than `MOST_COMBINATIONS`, or all are excluded.
         """
-        axes = {name: values_of(name, values) for name, values in self.axes.items()}
+        given = {name: values_of(name, values) for name, values in self.axes.items()}
         embedders = [_swept(each) for each in self.embedders]
         if not embedders:
             raise ConfigError("a sweep needs an embedder; 'vilt-bench list' shows all")
-        own = [{name: values_of(name, values) for name, values in each.own.items()} for each in embedders]
+        axes = _each_once(given)
+        own = [_each_once({name: values_of(name, values) for name, values in each.own.items()}) for each in embedders]
         _check_count(embedders, [axes | each for each in own])
         excluded = [_Exclusion.of(each, embedders) for each in self.exclude]
-        found = _Found(notes=list(_fixed(axes, embedders, own)))
+        found = _Found(notes=[*_repeated(given), *_fixed(axes, embedders, own)])
         for each, fixed in zip(embedders, own, strict=True):
             found.add(each, axes | fixed, {**self.common, **each.common}, excluded)
         return found.finished(excluded)
@@ -151,15 +152,11 @@ class _Exclusion:
             raise ConfigError("an exclusion names nothing, so would leave everything out; give an axis or an embedder")
         values = {key: value if _is_list(value) else [value] for key, value in given.items()}
         names = list(values.pop("embedder", ()))
-        known = [name for each in embedders for name in (each.name, _written(each))]
-        for name in names:
-            if name not in known:
-                guess = did_you_mean(nearest(str(name), known))
-                raise ConfigError(f"an exclusion names embedder {name!r}, which is not in the sweep{guess}".rstrip(";"))
+        check_excluded(names, embedders)
         return _Exclusion(names, {key: values_of(key, each) for key, each in values.items()})
 
     def fits(self, embedder: Swept, combination: Mapping[str, Any]) -> bool:
-        if self.embedders and not {embedder.name, _written(embedder)} & set(self.embedders):
+        if self.embedders and not names_of(embedder) & set(self.embedders):
             return False
         fits = all(combination.get(name, _USUAL[name]) in values for name, values in self.values.items())
         self.hit[0] += fits
@@ -292,12 +289,41 @@ def axis(name: str) -> str:
 _USUAL: Mapping[str, Any] = {name: getattr(Case("-"), name) for name in AXES}
 
 
+def names_of(embedder: Swept) -> set[str]:
+    """Returns the names by which an exclusion can mean an embedder."""
+    return {embedder.name, _written(embedder)}
+
+
+def check_excluded(names: Sequence[str], embedders: Sequence[Swept]) -> None:
+    """Refuse an exclusion of embedders that are not in the sweep.
+
+    Raises:
+        ConfigError: one of the names is of none of them.
+    """
+    known = [name for each in embedders for name in (each.name, _written(each))]
+    for name in names:
+        if name not in known:
+            guess = did_you_mean(nearest(str(name), known))
+            raise ConfigError(f"an exclusion names embedder {name!r}, which is not in the sweep{guess}".rstrip(";"))
+
+
+def _each_once(axes: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    return {name: tuple(dict.fromkeys(values)) for name, values in axes.items()}
+
+
+def _repeated(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[str]:
+    """Yields which values of an axis were given more than once."""
+    for name, values in axes.items():
+        if again := [shown(value) for value in dict.fromkeys(values) if values.count(value) > 1]:
+            yield f"`{name}` has {_some(again)} more than once; each is measured once."
+
+
 def _swept(embedder: str | Swept) -> Swept:
     return read_embedder(embedder) if isinstance(embedder, str) else embedder
 
 
 def values_of(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    """Returns the values of an axis as fields of a case have them, each once.
+    """Returns the values of an axis as fields of a case have them.
 
     Raises:
         ConfigError: there is no such axis, it is empty, or a value is of another type.
@@ -307,7 +333,7 @@ def values_of(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
         raise ConfigError(f"as an axis is a list of values, got {values!r}", field=name)
     if not values:
         raise ConfigError("as an axis is empty; give a value, or leave it out", field=name)
-    return tuple(dict.fromkeys(_value(name, value) for value in values))
+    return tuple(_value(name, value) for value in values)
 
 
 def _value(name: str, value: Any) -> Any:

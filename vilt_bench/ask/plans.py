@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from vilt_bench import files
-from vilt_bench.ask.axes import AXES, Expansion, Sweep, Swept, axis, read_embedder, values_of
+from vilt_bench.ask.axes import AXES, Expansion, Sweep, Swept, axis, check_excluded, names_of, read_embedder, values_of
 from vilt_bench.ask.case import SIZES, Case, Option, Sampling, ViltConfig
 from vilt_bench.ask.effort import parse_duration_s, parse_share, parse_size_bytes
 from vilt_bench.ask.presets import find_preset
@@ -62,7 +62,7 @@ class Plan:
             axes={**{name: values for name, values in self.axes.items() if name not in other.common}, **other.axes},
             common={**self.common, **other.common},
             sizes={**self.sizes, **other.sizes},
-            exclude=(*self.exclude, *other.exclude),
+            exclude=(*(_of_embedders(self.exclude, other.embedders)), *other.exclude),
             sampling={**self.sampling, **other.sampling},
             together=self.together if other.together is None else other.together,
             memory_bytes=self.memory_bytes if other.memory_bytes is None else other.memory_bytes,
@@ -107,6 +107,17 @@ class Plan:
             if error.field not in self.places:
                 raise
             raise ConfigError(f"{self.places[error.field]}: {error}") from None
+
+
+def _of_embedders(exclude: Sequence[Mapping[str, Any]], embedders: Sequence[Swept]) -> Iterator[Mapping[str, Any]]:
+    """Yields the exclusions that can mean one of the embedders, where some have taken the place of a plan's."""
+    known = {name for each in embedders for name in names_of(each)}
+    for each in exclude:
+        left = [name for name in each.get("embedder", ()) if name in known]
+        if not known or "embedder" not in each:
+            yield each
+        elif left:
+            yield {**each, "embedder": left}
 
 
 def read_plan(path: str) -> Plan:
@@ -206,12 +217,13 @@ class _Reader:
         common, sizes = self._case(self._table(content, ("case",)), ("case",))
         sampling = self._table(content, ("sampling",))
         self._check_keys(sampling, ("sampling",), tuple(_SAMPLING))
+        embedders = tuple(self._embedders(content, sizes))
         return Plan(
-            embedders=tuple(self._embedders(content, sizes)),
+            embedders=embedders,
             axes=axes,
             common=common,
             sizes=sizes,
-            exclude=tuple(self._exclusions(content)),
+            exclude=tuple(self._exclusions(content, embedders)),
             sampling={
                 own: self._effort(value, ("sampling", name))
                 for name, own in _SAMPLING.items()
@@ -284,7 +296,7 @@ class _Reader:
                 common=common,
             )
 
-    def _exclusions(self, content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def _exclusions(self, content: Mapping[str, Any], embedders: Sequence[Swept]) -> Iterator[Mapping[str, Any]]:
         for index, entry in enumerate(self._tables(content, "exclude")):
             here: Key = ("exclude", index)
             self._check_keys(entry, here, ("embedder", *AXES))
@@ -292,8 +304,12 @@ class _Reader:
                 raise self._error(here, "names nothing, so would leave everything out; give an axis or an embedder")
             names = entry.get("embedder")
             own = {key: value for key, value in entry.items() if key != "embedder"}
+            which = [] if names is None else self._texts(names, (*here, "embedder"))
+            if embedders:  # else they are named beside the plan
+                with self._at((*here, "embedder")):
+                    check_excluded(which, embedders)
             yield {
-                **({} if names is None else {"embedder": self._texts(names, (*here, "embedder"))}),
+                **({"embedder": which} if which else {}),
                 **self._axes(own, here),
             }
 
@@ -349,7 +365,8 @@ class _Reader:
     ) -> None:
         for key in table:
             if key.replace("-", "_") not in (*known, *also):
-                guess = did_you_mean(nearest(key, map(_dashed, known)))
+                home = _home(key, here)
+                guess = f" here; it goes under [{home}];" if home else did_you_mean(nearest(key, map(_dashed, known)))
                 raise self._error((*here, key), f"is not known{guess} expected {', '.join(map(_dashed, known))}")
 
     @contextmanager
@@ -402,6 +419,13 @@ def line_of(text: str, key: Key) -> int | None:
         if tables and tables in (found, here) and (around is None or found == tables):
             around = number
     return around
+
+
+def _home(key: str, here: Key) -> str | None:
+    """Returns the table where a key of a plan belongs, if it is another one."""
+    name = key.replace("-", "_")
+    homes = {"axes": AXES, "case": _OF_CASE, "sampling": _SAMPLING}
+    return next((home for home, keys in homes.items() if name in keys and here != (home,)), None)
 
 
 def _plain(part: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vilt_bench.ask.case import parse_dtype, parse_resolution
@@ -162,14 +163,12 @@ def plan(asked: argparse.Namespace) -> Plan:
     texts = [*asked.names, *(asked.embedder or ())]
     for name in getattr(asked, "preset", None) or ():
         texts += find_preset(name)
-    embedders = [read_embedder(each) for each in dict.fromkeys(texts)]
+    embedders = [read_embedder(each) for each in texts]
     if (weights := given("weights").get("weights")) is not None:
-        if len(embedders) != 1:
+        if len(set(texts)) != 1:
             example = embedders[0].name if embedders else "NAME"
             raise ConfigError(f"--weights is of one embedder; with several, write --embedder {example},weights=PATH")
-        embedders[0] = type(embedders[0])(
-            embedders[0].name, {**embedders[0].options, "weights": weights}, embedders[0].own
-        )
+        embedders = [replace(each, options={**each.options, "weights": weights}) for each in embedders]
     lists = {
         name: value if isinstance(value, list) else [value]
         for name, value in given(*LISTS, *SINGLE).items()

@@ -139,7 +139,7 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
         progress.shown(quiet=asked.quiet) as show,
     ):
         if kept.cases:
-            say(_plan(kept.cases, sampling))
+            say(_plan(kept.cases, sampling, plan.together))
         runs = (
             measure_sweep(
                 kept.cases,
@@ -213,7 +213,7 @@ def _foresee(expansion: Expansion, plan: Plan) -> int:
 def _asked(asked: argparse.Namespace) -> tuple[Expansion, Plan, PlanFile | None]:
     """Returns the cases, what the options say over a plan, and the plan's file."""
     from vilt_bench import files
-    from vilt_bench.ask.plans import read_plan
+    from vilt_bench.ask.plans import STANDARD_INPUT, read_plan
     from vilt_bench.record.run import PlanFile
 
     files.check_current_folder()
@@ -227,6 +227,9 @@ def _asked(asked: argparse.Namespace) -> tuple[Expansion, Plan, PlanFile | None]
     )
     if asked.plan is not None:
         plan = read_plan(asked.plan).under(plan)
+    if not plan.embedders and asked.plan is not None:
+        name = "standard input" if asked.plan == STANDARD_INPUT else asked.plan
+        raise ConfigError(f'{name} has no embedders; it needs embedders = ["NAME"], or give --embedder NAME beside it')
     if not plan.embedders:
         raise ConfigError("give --embedder NAME, --preset NAME or --plan FILE; 'vilt-bench list' shows all")
     expansion = plan.expand()
@@ -236,7 +239,7 @@ def _asked(asked: argparse.Namespace) -> tuple[Expansion, Plan, PlanFile | None]
     return expansion, plan, file
 
 
-def _plan(cases: Sequence[Case], sampling: Sampling) -> str:
+def _plan(cases: Sequence[Case], sampling: Sampling, together: int | None) -> str:
     """Returns what is about to be done, and how long it takes."""
     from vilt_bench.report import clean
 
@@ -244,13 +247,20 @@ def _plan(cases: Sequence[Case], sampling: Sampling) -> str:
     if len(cases) == 1:
         what, each = clean.within(*names_apart(cases)), ""
     else:
-        what, each = f"{len(cases)} {'embedders' if _are_embedders(cases) else 'cases'} in turns", " each"
+        which = "embedders" if _are_embedders(cases) else "cases"
+        what, each = f"{len(cases)} {which} {_turns(cases, together)}", " each"
     total_s = len(cases) * sampling.max_time_s
     total = f"{total_s:.0f} s" if total_s < 120 else f"{total_s / 60:.0f} min"
     return (
         f"measuring {what}: {trials}{each} in fresh processes, at most {total} in all, "
         "and what building and counting take"
     )
+
+
+def _turns(cases: Sequence[Case], together: int | None) -> str:
+    if together is None or together >= len(cases):
+        return "in turns"
+    return "one after the other" if together == 1 else f"in turns, at most {together} together"
 
 
 def _failure(failed: Run) -> str:

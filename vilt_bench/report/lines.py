@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from vilt_bench.ask.case import LANGUAGE_MODEL, case_name, in_common
+from vilt_bench.ask.case import ALONE, LANGUAGE_MODEL, Case, case_name, in_common
 from vilt_bench.judge.remarks import UNACCOUNTED, OutputDeviates
 from vilt_bench.judge.summary import Summary
 from vilt_bench.record.run import NONE, Environment, Model
@@ -53,6 +53,11 @@ def pixels(model: Model | None) -> str:
 def tokens(model: Model | None) -> str:
     """Returns the number of visual tokens."""
     return ABSENT if model is None else f"{model.visual_tokens:,}"
+
+
+def text_words(case: Case) -> list[str]:
+    """Returns how long the text is; nothing where there is none."""
+    return [] if case.interaction == ALONE else [f"{case.text_length} text tokens"]
 
 
 def size_line(model: Model | None) -> str:

@@ -254,6 +254,11 @@ def test_cases_of_one_embedder_are_told_apart(make_comparison: MakeComparison) -
     assert shown([make_comparison(case=case)])[0].startswith("patch32,stride=16 (384×640, batch_size 8, cuda:0) – ")
 
 
+def test_an_embedder_alone_is_said_to_have_no_text(make_comparison: MakeComparison) -> None:
+    assert "text tokens" in "\n".join(shown([make_comparison(case=Case("patch32"))]))
+    assert "text tokens" not in "\n".join(shown([make_comparison(case=Case("patch32", interaction="none"))]))
+
+
 # Markdown
 
 

@@ -9,6 +9,7 @@ from statistics import median
 
 from vilt_bench.judge.change_points import LEAST_RUNS
 from vilt_bench.judge.history import CaseHistory, Change, History
+from vilt_bench.report.lines import text_words
 from vilt_bench.report.numbers import ABSENT, number
 from vilt_bench.words import counted
 
@@ -32,7 +33,7 @@ def case_line(case: CaseHistory) -> str:
     )
     if not size and asked.resolution is not None:
         size = f"{asked.resolution[0]}×{asked.resolution[1]} pixels asked"
-    parts = [size, f"batch {asked.batch_size}", f"{asked.text_length} text tokens", asked.dtype]
+    parts = [size, f"batch {asked.batch_size}", *text_words(asked), asked.dtype]
     return " · ".join(part for part in parts if part)
 
 

@@ -11,7 +11,7 @@ from vilt_bench.judge.significance import WIDEST, clock_name
 from vilt_bench.judge.summary import TITLES
 from vilt_bench.record.run import WHOLE
 from vilt_bench.report.columns import quantity
-from vilt_bench.report.lines import environment_line
+from vilt_bench.report.lines import environment_line, text_words
 from vilt_bench.report.numbers import ABSENT, decimals, number
 from vilt_bench.report.verdicts.decision import SEVERITY
 from vilt_bench.words import counted
@@ -151,7 +151,7 @@ def case_line(comparison: Comparison) -> str:
     case = comparison.case
     asked = "usual resolution" if case.resolution is None else f"{case.resolution[0]}×{case.resolution[1]} pixels asked"
     device = case.device if comparison.environment is None else comparison.environment.device
-    parts = [size_line(comparison) or asked, f"batch {case.batch_size}", f"{case.text_length} text tokens", case.dtype]
+    parts = [size_line(comparison) or asked, f"batch {case.batch_size}", *text_words(case), case.dtype]
     return " · ".join([*parts, device])
 
 
