@@ -12,7 +12,7 @@ import pytest
 
 from vilt_bench.ask.case import Case, Sampling
 from vilt_bench.cli import main
-from vilt_bench.cli.keeping import here
+from vilt_bench.cli.keeping import here, keeping
 from vilt_bench.record import journal, live, load, store
 from vilt_bench.record.run import Failure
 
@@ -185,3 +185,13 @@ def test_a_resume_that_is_killed_itself_loses_nothing(plan, tmp_path, is_killed_
     assert command("--resume") == 0
     assert sorted(each.case.embedder for each in load.load_all([tmp_path])) == ["patch16", "patch32"]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_kill_loses_of_records_at_a_url_is_said_before_anything_is_measured(tmp_path):
+    pytest.importorskip("fsspec")
+    said = []
+    with keeping([Case("patch32")], Sampling(), f"memory://{tmp_path.name}", resume=False, say=said.append) as kept:
+        assert kept.journals is None
+    assert said == [
+        f"memory://{tmp_path.name} gets whole records alone: a kill loses the cases that are being measured"
+    ]

@@ -1,5 +1,6 @@
 """What is measured, kept line by line until it is a record: real files, torn anywhere, read by what reads records."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -161,6 +162,16 @@ def test_a_folder_that_takes_nothing_is_said_once_and_measuring_goes_on(make_run
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_what_a_kill_has_left_half_written_is_removed_by_the_next_director_once_it_is_old(tmp_path):
+    old, new, other = (tmp_path / name for name in (f".{'a' * 32}.tmp", f".{'b' * 32}.tmp", ".notes.tmp"))
+    for path in (old, new, other):
+        path.write_bytes(b"{")
+    for path in (old, other):
+        os.utime(path, (path.stat().st_mtime - 7200,) * 2)
+    with live.keeping(tmp_path):
+        assert sorted(path.name for path in tmp_path.glob("*.tmp")) == [new.name, other.name]
+
+
 def test_a_director_that_is_killed_is_known_to_be_dead_at_once(tmp_path):
     program = """
         import sys

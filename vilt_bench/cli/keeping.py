@@ -84,6 +84,8 @@ def keeping(
     if elsewhere.is_url(folder):
         folder = elsewhere.local_path(folder) or folder
     journals = live.Journals.beside(folder, report=screen.complain)
+    if journals is None:
+        say(f"{folder} gets whole records alone: a kill loses the cases that are being measured")
     kept = Keeping(list(cases), journals)
     try:
         with live.alone_in(folder) if resume and journals is not None else nullcontext():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,10 @@ from vilt_bench.record import elsewhere, journal
 from vilt_bench.record.run import Run
 
 PREFIX, SUFFIX = ".director-", ".lock"
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+"""Names of files on their way to be records, journals or reports; the move is the end of the writing."""
+_FORGOTTEN_S = 3600.0
+"""So much older than a new file, what is on its way has been left there by a kill: writing takes seconds."""
 _LOCK_AT = 1 << 30
 """Byte that is locked where a lock keeps others from reading: far behind what is written."""
 
@@ -69,6 +74,7 @@ class Journals:
         self._lock: int | None = None
         self.director = Director(uuid.uuid4().hex, platform.node(), os.getpid())
         self.claim((), None)
+        _remove_forgotten(self._folder, beside=self._path(self.director.director))
 
     @classmethod
     def beside(
@@ -255,6 +261,17 @@ def directors(folder: str | os.PathLike[str]) -> list[Director]:
             with suppress(OSError):
                 path.unlink()
     return alive
+
+
+def _remove_forgotten(folder: Path, *, beside: Path) -> None:
+    """Remove what kills have left half written, by the ages that the file system tells, not by this machine's clock."""
+    with suppress(OSError):
+        now_s = beside.stat().st_mtime
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                with suppress(OSError):
+                    if now_s - path.stat().st_mtime > _FORGOTTEN_S:
+                        path.unlink()
 
 
 def left_behind(folder: str | os.PathLike[str]) -> int:
