@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from embedders.region.boxes import MOST, extents, image_sizes
 from embedders.region.heads import PooledRegions, RegionFeatures
-from embedders.region.planting import OBJECTS, POOL, SYNONYMS, PlantedBoxes, PlantedLogits
+from embedders.region.planting import OBJECTS, POOL, SYNONYMS, PlantedBoxes, PlantedLogits, put_in_place
 from embedders.region.selection import RegionProjection, Selection, padded, padding_mask
 from embedders.resnet import FeatureMaps
 from vilt_bench import files
@@ -254,7 +254,11 @@ class ProposalNetwork(nn.Module):
         if self.planted is not None:
             counts = [min(most, level.shape[1]) for most, level in zip(self.planted.most, scores, strict=True)]
             planted, objectness = self.planted(counts, extents(features))
-            boxes, scores = planted.split(counts, dim=1), objectness.split(counts, dim=1)
+            # Each level's first, as many as are planted there, stand for all.
+            boxes, scores = (
+                [put_in_place(new, level[:, : new.shape[1]]) for new, level in zip(kept, levels, strict=True)]
+                for kept, levels in ((planted.split(counts, dim=1), boxes), (objectness.split(counts, dim=1), scores))
+            )
         return Scored(features, tuple(boxes), tuple(scores))
 
 
@@ -358,7 +362,7 @@ class Predictor(nn.Module):
         logits, deltas = self.classes(features).float(), self.boxes(features).float()
         if self.planted is not None:
             planted = torch.cat([self.planted(*image) for image in zip(proposals, extent, strict=True)])
-            logits = planted.roll(-1, dims=1)  # detectron2 has the background last
+            logits = put_in_place(planted.roll(-1, dims=1), logits)  # detectron2 has the background last
         return Predicted(features, logits, deltas, proposals, extent)
 
 

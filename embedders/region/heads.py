@@ -10,7 +10,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign, RoIAlign
 
 from embedders.region.boxes import clip, decode
-from embedders.region.planting import OBJECTS, POOL, PlantedLogits
+from embedders.region.planting import OBJECTS, POOL, PlantedLogits, put_in_place
 from embedders.region.proposals import Proposals
 from embedders.resnet import res5
 
@@ -173,7 +173,8 @@ class Predictor(nn.Module):
         logits = self.classes(features).float()
         deltas = self.boxes(features).unflatten(1, (-1, 4))
         if self.planted is not None:
-            logits = torch.cat([self.planted(*image) for image in zip(proposals, extent, strict=True)])
+            planted = torch.cat([self.planted(*image) for image in zip(proposals, extent, strict=True)])
+            logits = put_in_place(planted, logits)
         counts = tuple(map(len, proposals))
         edges = torch.cat([edge.expand(n, 1, 4) for edge, n in zip(extent, counts, strict=True)])
         boxes = clip(decode(deltas, torch.cat(proposals).unsqueeze(1), weights=REGRESSION_WEIGHTS), edges)

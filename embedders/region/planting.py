@@ -26,6 +26,14 @@ STRENGTH, STRENGTH_STD = 8.5, 1.5
 BACKGROUND, NOISE_STD = 10.0, 0.5
 
 
+def put_in_place(planted: Tensor, computed: Tensor) -> Tensor:
+    """Returns the planted values, and NaN where the computed ones are, both of one shape.
+
+    For its sake a compiler computes what is replaced, and does not drop it as work that nobody uses.
+    """
+    return torch.where(computed.isnan(), computed, planted)
+
+
 class Planted(nn.Module):
     """Values that go where the module goes, and stay in float32: a cast to half precision leaves coordinates exact."""
 

@@ -12,7 +12,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import remove_small_boxes
 
 from embedders.region.boxes import clip, decode, extents, nms_by_group
-from embedders.region.planting import PlantedBoxes
+from embedders.region.planting import PlantedBoxes, put_in_place
 from embedders.resnet import FeatureMaps
 from vilt_bench.errors import EmbedderError
 
@@ -108,7 +108,9 @@ class RegionProposalNetwork(nn.Module):
         counts = tuple(level.shape[1] for level in scores)
         best_boxes, best_scores = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
         if self.planted is not None:
-            best_boxes, best_scores = self.planted(counts, extent)
+            planted_boxes, planted_scores = self.planted(counts, extent)
+            best_boxes = put_in_place(planted_boxes, best_boxes)
+            best_scores = put_in_place(planted_scores, best_scores)
         return Candidates(features, best_boxes, best_scores, counts, extent)
 
 

@@ -303,6 +303,19 @@ def test_planted_logits_of_300_proposals_give_about_100_candidates_in_about_17_c
     assert counts["kept"] == 36
 
 
+def test_what_is_planted_depends_on_the_layers_that_it_stands_in_for_so_that_no_compiler_drops_them() -> None:
+    extent = torch.tensor([[64.0, 64.0, 64.0, 64.0]])
+    proposals = RegionProposalNetwork(channels=4, sizes=[[32]], strides=[16], most=8, seed=0).eval()
+    predictor = Predictor(features=4, classes=20, box_for_each_class=False, proposals=2, seed=0)
+    for layer in (proposals.head.cls_logits, proposals.head.bbox_pred, predictor.classes):
+        nn.init.constant_(layer.weight, torch.nan)
+    found = proposals(FeatureMaps((torch.ones(1, 4, 4, 4),), (64, 64), None))
+    regions = RegionFeatures(torch.ones(2, 4), (torch.tensor([[0.0, 0.0, 32.0, 32.0]] * 2),), extent)
+    assert found.boxes.isnan().all()
+    assert found.objectness.isnan().all()
+    assert predictor(regions).scores.isnan().all()
+
+
 def test_planted_boxes_survive_a_cast_to_half_precision() -> None:
     extent = torch.tensor([[1333.0, 800.0, 1333.0, 800.0]])
     exact, cast = (

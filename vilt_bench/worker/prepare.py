@@ -153,6 +153,15 @@ def describe(backend: str, made: Sequence[PreparedStage]) -> str:
     return f"{backend}, except by {EAGER} {told}"
 
 
+def in_vain(name: str, quantize: str | None, made: Sequence[PreparedStage]) -> Iterator[str]:
+    """Yields what was asked for and has come to nothing in any stage: a backend's name, or a type to quantise to."""
+    tried = [stage for stage in made if stage.fell_back is None]
+    if name != EAGER and tried and all(stage.computed_by.startswith(EAGER) for stage in tried):
+        yield f"{name} computes none of the stages: {', '.join(dict.fromkeys(stage.computed_by for stage in tried))}."
+    if quantize is not None and made and not any(quantize in stage.precision for stage in made):
+        yield f"Nothing is computed in {quantize}: {name} has quantised none of the stages."
+
+
 def see(case: Case, model: VisionLanguageModel, batch: tuple[ImageBatch, TextBatch]) -> Seen:
     """Returns what a pass of the model, which is in float32 on its device, shows of each stage and of the whole.
 

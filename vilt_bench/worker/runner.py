@@ -27,7 +27,7 @@ from vilt_bench.worker.hint import faster_products
 from vilt_bench.worker.inputs import Inputs
 from vilt_bench.worker.meters.latency import Forward, Interval, StagedPass, SynchronizingTimer, Timer, quiet, times
 from vilt_bench.worker.observe import Observer, strange_values
-from vilt_bench.worker.prepare import FLOAT32, Computing, Seen, compare, is_plain, prepare_stages, see
+from vilt_bench.worker.prepare import FLOAT32, Computing, Seen, compare, in_vain, is_plain, prepare_stages, see
 from vilt_bench.worker.preprocessing import PREPROCESSING
 from vilt_bench.worker.torch_state import changes, refuse_changes
 
@@ -108,7 +108,9 @@ class Runner:
             for name, before, now in changes(self.torch_before, torch_state())
         )
         if not is_plain(self.case):
-            told = getattr(backends.load(parse_backend(self.case.backend)[0]), "remarks", tuple)
+            name, _ = parse_backend(self.case.backend)
+            remarks.extend(in_vain(name, self.case.quantize, self.computing.stages))
+            told = getattr(backends.load(name), "remarks", tuple)
             remarks.extend(told())
         return tuple(remarks)
 

@@ -74,9 +74,7 @@ def test_all_stages_are_exported_and_compute_what_eager_torch_does(
 def test_of_a_region_detector_what_finds_things_stays_with_torch_and_the_answer_is_the_same(backend: str) -> None:
     _, found = measured(case(backend, "region-r101-c4", resolution=(224, 224), images=()))
     by_torch = {stage.name for stage in found.stages if stage.fell_back is not None}
-    assert by_torch == {
-        f"visual_embedder.{name}" for name in ("rpn", "proposal_nms", "predictor", "class_nms")
-    }  # planted values stand in for those of rpn and predictor
+    assert by_torch == {"visual_embedder.proposal_nms", "visual_embedder.class_nms"}
     assert found.deviation is not None
     assert found.deviation.relative < 1e-4
 
@@ -317,7 +315,24 @@ def test_a_case_in_int8_is_compared_with_float32_and_names_what_quantised(backen
     assert {stage.fell_back for stage in found.stages} == {None}
     assert found.deviation is not None
     assert 1e-4 < found.deviation.relative_l2 < 0.2
+    assert not any("Nothing is computed in int8" in remark for remark in subject.remarks())
     assert subject.count().stages
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"backend": "onnxruntime", "quantize": "int8"},
+            "Nothing is computed in int8: onnxruntime has quantised none of the stages.",
+        ),
+        ({"backend": "onednn"}, "onednn computes none of the stages: torch, as it has no linear layers."),
+    ],
+)
+def test_what_comes_to_nothing_in_a_net_of_convolutions_is_remarked(asked: dict[str, Any], said: str) -> None:
+    alone = Case("grid-r50", resolution=(64, 64), images=("synthetic",), interaction="none", device="cpu", **asked)
+    subject, _ = measured(alone)
+    assert said in subject.remarks()
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ OPTIONS = {
     "cache": bool,
 }
 """`mode`: torch.compile's. `fullgraph`: a stage that is more than one graph is not compiled. `freezing`: weights are
-constants, on the CPU packed for oneDNN. `cache`: inductor's cache of this user is read and written, where each process
-begins with an empty one otherwise."""
+constants, on the CPU packed once, of linear layers in float32 for MKL, else for oneDNN. `cache`: inductor's cache of
+this user is read and written, where each process begins with an empty one otherwise."""
 
 
 def prepare(stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:
