@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from vilt_bench.ask.case import ALL
 from vilt_bench.errors import ConfigError
 from vilt_bench.judge.summary import Summary
+from vilt_bench.judge.throughput import least_passes
 from vilt_bench.record import alike
 from vilt_bench.report import axes as known
 from vilt_bench.report.axes import Axis, named, values, varying, written
@@ -123,8 +125,8 @@ def apart(
     one = str(values(last, runs)[0]).replace(" ", "")
     facet = f"draw a panel for each with `facet` {last.name}, or " if what != "rows" and not facets else ""
     raise ConfigError(
-        f"the runs vary in {named(found)}, and {what} tell {most} of these apart; {facet}choose values, as by "
-        f"`only` {last.name}={one}"
+        f"the runs vary in {named(found)}, and {what} tell {most or 'none'} of these apart; {facet}choose values, as "
+        f"by `only` {last.name}={one}"
     )
 
 
@@ -142,6 +144,17 @@ def _told(runs: Sequence[Summary], others: Sequence[Axis], each: Axis) -> bool:
         if value is not None and found.setdefault(tuple(other.of(run) for other in others), value) != value:
             return False
     return True
+
+
+def why_not(runs: Sequence[Summary], quantity: Quantity) -> str:
+    """Returns in brackets why there is none of a quantity, as far as that is known."""
+    failed = sum(run.failure is not None for run in runs)
+    stopped = sum(run.failure is None and run.verdict == "interrupted" for run in runs)
+    told = [text for count, text in ((failed, f"{failed} failed"), (stopped, f"{stopped} were interrupted")) if count]
+    if (percentile := re.fullmatch(r"p(\d\d)", flag(quantity))) and failed + stopped < len(runs):
+        most = max(run.whole.passes.count if run.whole.passes else 0 for run in runs if run.rows)
+        return f" (a run needs {least_passes(int(percentile[1]) / 100):,} passes for it, and has {most:,} at most)"
+    return f" ({', '.join(told)} of {len(runs)})" if told else ""
 
 
 def _check_machines(runs: Sequence[Summary], taken: Collection[str], allow_different: Collection[str]) -> None:

@@ -342,6 +342,8 @@ def test_one_point_and_nothing_but_failures_are_refused(make_sweep: MakeSweep) -
         curve(make_sweep(("patch32",), {"batch_size": (1,)}))
     with pytest.raises(ConfigError, match=r"no run has latency to draw \(4 failed of 4\)"):
         curve(make_sweep(("patch32",), {"batch_size": BATCHES}, failed=lambda case: True))
+    with pytest.raises(ConfigError, match=r"p99 to draw \(a run needs 368 passes for it, and has \d+ at most"):
+        curve(make_sweep(("patch32",), {"batch_size": BATCHES}), y="p99")
     with pytest.raises(ConfigError, match="each line would have one point"):
         curve(make_sweep(("patch32",), {"batch_size": BATCHES}, failed=lambda case: case.batch_size > 1))
     with pytest.raises(ConfigError, match="at least one run"):

@@ -23,7 +23,6 @@ from vilt_bench.report.numbers import (
     milliseconds_interval,
 )
 from vilt_bench.report.tables import Column, Line, Table, text_column
-from vilt_bench.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,7 +87,7 @@ def sentences(choice: Choice, context: Context, *, most: int | None = None) -> l
     )
     count = sum(1 + len(each.alike) for each in choice.candidates)
     hidden = len(choice.candidates) - (SHOWN if most is None else most)
-    rest = f" {counted(hidden, 'more row')}: --limit, or --format csv." if hidden > 0 else ""
+    rest = f" {hidden:,} more {'row' if hidden == 1 else 'rows'}: --limit, or --format csv." if hidden > 0 else ""
     said = [
         "Estimated lower bounds; nothing was measured, and real times lie above: of the tower for one image at its own "
         f"resolution, and {behind}. {context.machine}.",

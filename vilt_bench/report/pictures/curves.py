@@ -79,12 +79,12 @@ def curve(
         )
     drawn = [run for run in runs if maps.point(y, run) is not None and x.number(run) is not None]  # type: ignore[misc]
     if not drawn:
-        raise ConfigError(f"no run has {flag(y)} to draw{_why(runs)}")
+        raise ConfigError(f"no run has {flag(y)} to draw{maps.why_not(runs, y)}")
     lines = _lines(runs, x, [*facets, *apart], labels)
     if not any(sum(run in drawn for run in line.runs if run is not None) > 1 for line in lines):
         raise ConfigError(
             f"each line would have one point: {x.name} does not vary within a case that has {flag(y)}"
-            f"{_why(runs)}; `figure` pareto draws points"
+            f"{maps.why_not(runs, y)}; `figure` pareto draws points"
         )
     footer = [
         *maps.conditions(runs, [*facets, *apart], labels),
@@ -116,13 +116,6 @@ def _check_axis(runs: Sequence[Summary], x: Axis) -> None:
     if len(found) < 2:
         only = "".join(f" (all are {x.write(value)})" for value in found)
         raise ConfigError(f"{x.name} does not vary{only}{also}", field="x")
-
-
-def _why(runs: Sequence[Summary]) -> str:
-    failed = sum(run.failure is not None for run in runs)
-    stopped = sum(run.failure is None and run.verdict == "interrupted" for run in runs)
-    told = [text for count, text in ((failed, f"{failed} failed"), (stopped, f"{stopped} were interrupted")) if count]
-    return f" ({', '.join(told)} of {len(runs)})" if told else ""
 
 
 def _lines(runs: Sequence[Summary], x: Axis, apart: Sequence[Axis], labels: Labels) -> list[Line]:

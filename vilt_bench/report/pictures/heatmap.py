@@ -84,7 +84,7 @@ def heatmap(
     found = {(tuple(each.of(run) for each in facets), y.of(run), x.of(run)): run for run in runs}
     points = {key: point for key, run in found.items() if (point := maps.point(z, run)) is not None}
     if not points:
-        raise ConfigError(f"no run has {flag(z)} to draw; all of {len(runs)} failed or were interrupted")
+        raise ConfigError(f"no run has {flag(z)} to draw{maps.why_not(runs, z)}")
     panel_values = [()] if facet is None else [(value,) for value in labels.ordered(facet, values(facet, runs))]
     columns, rows = labels.ordered(x, values(x, runs)), labels.ordered(y, values(y, runs))
     width = width_in * POINTS_PER_INCH - 2 * _MARGIN
