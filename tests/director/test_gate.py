@@ -17,7 +17,7 @@ from vilt_bench.director.lockstep import Installation
 from vilt_bench.director.process import WorkerFailedError, WorkerHungError, WorkerNotStartedError
 from vilt_bench.errors import ConfigError, EmbedderError, MeasurementError, UnknownEmbedderError
 from vilt_bench.judge.pairs import LOOKS, SAMPLE_TURNS, Pair, decide, judge_pairs, pairs_of
-from vilt_bench.judge.significance import turn_logs
+from vilt_bench.judge.significance import neighbour_logs
 from vilt_bench.record import journal
 from vilt_bench.record.run import Conditions, Environment, Failure, Model, Series, Stage, Times
 from vilt_bench.report.verdicts import exit_code
@@ -191,7 +191,7 @@ def test_a_clear_slowdown_ends_it_at_the_first_look():
 
 
 def test_what_could_be_found_is_what_fits_into_the_time_though_it_ended_early():
-    long, short = (Script(noise=0.05).play(max_time_s=seconds).comparison for seconds in (600, 70))
+    long, short = (Script(noise=0.07).play(max_time_s=seconds).comparison for seconds in (600, 70))
     assert long.verdict == "unchanged"
     assert long.detectable < 0.9 * short.detectable
 
@@ -200,7 +200,7 @@ def test_looks_and_progress_ask_each_pair_of_processes_once(monkeypatch):
     from vilt_bench.judge import pairs
 
     asked = []
-    monkeypatch.setattr(pairs, "turn_logs", lambda *columns: asked.append(1) or turn_logs(*columns))
+    monkeypatch.setattr(pairs, "neighbour_logs", lambda *columns: asked.append(1) or neighbour_logs(*columns))
     comparison = Script({"baseline": 0.1, "candidate": 0.1025}, noise=0.1).play(max_time_s=2000).comparison
     count = comparison.baseline.processes
     assert count == max(LOOKS)

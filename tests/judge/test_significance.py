@@ -4,6 +4,7 @@ import math
 import random
 import re
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -14,6 +15,8 @@ from vilt_bench.judge.significance import (
     best_detectable,
     holm,
     judge,
+    neighbour_logs,
+    pair_log,
     paired,
     trimmed_mean,
     unpaired,
@@ -50,6 +53,38 @@ def test_two_groups_are_tested_as_scipys_trimmed_test_does():
 def test_the_mean_leaves_out_a_fifth_at_each_end():
     values = [9.0, -50.0, 1.0, 2.0, 3.0, 1000.0]
     assert trimmed_mean(values) == pytest.approx(stats.trim_mean(values, 0.2))
+
+
+def test_a_pair_comes_to_the_mean_of_the_middle_fifth_of_neighbours_of_whole_turns():
+    rng = np.random.default_rng(2)
+    before, after = rng.lognormal(0, 0.3, 31), rng.lognormal(0.05, 0.3, 31)
+    expected = stats.trim_mean(np.log(after[:30] / before[:30]), 0.4)
+    assert pair_log(neighbour_logs(before.tolist(), after.tolist())) == pytest.approx(expected)
+
+
+def burst_logs(rng, pairs, slowdown=0.0):
+    """Logarithms of neighbours (pairs, 30): a burst hits one of two in a quarter of cases; processes differ by 1%."""
+    calm = rng.normal(math.log1p(slowdown), 0.02, (pairs, 30)) + rng.normal(0, 0.01, (pairs, 1))
+    return calm + (rng.random((pairs, 30)) < 0.25) * rng.normal(0, 0.5, (pairs, 30))
+
+
+def test_bursts_that_hit_one_of_two_neighbours_spread_pairs_less_than_they_do_means_of_turns():
+    logs = burst_logs(np.random.default_rng(4), 2000)
+    turns = logs.reshape(2000, 15, 2).mean(axis=2)
+    assert np.std([pair_log(row) for row in logs.tolist()]) < 0.7 * np.std(stats.trim_mean(turns, 0.2, axis=1))
+
+
+def test_bursts_on_fast_passes_raise_no_false_alarms_and_hide_no_slowdown_of_5_percent():
+    rng = np.random.default_rng(5)
+    found = {}
+    for slowdown in (0.0, 0.05):
+        numbers = [pair_log(row) for row in burst_logs(rng, 12 * 1500, slowdown).tolist()]
+        gates = [paired("wall_time", numbers[begin : begin + 12]) for begin in range(0, len(numbers), 12)]
+        found[slowdown] = np.mean(
+            [gate.estimate > math.log1p(0.025) and gate.p_beyond(slower=True) <= 0.0025 for gate in gates]
+        )
+    assert found[0.0] <= 0.005
+    assert found[0.05] >= 0.95
 
 
 def test_pairs_without_trimming_are_a_t_test():

@@ -13,9 +13,9 @@ from vilt_bench.judge.significance import (
     PAIRS_TRIMMED,
     PLANNED_PAIRS,
     POWER,
+    neighbour_logs,
+    pair_log,
     smallest_found,
-    trimmed_mean,
-    turn_logs,
 )
 
 MOST_PAIRS = 60
@@ -27,9 +27,9 @@ def pair_noise(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> floa
     """Returns how far identical processes that take turns differ: the standard deviation over pairs, as a share.
 
     Args:
-        pairs: the samples of both, in turns A B B A; each pair gives the trimmed mean over its turns.
+        pairs: the samples of both, in turns A B B A; each pair gives the trimmed mean over neighbours in them.
     """
-    logs = [trimmed_mean(found) for first, second in pairs if (found := turn_logs(first, second))]
+    logs = [pair_log(found) for first, second in pairs if (found := neighbour_logs(first, second))]
     return stdev(logs) if len(logs) >= LEAST_UNITS else None
 
 

@@ -9,7 +9,7 @@ from statistics import median
 from vilt_bench.ask.rule import TOLERANCE, Decides
 from vilt_bench.judge.compare import share_of_error
 from vilt_bench.judge.comparison import SideName, StageVerdict
-from vilt_bench.judge.significance import GATE_ERROR, Evidence, Subject, judge, paired, trimmed_mean, turn_logs
+from vilt_bench.judge.significance import GATE_ERROR, Evidence, Subject, judge, neighbour_logs, pair_log, paired
 from vilt_bench.record.run import WHOLE, Run, Series, Times
 from vilt_bench.words import counted
 
@@ -46,7 +46,7 @@ class Pair:
         return whole // 2 + min(len(side.instrumented.latency_s) for side in sides) // 2
 
     def logarithm(self, stage: str, channel: str) -> float | None:
-        """Returns the logarithm of candidate / baseline: the trimmed mean over the turns.
+        """Returns the logarithm of candidate / baseline: the trimmed mean over neighbours in the turns.
 
         `None` where that clock has no times, or times that no clock should give.
         """
@@ -56,9 +56,9 @@ class Pair:
             logs = [
                 log
                 for before, after in self._times(stage)
-                for log in turn_logs(getattr(before, clock) or (), getattr(after, clock) or ())
+                for log in neighbour_logs(getattr(before, clock) or (), getattr(after, clock) or ())
             ]
-            return trimmed_mean(logs) if logs else None
+            return pair_log(logs) if logs else None
 
         return self._once(("logarithm", stage, channel), compute)
 

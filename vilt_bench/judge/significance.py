@@ -14,7 +14,10 @@ from vilt_bench.judge.comparison import Ratio, SideName, StageVerdict, Verdict
 from vilt_bench.judge.estimate import LEAST_UNITS, student_t, student_t_probability
 
 TRIMMED = 0.2
-"""Share of the values that is left out at each end, of processes and of turns; Yuen 1974."""
+"""Share of the values that is left out at each end, of processes; Yuen 1974."""
+PASSES_TRIMMED = 0.4
+"""Likewise of a pair's passes over their neighbours': a burst of load that hits one of two leaves an outlier, and there
+may be many. docs/gate.md tells what other shares and rules find."""
 PAIRS_TRIMMED = 0.1
 """Likewise of pairs, none of fewer than ten: their noise has cancelled, and each that is left out costs the test two
 degrees of freedom. On real timings of a loaded machine six pairs then find 5% in 99.9% instead of 75% of cases, with as
@@ -151,16 +154,20 @@ def best_detectable(evidence: Sequence[Evidence], *, tolerance: float, error: fl
     return size, channel if len(evidence) > 1 else ""
 
 
-def turn_logs(before: Sequence[float], after: Sequence[float]) -> list[float]:
-    """Returns the logarithm of after / before of each turn A B B A: two passes of each, in mirrored places.
+def neighbour_logs(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """Returns the logarithm of after / before of neighbours in turns A B B A: of whole turns, as their places mirror.
 
     Empty where a clock is too coarse for what it times, or was set back.
     """
     count = min(len(before), len(after)) // 2 * 2
     if any(value <= 0 for value in (*before[:count], *after[:count])):
         return []
-    logs = [math.log(later / earlier) for earlier, later in zip(before[:count], after[:count], strict=True)]
-    return [(first + second) / 2 for first, second in zip(logs[::2], logs[1::2], strict=True)]
+    return [math.log(later / earlier) for earlier, later in zip(before[:count], after[:count], strict=True)]
+
+
+def pair_log(logs: Sequence[float]) -> float:
+    """Returns what a pair of processes comes to, of the logarithms of its neighbours; there is one at least."""
+    return trimmed_mean(logs, PASSES_TRIMMED)
 
 
 def trimmed_mean(values: Sequence[float], trimmed: float = TRIMMED) -> float:
