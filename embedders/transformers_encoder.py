@@ -12,7 +12,8 @@ import importlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures
 from vilt_bench.embedding.cells import cells_with_image, refuse_remainder
 from vilt_bench.embedding.configurations import INSTALL, explained, find_configuration, find_weights, one_line, unknown
-from vilt_bench.embedding.weights import load_strictly, read_state_dict
+from vilt_bench.embedding.weights import read_state_dict, refuse_differences
 from vilt_bench.errors import CheckpointError, EmbedderError
 
 Size = tuple[int, int]
@@ -40,6 +41,8 @@ MOST_PREFIX = 16
 """Class, distillation and register tokens, at most."""
 MASK_TOKEN = "mask_token"
 """What stands for a patch that is hidden in training: DINOv2, DINOv3, BEiT and others."""
+BUFFERS = frozenset({"position_ids", "relative_position_index", "inv_freq", MASK_TOKEN})
+"""Constants that releases of transformers kept with the weights, by the ends of their names, and the token of masks."""
 OWN_RESOLUTION = (448, 448)
 """For a tower whose configuration names none."""
 
@@ -83,6 +86,8 @@ def transformers_encoder(
     with explained(name, found.config["model_type"], library="transformers"):
         plan = _plan(name, json.dumps(found.config), resolution or found.resolution, resolution is not None)
         tower = plan.build()
+        if plan.backbone is PackedBackbone and hasattr(tower, "embeddings"):
+            tower.embeddings.register_forward_pre_hook(_to_device)
         stages: dict[str, nn.Module] = {"backbone": plan.backbone(tower, plan)}
         if plan.merge > 1:
             stages["merger"] = Merger(tower.merger)
@@ -91,7 +96,7 @@ def transformers_encoder(
     if pretrained and not weights:
         origin, weights = found.hub or found.folder, "" if _on_meta() else find_weights(found, name=name)
     if weights and not _on_meta():
-        origin += _load(tower, weights)
+        origin += _load(tower, plan, weights)
     if plan.merge > 1:
         tower.merger = Absent()  # its stage is its own
     stages["projection"] = Projection(channels=plan.channels, hidden_size=hidden_size)
@@ -157,9 +162,8 @@ class PackedBackbone(TowerBackbone):
         arguments: dict[str, Any] = {
             "position_ids": vision_utils.get_vision_position_ids(grids, merge).to(pixels.device),
         }
-        # Read on the host in each layer, which would wait for the device; GLM-V's embeddings want it there.
-        lengths = vision_utils.get_vision_cu_seqlens(grids)
-        arguments["cu_seqlens"] = lengths.to(pixels.device) if hasattr(self.tower, "embeddings") else lengths
+        # Read on the host in each layer, which would wait for the device.
+        arguments["cu_seqlens"] = vision_utils.get_vision_cu_seqlens(grids)
         if (window := getattr(config, "window_size", None)) is not None:
             order, arguments["cu_window_seqlens"] = vision_utils.get_vision_window_index(
                 grids, merge, window, config.patch_size
@@ -253,6 +257,11 @@ class PixtralBackbone(TowerBackbone):
         positions = tower.patch_positional_embedding(embeddings, places)
         attention = None if mask is None else mask[:, None, None, :]  # the same for all heads and queries
         return tower.transformer(embeddings, attention, position_embeddings=positions).last_hidden_state, patches
+
+
+def _to_device(_embeddings: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns what GLM-V's embeddings get, the lengths of the sequences among it, where the patches are."""
+    return tuple(each.to(given[0].device) if isinstance(each, Tensor) else each for each in given)
 
 
 class Absent(nn.Module):
@@ -481,28 +490,89 @@ def _modules_of(tower: nn.Module, unused: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _load(tower: nn.Module, path: str) -> str:
+def _load(tower: nn.Module, plan: Plan, path: str) -> str:
     """Loads a tower's weights, or those of a model around it; returns a remark on their names, or none.
+
+    transformers itself loads them into a tower that has all its parts: its releases write other names than its classes
+    have, split and joined tensors among them, and it knows which.
 
     Raises:
         CheckpointError: the weights can't be read, or are of another model.
     """
     state = read_state_dict(path)
-    own = tower.state_dict()
-    first = next(iter(own))
-    prefix = next((key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")), None)
+    with torch.device("meta"):
+        empty = _create(plan.tower, plan.config)
+    names = {*empty.state_dict(), *_written(empty)}
+    first = next(iter(tower.state_dict()))
+    prefix = _prefix(state, names)
     if prefix is None:
         raise CheckpointError(f"{path} has no {first}; expected the weights of this tower or of a model around it")
     inner = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    whole, told = _loaded(plan, inner)
+    own, loaded = tower.state_dict(), whole.state_dict()
     # What was left out of the tower, such as its pooling head, and, where the prefix is empty, the model around it.
-    parts = {name for name, child in tower.named_children() if not isinstance(child, Absent)}
-    kept = {key: tensor for key, tensor in inner.items() if key in own or key.partition(".")[0] in parts}
-    # A constant that older releases of transformers kept with the weights, as of CLIP.
-    kept = {
-        key: tensor for key, tensor in kept.items() if key in own or not key.endswith((".position_ids", MASK_TOKEN))
+    parts = {key.partition(".")[0] for key in names}
+    constants = {*BUFFERS, *(key.rpartition(".")[2] for key, _ in empty.named_buffers())}
+    given = {key: tuple(tensor.shape) for key, tensor in loaded.items() if key in own}
+    for key in told["missing_keys"]:
+        given.pop(key, None)
+    given |= {key: tuple(shape) for key, shape, _ in told["mismatched_keys"] if key in own}
+    given |= {
+        key: tuple(inner[key].shape) if key in inner else ()
+        for key in told["unexpected_keys"]
+        if key.partition(".")[0] in parts and key.rpartition(".")[2] not in constants
     }
-    load_strictly(tower, kept, name=path)
-    return state.remark
+    refuse_differences({key: tuple(tensor.shape) for key, tensor in own.items()}, given, name=path)
+    tower.load_state_dict({key: loaded[key] for key in own})
+    removed = (*state.removed, prefix) if prefix else state.removed
+    return f", its names without {' and '.join(removed)}" if removed else ""
+
+
+def _written(empty: Any) -> set[str]:
+    """Returns the names that `save_pretrained` of the installed transformers writes; its classes may have others."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return set(revert_weight_conversion(empty, empty.state_dict()))
+
+
+def _prefix(state: Mapping[str, Tensor], names: Collection[str]) -> str | None:
+    """Returns what stands before the tower's names in a checkpoint: what most of them have; `None`: none is there."""
+    found: Counter[str] = Counter()
+    for key in state:
+        parts = key.split(".")
+        for index in range(len(parts)):
+            if ".".join(parts[index:]) in names:
+                found[".".join(parts[:index])] += 1
+    if not found:
+        return None
+    prefix = min(found, key=lambda each: (-found[each], len(each)))
+    return f"{prefix}." if prefix else ""
+
+
+def _loaded(plan: Plan, state: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:
+    """Returns the tower with all its parts, on the CPU and in float32, and what transformers tells of the names."""
+    from transformers.utils import logging as quiet
+
+    tower: Any = plan.tower
+    logging: Any = quiet
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # it would print a table of what is told in one line here
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        found: tuple[Any, dict[str, Any]] = tower.from_pretrained(
+            None,
+            config=copy.deepcopy(plan.config),
+            state_dict=state,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+    return found
 
 
 def _notes(tower: Any) -> dict[str, str]:

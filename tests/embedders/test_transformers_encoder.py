@@ -82,8 +82,7 @@ def images() -> ImageBatch:
     return ImageBatch(torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(0)))
 
 
-# GLM-V's tower looks at its grids' values, of which the meta device has none.
-@pytest.mark.parametrize("name", [name for name in TINY if name != "glm4v"])
+@pytest.mark.parametrize("name", TINY)
 def test_towers_of_each_family_keep_the_contract(name: str, folder: MakeFolder) -> None:
     check_embedder(partial(transformers_encoder, model=folder(TINY[name])), resolution=(32, 32))
 
@@ -92,9 +91,18 @@ def theirs(config: dict[str, Any]) -> Any:
     """Returns transformers' own model of a configuration."""
     import transformers
     from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
+    from transformers.models.llama4.modeling_llama4 import Llama4VisionModel
+    from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniVisionEncoder
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+    from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeVisionEncoder
 
-    parts = {"qwen2_vl_vision": Qwen2VisionTransformerPretrainedModel, "idefics2_vision": Idefics2VisionTransformer}
+    parts: dict[str, Any] = {
+        "qwen2_vl_vision": Qwen2VisionTransformerPretrainedModel,
+        "idefics2_vision": Idefics2VisionTransformer,
+        "llama4_vision_model": Llama4VisionModel,
+        "qwen2_5_omni_vision_encoder": Qwen2_5OmniVisionEncoder,
+        "qwen3_omni_moe_vision_encoder": Qwen3OmniMoeVisionEncoder,
+    }
     parsed = transformers.CONFIG_MAPPING[config["model_type"]](**config)
     if parsed.model_type in parts:  # no AutoModel knows them
         return parts[parsed.model_type](parsed).eval()
@@ -265,7 +273,7 @@ def test_the_tower_of_a_vision_language_model_is_taken_from_its_configuration(fo
     assert embedder.std == (0.4, 0.5, 0.6)
 
 
-@pytest.mark.parametrize("prefix", ["", "vision_tower."])
+@pytest.mark.parametrize("prefix", ["", "vision_tower.", "model.visual.", "model.vision_tower.vision_model."])
 def test_weights_are_taken_from_the_tower_or_the_model_around_it(
     prefix: str, folder: MakeFolder, tmp_path: Path, images: ImageBatch
 ) -> None:
@@ -274,7 +282,8 @@ def test_weights_are_taken_from_the_tower_or_the_model_around_it(
     state = {f"{prefix}{key}": tensor.clone() for key, tensor in model.state_dict().items()}
     save_file(state | {"language_model.norm.weight": torch.ones(3)}, tmp_path / "model.safetensors")
     embedder = transformers_encoder(model=path, pretrained=True).eval()
-    assert embedder.weights == f"{path}, projection random"
+    said = f", its names without {prefix}" if prefix else ""
+    assert embedder.weights == f"{path}{said}, projection random"
     pixels = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(
         features(embedder, ImageBatch(pixels)), model(pixel_values=pixels).last_hidden_state, atol=1e-5, rtol=0
@@ -283,7 +292,7 @@ def test_weights_are_taken_from_the_tower_or_the_model_around_it(
     ours = (each.stages["backbone"].state_dict().values() for each in (embedder, again))
     assert all(torch.equal(first, second) for first, second in zip(*ours, strict=True))
     with building():  # nothing to load into
-        assert transformers_encoder(model=path, pretrained=True).weights == embedder.weights
+        assert transformers_encoder(model=path, pretrained=True).weights == f"{path}, projection random"
 
 
 def test_the_constants_that_older_releases_kept_are_no_obstacle(folder: MakeFolder, tmp_path: Path) -> None:
@@ -295,6 +304,102 @@ def test_the_constants_that_older_releases_kept_are_no_obstacle(folder: MakeFold
     embedder = transformers_encoder(model=path, weights=str(tmp_path / "clip.bin"))
     assert embedder.weights == f"{tmp_path / 'clip.bin'}, its names without module., projection random"
     assert torch.equal(embedder.stages["backbone"].tower.state_dict()[table], state[table])
+
+
+LITTLE: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "depth": 2,
+    "num_heads": 2, "embed_dim": 32, "out_hidden_size": 48, "deepstack_visual_indexes": [0],
+    "fullatt_block_indexes": [1],
+    "num_position_embeddings": 16, "head_dim": 16, "vision_output_dim": 32, "projector_input_dim": 32,
+    "projector_output_dim": 32, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_patches": 16,
+}  # fmt: skip
+"""A tower's sizes, by whatever name its configuration has for them."""
+
+
+def little(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a bundled configuration with few and narrow layers, else as it is."""
+    return (
+        config
+        | {key: value for key, value in LITTLE.items() if key in config and key != "image_size"}
+        | (
+            {
+                "image_size": 32 if isinstance(config["image_size"], int) else [32, 32],
+                "patch_size": config["patch_size"],
+            }
+            if config.get("image_size") and "patch_size" in config and config["model_type"] not in ("glm4v_vision",)
+            else {}
+        )
+    )
+
+
+def saved(config: dict[str, Any], folder: Path, **options: Any) -> Any:
+    """Saves a random model as the installed transformers does, and returns it."""
+    model = theirs(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
+    model.save_pretrained(folder, **options)
+    return model
+
+
+@pytest.mark.parametrize("kind", FIRST)
+def test_a_checkpoint_of_the_installed_transformers_loads_into_every_bundled_family(kind: str, tmp_path: Path) -> None:
+    config = little(BUNDLED[FIRST[kind]].config)
+    if "patch_size" in config and not isinstance(config["patch_size"], list):
+        config["patch_size"] = 8
+    model = saved(config, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    embedder = transformers_encoder(model=f"{tmp_path}/", hidden_size=8, pretrained=True)
+    expected = model.state_dict()
+    stages = {"backbone": "", "merger": "merger."}
+    found = {
+        stages[name] + key.removeprefix("tower.").removeprefix("merger."): tensor
+        for name, stage in embedder.stages.items()
+        if name in stages
+        for key, tensor in stage.state_dict().items()
+    }
+    assert len(found) > 10
+    for key, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[key], msg=key)
+
+
+def test_sharded_and_half_precision_checkpoints_load(tmp_path: Path) -> None:
+    model = theirs(TINY["dinov2"])
+    key = next(each for each in model.state_dict() if each.endswith("fc1.weight"))
+    expected = model.state_dict()[key].clone()
+    for dtype in (torch.float32, torch.float16):
+        folder = tmp_path / str(dtype)
+        model.to(dtype).save_pretrained(folder, max_shard_size="20KB")
+        assert len(list(folder.glob("*.safetensors"))) > 1
+        (folder / "config.json").write_text(json.dumps(TINY["dinov2"]))
+        tower = transformers_encoder(model=f"{folder}/", pretrained=True).stages["backbone"].tower
+        assert torch.equal(tower.state_dict()[key], expected.to(dtype).float())
+
+
+def test_constants_and_wrappers_of_training_are_no_obstacle(folder: MakeFolder, tmp_path: Path) -> None:
+    path = folder(TINY["dinov3"])
+    state = {f"module._orig_mod.model.{key}": tensor for key, tensor in theirs(TINY["dinov3"]).state_dict().items()}
+    state["module._orig_mod.model.rope_embeddings.inv_freq"] = torch.ones(4)
+    torch.save(state, tmp_path / "dino.bin")
+    embedder = transformers_encoder(model=path, weights=str(tmp_path / "dino.bin"))
+    for word in ("module.", "_orig_mod.", "model."):
+        assert word in embedder.weights
+
+
+def test_a_deeper_checkpoint_is_refused(folder: MakeFolder, tmp_path: Path) -> None:
+    path = folder(TINY["dinov2"])
+    saved(TINY["dinov2"] | {"num_hidden_layers": 3}, tmp_path / "deeper")
+    with pytest.raises(CheckpointError, match="unexpected"):
+        transformers_encoder(model=path, weights=str(tmp_path / "deeper"))
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config", "processor_config"])
+def test_mean_std_and_size_are_those_of_the_processor(name: str, folder: MakeFolder) -> None:
+    prepares = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "size": {"height": 48, "width": 64}}
+    content = prepares if name.startswith("pre") else {"image_processor": prepares, "processor_class": "Some"}
+    embedder = transformers_encoder(model=folder(TINY["siglip"], **{name: content}))
+    assert (embedder.mean, embedder.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert embedder.resolution == (48, 64)
 
 
 def test_weights_of_another_model_are_refused(folder: MakeFolder, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from vilt_bench.words import did_you_mean, nearest
 HUB = "hub:"
 """Prefix of a source on the Hugging Face Hub: the user asks for the network."""
 CONFIG = "config.json"
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+"""Files that tell how images are prepared; the first that is there counts."""
 LARGEST_BYTES = 1 << 26
 """Of a configuration: real ones have some kilobytes."""
 
@@ -69,7 +71,7 @@ def find_configuration(name: str, table: Path, *, family: str, listing: str = ""
     if name == HUB:
         raise ConfigError(f"{family}{HUB} needs a repository, as in {family}{HUB}ORGANISATION/NAME")
     if name.startswith(HUB):
-        place = fetch(name.removeprefix(HUB), [CONFIG, "preprocessor_config.json"])
+        place = fetch(name.removeprefix(HUB), [CONFIG, *PROCESSORS])
         return _read_folder(Path(place), hub=name.removeprefix(HUB))
     if "/" in name:
         folder = os.path.expanduser(name)
@@ -236,12 +238,17 @@ def _read_folder(folder: Path, *, hub: str = "") -> Configuration:
         raise CheckpointError(f"{folder / CONFIG} has no model_type; expected a model's configuration")
     _check_sizes(config, str(folder / CONFIG))
     processor: dict[str, Any] = {}
-    if os.path.lexists(folder / "preprocessor_config.json"):  # of whatever kind: not to be passed over
-        processor = _read_json(folder / "preprocessor_config.json")
+    for name in PROCESSORS:
+        if os.path.lexists(folder / name):  # of whatever kind: not to be passed over
+            processor = _read_json(folder / name)
+            inner = processor.get("image_processor")  # as transformers writes it since release 5
+            processor = inner if isinstance(inner, dict) else processor
+            break
     return Configuration(
         config,
         hub=hub,
         folder=str(folder),
+        resolution=_size(processor.get("crop_size")) or _size(processor.get("size")),
         mean=_rgb(processor.get("image_mean")),
         std=_rgb(processor.get("image_std")),
     )
@@ -272,6 +279,14 @@ def _check_sizes(config: Any, path: str) -> None:
                 f"{key} out of it to measure the model in `dtype` instead"
             )
         _check_sizes(value, path)
+
+
+def _size(values: Any) -> tuple[int, int] | None:
+    """Returns (height, width) of a processor that makes all images of one size; `None`: it does not."""
+    if not isinstance(values, dict):
+        return None
+    height, width = values.get("height"), values.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 else None
 
 
 def _rgb(values: Any) -> Rgb:
