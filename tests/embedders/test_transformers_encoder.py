@@ -117,7 +117,7 @@ def our_and_their_copy(config: dict[str, Any], folder: str) -> tuple[Any, Any]:
         state |= {f"merger.{key}": value for key, value in embedder.stages["merger"].merger.state_dict().items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
-    assert all(key.startswith(POOLED) for key in missing)
+    assert all(key.startswith(POOLED) or key.endswith("mask_token") for key in missing)  # of training
     return embedder, model
 
 
@@ -221,7 +221,7 @@ def test_bundled_towers_have_as_many_parameters_as_transformers_counts(name: str
     expected = {
         key: parameter.numel()
         for key, parameter in model.named_parameters()
-        if not key.startswith(left_out.get(config["model_type"], ("nothing",)))
+        if not key.startswith(left_out.get(config["model_type"], ("nothing",))) and not key.endswith("mask_token")
     }
     found = [p.numel() for stage, part in embedder.stages.items() if stage != "projection" for p in part.parameters()]
     assert sum(found) == sum(expected.values())
