@@ -4,7 +4,8 @@ Director, a measuring process, or both get SIGKILL, at a moment drawn from the t
 with one case and with several (`sweep`), of the paper's rows, and of a gate. After each kill it is looked
 
 - whether every file can be read, but for a torn last line of a journal,
-- whether every block is there that a measuring process knows to be finished, as it was asked for the next one,
+- whether every block is there that a measuring process knows to be finished, as it was asked for the next one; those
+  of a sweep's anchor, a complete case that is measured again for the drift and has no journal, are not looked for,
 - whether a process is left after two seconds;
 
 and the same command goes on with --resume, killed again, until it comes through: then there is one complete record a
@@ -30,6 +31,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import psutil
 
@@ -46,6 +49,8 @@ PASS_S = 0.001
 CONDITIONS = Conditions(cpu_share=1.0)
 LOG = "VILT_BENCH_KILLS_LOG"
 """Environment variable: where scripted processes write what they were asked for."""
+RECORDS = "VILT_BENCH_KILLS_RECORDS"
+"""Environment variable: where the records are, by which they know an anchor."""
 GONE_WITHIN_S = 2.0
 KINDS = ("run", "sweep", "paper", "gate")
 VICTIMS = ("director", "worker", "both")
@@ -62,13 +67,15 @@ def main() -> None:
         sys.exit(direct(sys.argv[2], sys.argv[3]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000, help="of scripted processes, over all commands")
+    parser.add_argument("--only", choices=KINDS, help="one of the commands, which then gets all of --kills")
     parser.add_argument("--real", type=int, default=0, help="kills with real measuring processes, of `run`")
     parser.add_argument("--minutes", type=float, default=600.0, help="end after so long, with what was found by then")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     end_s = time.monotonic() + 60 * options.minutes
-    wanted = dict.fromkeys(KINDS, options.kills // len(KINDS)) | ({"real": options.real} if options.real else {})
+    kinds = (options.only,) if options.only else KINDS
+    wanted = dict.fromkeys(kinds, options.kills // len(kinds)) | ({"real": options.real} if options.real else {})
     found = [Found(kind) for kind in wanted]
     whole_s = {kind: _whole_s(kind) for kind in wanted}
     while time.monotonic() < end_s:  # in turns, so that all have their share whenever it ends
@@ -156,7 +163,12 @@ class Place:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Returns the command, started; it goes on with what is in the folder."""
-        environment = {**os.environ, LOG: str(self.log), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = {
+            **os.environ,
+            LOG: str(self.log),
+            RECORDS: str(self.folder),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
         command = [sys.executable, __file__, "direct", self.kind, str(self.folder)]
         with (self.folder.parent / "errors").open("ab") as errors:
             return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
@@ -232,21 +244,29 @@ class Place:
         lines = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
         if self.kind == "gate":  # a pair is what is finished
             last = max((index for index, line in enumerate(lines) if line["asked"] == "Hello"), default=-1)
-            begun = {line["pid"]: index for index, line in reversed(list(enumerate(lines)))}
+            begun = {line["process"]: index for index, line in reversed(list(enumerate(lines)))}
             over = {
-                line["pid"]
+                line["process"]
                 for index, line in enumerate(lines[:last])
                 # One that has nobody beside it was tried alone, after a failure.
-                if line["asked"] == "Finish" and len({each["pid"] for each in lines[begun[line["pid"]] : index]}) > 1
+                if line["asked"] == "Finish"
+                and len({each["process"] for each in lines[begun[line["process"]] : index]}) > 1
             }
-            return {line["value"] for line in lines[:last] if line["value"] is not None and line["pid"] in over}
-        later: set[int] = set()
+            return {line["value"] for line in lines[:last] if line["value"] is not None and line["process"] in over}
+        again = self.repeats(lines)
+        later: set[str] = set()
         done = set()
         for line in reversed(lines):
-            if line["value"] is not None and line["pid"] in later:
+            if line["value"] is not None and line["process"] in later - again:
                 done.add(line["value"])
-            later.add(line["pid"])
+            later.add(line["process"])
         return done
+
+    def repeats(self, lines: list[dict[str, Any]]) -> set[str]:
+        """Returns the processes that measured a group's anchor: of it no pass is to be kept, only the drift."""
+        if self.kind != "sweep":  # the paper's rounds measure a complete case again, and keep it
+            return set()
+        return {line["process"] for line in lines if line["is_complete"]}
 
     def complete(self, found: Found) -> None:
         """Lets the command come through, and counts its records."""
@@ -305,7 +325,7 @@ def direct(kind: str, folder: str) -> int:
         case "run":
             return command(["run", "patch32", *tiny, *effort, "--max-time", "0.6", *resume])
         case "sweep":
-            axes = ["patch32", "patch16", "--batch-size", "1,2"]
+            axes = ["patch32", "patch16", "--batch-size", "1,2", "--together", "2"]  # the second group has an anchor
             return command(["run", *axes, *tiny, *effort, "--max-time", "0.6", *resume])
         case "paper":
             rows = {"ViLT-B/32": Case("patch32"), "patch16": Case("patch16")}
@@ -321,6 +341,7 @@ def direct(kind: str, folder: str) -> int:
 def serve() -> None:
     """Answers as a measuring process does, and tells a file what it was asked for."""
     owner = wire.attach()
+    process = uuid4().hex  # the system gives a number again, and soon where much is started
     log = os.open(os.environ[LOG], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def block(passes: int) -> Series:
@@ -334,11 +355,13 @@ def serve() -> None:
     for line in owner.requests:
         request = protocol.decode_request(line)
         value = None
+        is_complete = False
         reply: protocol.Reply
         match request:
             case protocol.Hello():
                 reply = protocol.Welcome(protocol.VERSION, __version__, str(Path(wire.__file__).parent))
-            case protocol.Prepare():
+            case protocol.Prepare(case):
+                is_complete = _has_record(case)
                 reply = protocol.Prepared("2026-01-01T00:00:00+00:00", 0.1, PASS_S, ENVIRONMENT, MODEL)
             case protocol.Count():
                 reply = protocol.Counted((Stage(STAGE, "visual_embedder", "[]", 1),), None, ())
@@ -358,12 +381,18 @@ def serve() -> None:
                 reply = protocol.EnergyMeasured(None)
             case protocol.Finish():
                 reply = protocol.Finished(CONDITIONS)
-        told = {"pid": os.getpid(), "asked": type(request).__name__, "value": value}
+        told = {"process": process, "asked": type(request).__name__, "value": value, "is_complete": is_complete}
         os.write(log, json.dumps(told).encode() + b"\n")
         owner.replies.write(protocol.encode(reply) + b"\n")
         owner.replies.flush()
         if isinstance(request, protocol.Finish):
             return
+
+
+def _has_record(case: Case) -> bool:
+    """Returns whether a case is complete; what goes on with a failed one takes its record away first."""
+    runs = map(load.load, Path(os.environ[RECORDS]).glob("*.json"))
+    return any(run.case == case and run.failure is None and not run.interrupted for run in runs)
 
 
 if __name__ == "__main__":
