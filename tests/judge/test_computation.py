@@ -6,6 +6,7 @@ from vilt_bench.judge.remarks import (
     AccuracyUnknown,
     Computed,
     FellBack,
+    NothingQuantized,
     OutputDeviates,
     OutputUncompared,
     largest_deviation,
@@ -64,6 +65,16 @@ def test_eager_stages_and_what_could_not_be_compared_are_told_with_the_reason(ma
     assert OutputUncompared(((STAGE, "it has other shapes"), ("whole", "other shapes"))) in said
     assert FellBack("torch", ((STAGE, "it has a loop"),), True) in said
     assert "NOTHING was computed by torch, all by eager torch: projection (it has a loop)." in map(sentence, said)
+
+
+def test_a_row_named_int8_of_which_nothing_is_in_int8_says_so(make_run):
+    run = computed(make_run(), differing(0.0, "float32"), Deviation(0.0, 0.0, 0.0))
+    said = remarks(replace(run, case=replace(run.case, quantize="int8")))
+    (found,) = [each for each in said if isinstance(each, NothingQuantized)]
+    assert sentence(found).startswith("NOTHING was computed in int8")
+    run = computed(make_run(), differing(0.01, "int8"), Deviation(0.0, 0.0, 0.0))
+    said = remarks(replace(run, case=replace(run.case, quantize="int8")))
+    assert not any(isinstance(each, NothingQuantized) for each in said)
 
 
 def test_random_weights_do_not_tell_what_int8_costs(make_run):

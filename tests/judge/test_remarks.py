@@ -284,6 +284,7 @@ def test_every_kind_of_remark_has_words() -> None:
         of.GpuBetweenBlocks((1e9, 2e9), (50, 60)), of.Warned("as it is"),
         of.OutputDeviates((("a.b", 0.1, 1e-4, "float32"),)), of.OutputUncompared((("a.b", "why"),)),
         of.FellBack("acme", (("a.b", "why"),), False), of.AccuracyUnknown(("int8",)),
+        of.NothingQuantized("int8", "acme"),
         of.Computed("acme", "acme 1", ("int8",), 0.1, None),
         of.GroupsDiffer((1, 2), "patch32", 1.1, 1.08, 1.12), of.BoundWrong((("a.b", 0.1, 0.2),), peak),
         of.LeastTimes(peak, "cpu", 2, 0.1, 0.9),

@@ -160,6 +160,14 @@ class FellBack:
 
 
 @dataclass(frozen=True, slots=True)
+class NothingQuantized:
+    """The backend computed the stages, but none in the precision that was asked for by its name in the case."""
+
+    quantize: str
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
 class Computed:
     """Who computed the stages, and how the whole's output compares with eager float32's."""
 
@@ -395,6 +403,7 @@ Remark = (
     | OutputDeviates
     | OutputUncompared
     | FellBack
+    | NothingQuantized
     | Computed
     | AccuracyUnknown
     | Interrupted
@@ -499,7 +508,14 @@ def _outputs(run: Run) -> Iterator[Remark]:
     if uncompared := tuple((name, reason) for name, reason in why if reason is not None):
         yield OutputUncompared(uncompared)
     if fallen := tuple((stage.name, stage.fell_back) for stage in made.stages if stage.fell_back is not None):
-        yield FellBack(run.case.backend, fallen, len(fallen) == len(made.stages))
+        yield FellBack(run.case.linear, fallen, len(fallen) == len(made.stages))
+    asked = run.case.quantize
+    if (
+        asked is not None
+        and len(fallen) < len(made.stages)
+        and not any(asked in each.precision for each in made.stages)
+    ):
+        yield NothingQuantized(asked, run.case.backend)
 
 
 def _computation(run: Run) -> Iterator[Remark]:

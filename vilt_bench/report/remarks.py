@@ -40,6 +40,8 @@ def sentence(remark: of.Remark) -> str:
             return f"Not compared with eager float32's output: {told}."
         case of.FellBack():
             return _fell_back(remark)
+        case of.NothingQuantized(quantize, backend):
+            return f"NOTHING was computed in {quantize}: {backend} has no product in it that it brings to that."
         case of.Computed():
             return _computed(remark)
         case of.AccuracyUnknown(precisions):

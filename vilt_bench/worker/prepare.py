@@ -86,6 +86,7 @@ def prepare_stages(
     options = {key: value for key, value in asked.items() if key not in backends.COMMON}
     dtype: torch.dtype = getattr(torch, case.dtype)
     made: list[PreparedStage] = []
+    idle: dict[str, str] = {}
     packed_bytes, elsewhere = 0, False
     begin = time.perf_counter()
     for stage, module in list(stages(model)):
@@ -114,8 +115,21 @@ def prepare_stages(
         packed_bytes += ready.packed_bytes
         elsewhere = elsewhere or ready.allocates_elsewhere
         made.append(PreparedStage(stage, ready.computed_by, ready.precision, took_s))
+        if ready.idle is not None:
+            idle[stage] = ready.idle
+    if all(stage.fell_back is not None or stage.name in idle for stage in made):
+        # A name that stands for nothing at all is not to stand beside the times.
+        made = [
+            PreparedStage(each.name, EAGER, case.dtype, fell_back=each.fell_back or idle[each.name]) for each in made
+        ]
+        if asked.get(STRICT) and made:
+            raise ConfigError(
+                f"{name} finds nothing to compute in {made[0].name}: {made[0].fell_back}, and nothing in other stages; "
+                f"leave {STRICT} out to let eager torch compute it",
+                field="backend",
+            )
     return Computing(
-        description=describe(case.backend, made),
+        description=describe(case.linear, made),
         version=backend.version(),
         stages=tuple(made),
         packed_bytes=packed_bytes,

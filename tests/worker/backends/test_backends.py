@@ -1,13 +1,14 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from vilt_bench.ask.case import Case, ViltConfig
+from vilt_bench.ask.case import Case, ViltConfig, parse_backend, write_backend
 from vilt_bench.cli import main
 from vilt_bench.errors import ConfigError, DeviceError
 from vilt_bench.record.run import Deviation, Failure
@@ -200,6 +201,40 @@ def test_a_stage_that_can_not_be_prepared_is_recorded_with_the_reason_and_strict
     assert found.deviation == Deviation(0.0, 0.0, 0.0)
     with pytest.raises(ConfigError, match=r"toy can't prepare textual_embedder: it has no linear layers; leave strict"):
         prepare(case("toy:strict"), torch.device("cpu"), HostTimer())
+
+
+@pytest.mark.parametrize(
+    ("backend", "asked", "reason"),
+    [
+        ("onednn", {}, "it has no linear layers"),
+        ("torch", {"quantize": "int8"}, "it has no linear layers"),
+        ("torch:fold_batch_norm", {}, "there is nothing in it for fold_batch_norm"),
+    ],
+)
+def test_a_backend_that_finds_nothing_at_all_to_compute_is_no_name_for_eager_torch(
+    backend: str, asked: dict[str, str], reason: str
+) -> None:
+    # What is left of patch32 is a convolution, without a normalisation.
+    alone = Case(
+        "patch32",
+        resolution=(32, 32),
+        interaction="none",
+        device="cpu",
+        images=("synthetic",),
+        backend=backend,
+        quantize=asked.get("quantize"),
+    )
+    subject = prepare(alone, torch.device("cpu"), HostTimer())
+    subject.first_call()
+    subject.compare()
+    found = subject.facts().computation
+    assert found is not None
+    assert {stage.fell_back for stage in found.stages} == {reason}
+    name = "torch in int8" if asked else backend
+    assert subject.computing.description == f"torch ({name} asked for, but {reason})"
+    strict = write_backend(backend.partition(":")[0], {**parse_backend(backend)[1], "strict": True})
+    with pytest.raises(ConfigError, match=rf"finds nothing to compute in visual_embedder.projection: {reason}"):
+        prepare(replace(alone, backend=strict), torch.device("cpu"), HostTimer())
 
 
 def test_as_a_whole_embedder_and_interaction_are_a_stage_each() -> None:

@@ -78,6 +78,9 @@ class Prepared:
     """Of copies of weights that it keeps beside the parameters, and that torch's allocator does not show."""
     allocates_elsewhere: bool = False
     """Whether what it allocates in a pass is not torch's, so that memory can't be told."""
+    idle: str | None = None
+    """Why the stage is as eager torch has it, as the end of a sentence: what is asked for finds nothing in it. It is no
+    fall-back, unless all stages are so; `None`: it is not."""
 
 
 class Backend(Protocol):
@@ -134,7 +137,7 @@ def check(text: str, device: str = "auto", quantize: str | None = None) -> None:
         known: Mapping[str, Mapping[str, str]] = getattr(backend, "QUANTIZES", {})
         if quantize not in known:
             able = f"; it has {', '.join(known)}" if known else ""
-            raise ConfigError(f"`backend` {name} has no {quantize}{able}; leave it out", field="quantize")
+            raise ConfigError(f"{quantize} is none that `backend` {name} has{able}; leave it out", field="quantize")
         _check_needs(f"{name} in {quantize}", known[quantize])
     if device != "auto":
         check_device(name, device)

@@ -26,12 +26,15 @@ def quantized(stage: StageToPrepare, ready: Prepared) -> Prepared:
         stage.device.type == "cuda" and torch.cuda.get_device_capability(stage.device) >= (8, 9)
     ):
         raise ConfigError(
-            f"torch: fp8 needs a GPU of compute capability 8.9 or later, and `device` is {stage.device.type}; "
+            f"fp8 by torch needs a GPU of compute capability 8.9 or later, and `device` is {stage.device.type}; "
             "give int8, or leave it out",
             field="quantize",
         )
     if not any(type(layer) is nn.Linear for layer in stage.module.modules()):
-        return replace(ready, computed_by=f"{ready.computed_by}, as it has no linear layers")
+        told = f"{ready.computed_by}, as it has no linear layers"
+        return replace(
+            ready, computed_by=told, idle="it has no linear layers" if ready.computed_by == "torch" else None
+        )
     with quiet():
         from torchao import quantization
 

@@ -32,7 +32,7 @@ def prepare(stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:
     dtype = str(stage.dtype).removeprefix("torch.")
     count = len(_packed_linear.linears(stage.module))
     if not count:
-        return Prepared(stage.module, "torch, as it has no linear layers", dtype)
+        return Prepared(stage.module, "torch, as it has no linear layers", dtype, idle="it has no linear layers")
     packed = _packed_linear.pack(stage.module)
     return Prepared(packed, PACKED, dtype, packed_bytes=_packed_linear.packed_bytes(packed))
 

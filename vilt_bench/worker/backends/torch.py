@@ -27,6 +27,8 @@ by tensor cores that see 10 bits of the fraction. `matmul_precision`: torch's `s
 QUANTIZES = {name: {"torchao": "torchao>=0.10"} for name in ("int8", "fp8")}
 KEEPS_MODULES = True
 _OF_CUDA = ("efficient", "cudnn")
+_OF_LAYERS = ("channels_last", "fold_batch_norm", "attention")
+"""Options for layers that a stage may not have; the others are of the whole process."""
 
 
 def prepare(stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:
@@ -57,7 +59,10 @@ def prepare(stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:
         from vilt_bench.worker.backends import _torchao
 
         return _torchao.quantized(stage, Prepared(run, ", ".join(["torch", *done]), precision))
-    return Prepared(run, ", ".join(["torch", *done]), precision)
+    asked = [key for key in options if options[key]]
+    is_idle = bool(asked) and not done and all(key in _OF_LAYERS for key in asked)
+    idle = f"there is nothing in it for {' and '.join(asked)}" if is_idle else None
+    return Prepared(run, ", ".join(["torch", *done]), precision, idle=idle)
 
 
 def version() -> str:
