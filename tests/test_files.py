@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -252,3 +253,29 @@ def test_a_command_that_lacks_descriptors_says_so_in_one_line(monkeypatch, capsy
         "vilt-bench: the machine has not what it takes for a-font.ttf: too many files are open; raise the limit with "
         "'ulimit -n'\n"
     )
+
+
+def test_what_a_killed_process_leaves_in_the_temporary_folder_is_removed_and_what_is_in_use_stays(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = (
+        "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from vilt_bench import files\n"
+        "with files.scratch() as folder: print(folder, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        theirs = Path(process.stdout.readline().strip())
+        for file in (theirs, *theirs.iterdir()):
+            os.utime(file, (0, 0))
+        with files.scratch() as ours:
+            assert theirs.is_dir()
+            process.kill()
+            process.wait()
+            assert theirs.is_dir()
+            with files.scratch():
+                assert not theirs.exists()
+                assert Path(ours).is_dir()
+    assert not list(tmp_path.iterdir())

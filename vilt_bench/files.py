@@ -36,6 +36,10 @@ _REASONS = {
     errno.ENXIO: "it is not a regular file",  # a socket
 }
 
+_SCRATCH, _SCRATCH_LOCK = "vilt-bench-scratch-", ".lock"
+_FORGOTTEN_S = 60.0
+"""So old, a folder that nobody has locked was left by a kill; between being made and locked it is far younger."""
+
 _LACKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EROFS})
 
 
@@ -200,6 +204,59 @@ def temporary_folder() -> str:
         return tempfile.gettempdir()
     except OSError as error:
         raise ConfigError(_no_temporary(error)) from None
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[str]:
+    """Returns a context in which there is a folder of one's own for temporary files, which is removed at its end.
+
+    What killed processes have left is removed first: a lock, which ends with them, tells it from what is in use.
+
+    Raises:
+        ConfigError: there is no folder for temporary files.
+        OSError: it can't be made.
+    """
+    import shutil
+    import tempfile
+
+    parent = temporary_folder()
+    _remove_forgotten(Path(parent))
+    folder = tempfile.mkdtemp(prefix=_SCRATCH, dir=parent)
+    lock = os.open(Path(folder, _SCRATCH_LOCK), os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        _lock(lock)
+        yield folder
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_forgotten(parent: Path) -> None:
+    import shutil
+    import time
+
+    for folder in parent.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):  # another user's, or removed at the same time
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                continue
+            lock = os.open(folder / _SCRATCH_LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                if time.time() - os.fstat(lock).st_mtime > _FORGOTTEN_S and _lock(lock):
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _lock(descriptor: int) -> bool:
+    """Returns whether a file is locked now, until the last process that has it open ends."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def lacks(error: OSError) -> bool:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache, partial
-from shutil import rmtree
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -139,10 +137,11 @@ def check_compiler(device: torch.device) -> None:
 @cache
 def use_fresh_cache() -> None:
     """Lets inductor, and triton, begin with an empty cache in this process; it is removed at the end."""
-    folder = tempfile.mkdtemp(prefix="vilt-bench-inductor-", dir=files.temporary_folder())
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+    stack = ExitStack()
+    folder = stack.enter_context(files.scratch())
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(folder, "inductor")
     os.environ["TRITON_CACHE_DIR"] = os.path.join(folder, "triton")
-    atexit.register(partial(rmtree, folder, ignore_errors=True))
+    atexit.register(stack.close)
 
 
 def cache_hits() -> int:

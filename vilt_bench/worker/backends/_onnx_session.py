@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from vilt_bench import files
 from vilt_bench.errors import ConfigError
 from vilt_bench.worker.backends import NotPreparedError, Prepared, StageToPrepare
 from vilt_bench.worker.backends._exported import (
@@ -55,7 +55,7 @@ def prepare(stage: StageToPrepare, asked_for: Any) -> Prepared:
     provider = _provider(stage, asked_for)
     check_quantized(stage)
     dtype = str(stage.dtype).removeprefix("torch.")
-    with quiet(), tempfile.TemporaryDirectory(prefix="vilt-bench-", ignore_cleanup_errors=True) as folder:
+    with quiet(), files.scratch() as folder:
         graph = export(stage)
         if not graph.output_names:
             return Prepared(graph.called_as_stage(lambda _: []), "nothing, as it computes nothing", dtype)
