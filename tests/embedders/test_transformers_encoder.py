@@ -215,7 +215,12 @@ def test_patches_are_cut_as_their_description_says() -> None:
 )
 def test_bundled_towers_have_as_many_parameters_as_transformers_counts(name: str) -> None:
     config = BUNDLED[name].config
-    left_out = {"clip_vision_model": POOLED, "siglip_vision_model": ("head.",), "siglip2_vision_model": ("head.",)}
+    left_out = {
+        "clip_vision_model": POOLED,
+        "mlcd_vision_model": POOLED,
+        "siglip_vision_model": ("head.",),
+        "siglip2_vision_model": ("head.",),
+    }
     with building():
         embedder, model = transformers_encoder(model=name), theirs(config)
     expected = {
