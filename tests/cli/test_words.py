@@ -12,7 +12,10 @@ from vilt_bench.ask.case import ALL, Case
 from vilt_bench.cli import COMMANDS, _parser, main, options, values
 
 RECORDS = Path(__file__).parents[2] / "results" / "paper" / "records"
-COMMANDS_BY_NAME = ("run", "rerun", "gate", "compare", "list", "show", "choose", "paper", "report", "history", "doctor")
+COMMANDS_BY_NAME = (
+    "run", "rerun", "gate", "compare", "list", "show", "choose", "paper", "report", "history", "doctor", "profile",
+    "completion", "view",
+)  # fmt: skip
 
 
 def parsed(*arguments):

@@ -45,18 +45,20 @@ def test_the_machine_at_hand_is_examined_for_real() -> None:
 
 @pytest.mark.skipif(not FORKS, reason="processes are not forked here")
 def test_forked_processes_time_the_same_kernel_and_leave_nothing() -> None:
+    others = psutil.Process().children(recursive=True)  # such as a browser of other tests
     found = examine(Effort(pairs=2, look_s=0.05, max_time_s=300, forked=True))
     assert found.forked
     assert [len(each) for pair in found.pairs for each in (pair.first_s, pair.second_s)] == [30] * 4
     assert len({pair.start_s for pair in found.pairs}) == 1
     assert found.environment.omp_wait_policy == os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= set(others)
 
 
 @pytest.mark.skipif(not FORKS, reason="processes are not forked here")
 def test_a_fork_that_is_killed_is_told_in_one_line() -> None:
+    others = psutil.Process().children()
     with _forks(60.0) as start, start() as (first, _, _):
-        (kernel,) = psutil.Process().children()
+        (kernel,) = set(psutil.Process().children()) - set(others)
         for fork in kernel.children():
             fork.kill()
         with pytest.raises(WorkerFailedError, match="a fork of the kernel has died"):

@@ -138,7 +138,9 @@ def test_every_field_of_a_case_and_of_how_hard_to_look_is_a_fact(run: Run) -> No
     told = {name.removesuffix(" asked").replace("-", "_") for name in facts(run, "join")}
     assert told >= {field.name for field in dataclasses.fields(Case) if field.init}
     for field in dataclasses.fields(Sampling):
-        more = replace(run, sampling=replace(run.sampling, **{field.name: getattr(run.sampling, field.name) / 2}))
+        value = getattr(run.sampling, field.name)
+        other = value + 1 if isinstance(value, int) else value / 2
+        more = replace(run, sampling=replace(run.sampling, **{field.name: other}))
         assert not alike(run, more, "join")
 
 

@@ -107,7 +107,7 @@ def test_the_answer_comes_first(sweep: bytes, show: Show) -> None:
     lead = shown.locator(".lead").inner_text()
     # By the closed form of the sweep: 2 ms and 1 ms an image; half and a quarter of the whole are seeing.
     assert "patch32 (64×64) takes 3.00 [2.97, 3.03] ms a pass, 75.0% of it seeing" in lead
-    assert "86.0 times as long" in lead
+    assert "times as long" not in lead  # one is of a batch of 1, the other of 8
     facts = shown.locator(".facts").inner_text()
     for told in ("✔ 16 precise", "EPYC 7B13", "batch size 1, 2, 4, 8", "2026-11-24"):
         assert told in facts

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from vilt_bench.ask.case import LANGUAGE_MODEL, Case
+from vilt_bench.ask.case import ALONE, LANGUAGE_MODEL, Case
 from vilt_bench.judge.estimate import Estimate
 from vilt_bench.judge.summary import COMPONENTS, TITLES, Row, Summary, shown_components
 from vilt_bench.judge.trace import MOST
@@ -434,7 +434,13 @@ def lead(runs: Sequence[Summary]) -> list[Part]:
 
     if len(timed) == 1:
         return [*told(0), (".", False)]
-    times = timed[-1][0].value / timed[0][0].value if timed[0][0].value else None
+    least, most = timed[0], timed[-1]
+    # How many times as long says something where both do the same work: as many images, the same after them.
+    is_one_question = all(
+        getattr(least[1].case, each) == getattr(most[1].case, each)
+        for each in ("batch_size", "interaction", "text_length")
+    )
+    times = most[0].value / least[0].value if least[0].value and is_one_question else None
     more = [] if times is None else [(": ", False), (f"{times:,.1f} times as long", True)]
     return [(f"Of {len(timed):,} runs, ", False), *told(0), ("; ", False), *told(-1), *more, (".", False)]
 
@@ -452,7 +458,9 @@ def facts(runs: Sequence[Summary], told: Sequence[Told]) -> list[tuple[str, str]
     sure = " · ".join(f"{SIGNS[verdict]} {count:,} {verdict}" for verdict, count in tally.items() if count)
     machines = list(dict.fromkeys(filter(None, map(machine_line, runs))))
     more = f" – and {len(machines) - _FEW:,} more" if len(machines) > _FEW else ""
-    of = model_line(runs[0]) if len(runs) == 1 else " · ".join(map(_values, filter(_is_asked, told)))
+    has_text = any(run.case.interaction != ALONE for run in runs)
+    asked = [each for each in told if _is_asked(each) and (has_text or each.key != "text-length")]
+    of = model_line(runs[0]) if len(runs) == 1 else " · ".join(map(_values, asked))
     dates = sorted(run.started_at[:10] for run in runs if run.started_at)
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else ""
     found = [("How sure", sure), ("On", " – ".join(machines[:_FEW]) + more), ("Of", of), ("When", when)]
