@@ -120,6 +120,12 @@ class Chain(nn.Module):
                 mark(name, inputs)
         return inputs
 
+    def frozen(self) -> Iterator[nn.Parameter]:
+        """Yields the parameters that training leaves as they are, as far as stages tell."""
+        for stage in self.stages.values():
+            if callable(frozen := getattr(stage, "frozen", None)):
+                yield from frozen()
+
 
 class VisualEmbedder(Chain):
     """A chain from `ImageBatch` to `VisualTokens`.
@@ -171,12 +177,6 @@ class VisualEmbedder(Chain):
         self.std = std
         self.weights = weights
         self.notes = dict(notes or {})
-
-    def frozen(self) -> Iterator[nn.Parameter]:
-        """Yields the parameters that training leaves as they are, as far as stages tell."""
-        for stage in self.stages.values():
-            if callable(frozen := getattr(stage, "frozen", None)):
-                yield from frozen()
 
     if TYPE_CHECKING:  # nn.Module.__call__ returns Any; give callers the type back
 

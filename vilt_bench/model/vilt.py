@@ -154,27 +154,6 @@ def replace_stage(model: VisionLanguageModel, name: str, module: nn.Module) -> N
             model.shared.modality_interaction.stages[own] = module
 
 
-class Whole(nn.Module):
-    """All stages of a chain as one."""
-
-    def __init__(self, stages: Mapping[str, nn.Module]) -> None:
-        """Take the stages, in the mapping's order."""
-        super().__init__()
-        self.stages = nn.ModuleDict(dict(stages))
-
-    def forward(self, inputs: Any) -> Any:
-        """Returns the last stage's output."""
-        for stage in self.stages.values():
-            inputs = stage(inputs)
-        return inputs
-
-    def frozen(self) -> Iterator[nn.Parameter]:
-        """Yields the parameters that training leaves as they are, as far as stages tell."""
-        for stage in self.stages.values():
-            if callable(frozen := getattr(stage, "frozen", None)):
-                yield from frozen()
-
-
 def gather_stages(model: VisionLanguageModel) -> None:
     """Makes the visual embedder's stages one, and the modality interaction's, each named `whole`."""
     embedder, interaction = model.visual_embedder, model.shared.modality_interaction
@@ -182,7 +161,7 @@ def gather_stages(model: VisionLanguageModel) -> None:
         embedder.notes = {"whole": "; ".join(f"{name}: {note}" for name, note in embedder.notes.items())}
     for chain in (embedder, interaction):
         if len(chain.stages):
-            chain.stages = nn.ModuleDict({"whole": Whole(dict(chain.stages.items()))})
+            chain.stages = nn.ModuleDict({"whole": Chain(dict(chain.stages.items()))})
 
 
 def _within(component: str, mark: Mark | None) -> Mark | None:
