@@ -16,6 +16,13 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
+def first_few(texts: Iterable[str], most: int = 3) -> str:
+    """Returns the first texts, and how many more there are: `a, b, c and 2 more`."""
+    every = list(texts)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return f"{', '.join(every[:most])}{more}"
+
+
 def nearest(given: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
     """Returns the known name that is closest to the one given, upper and lower case alike; `None`: none is close.
 

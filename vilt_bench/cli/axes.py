@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vilt_bench.ask.case import parse_dtype, parse_resolution
+from vilt_bench.cli import values
 from vilt_bench.cli.flags import in_flags
 from vilt_bench.errors import ConfigError
 
@@ -36,16 +37,7 @@ def number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
 
 
-def dtype(text: str) -> str:
-    """Returns a dtype.
-
-    Raises:
-        ArgumentTypeError: it is none.
-    """
-    try:
-        return parse_dtype(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(error.problem) from None
+dtype = values.read_by(parse_dtype)
 
 
 def resolution(text: str) -> tuple[int, int] | str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vilt_bench.ask.case import case_name
 from vilt_bench.cli import screen
-from vilt_bench.words import counted
+from vilt_bench.words import counted, first_few
 
 if TYPE_CHECKING:
     from vilt_bench.ask.case import Case, Sampling
@@ -175,7 +175,7 @@ def _told(standing: Standing, asked: int, taken: int, folder: str) -> Iterator[s
     for name, director in standing.busy.items():
         by_writer.setdefault(str(director), []).append(name)
     for writer, names in by_writer.items():
-        yield f"left to {writer}, which measures into {folder}: {_names(names)}"
+        yield f"left to {writer}, which measures into {folder}: {first_few(names, _NAMED)}"
     for name, facts in list(standing.otherwise.items())[:_NAMED]:
         yield f"measured anew, as the run that is there differs in {facts}: {name}"
     if (more := len(standing.otherwise) - _NAMED) > 0:
@@ -186,7 +186,7 @@ def _told(standing: Standing, asked: int, taken: int, folder: str) -> Iterator[s
     if standing.left_over:
         every = dict.fromkeys(case_name(each.run.case) for each in standing.left_over)
         runs = counted(len(standing.left_over), "run")
-        yield f"left over in {folder}, as this plan has no use for it: {runs} ({_names(every)})"
+        yield f"left over in {folder}, as this plan has no use for it: {runs} ({first_few(every, _NAMED)})"
 
 
 def _commit() -> set[str]:
@@ -194,9 +194,3 @@ def _commit() -> set[str]:
 
     source = read_source()
     return set() if source is None else {source.commit[:12]}
-
-
-def _names(names: Iterable[str]) -> str:
-    every = list(names)
-    more = f" and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
-    return f"{', '.join(every[:_NAMED])}{more}"

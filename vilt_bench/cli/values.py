@@ -5,49 +5,34 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar
 
 from vilt_bench.ask.case import ALL
 from vilt_bench.ask.effort import parse_duration_s, parse_share, parse_size_bytes
 from vilt_bench.cli.flags import in_flags
 from vilt_bench.errors import ConfigError
 
-
-def share(text: str) -> float:
-    """Returns a share of one of a text such as `2.5%` or `0.025`.
-
-    Raises:
-        ArgumentTypeError: it is no number.
-    """
-    try:
-        return parse_share(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(error.problem) from None
+_Value = TypeVar("_Value")
 
 
-def seconds(text: str) -> float:
-    """Returns seconds of a text such as `90`, `90s`, `1.5m`, `1m30s` or `2h`.
+def read_by(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
+    """Returns a type of options that reads a text as a parser does, whose complaint is told of the option."""
 
-    Raises:
-        ArgumentTypeError: it is no duration.
-    """
-    try:
-        return parse_duration_s(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(error.problem) from None
+    @wraps(parse)
+    def read(text: str) -> _Value:
+        try:
+            return parse(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(error.problem) from None
+
+    return read
 
 
-def size_bytes(text: str) -> int:
-    """Returns bytes of a text such as `6GB` or `500MB`.
-
-    Raises:
-        ArgumentTypeError: it is no size.
-    """
-    try:
-        return parse_size_bytes(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(error.problem) from None
+share = read_by(parse_share)
+seconds = read_by(parse_duration_s)
+size_bytes = read_by(parse_size_bytes)
 
 
 def names(text: str) -> list[str]:

@@ -23,6 +23,7 @@ from vilt_bench.report.numbers import (
     milliseconds_interval,
 )
 from vilt_bench.report.tables import Column, Line, Table, text_column
+from vilt_bench.words import first_few
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from vilt_bench.record.run import Run
 
 FRONTIER = "●"
-_NAMED = 3
 _BETTER = {
     "parameters": "the largest first, then the most visual tokens",
     "tokens": "the most visual tokens first, then the largest",
@@ -98,9 +98,9 @@ def sentences(choice: Choice, context: Context, *, most: int | None = None) -> l
         f"Parameters and FLOPs are the catalogues', for tokens of width {HIDDEN_SIZE}{narrow}.",
     ]
     if choice.uncounted:
-        said.append(f"No FLOPs are known, so no least time, of {_names(choice.uncounted)}.")
+        said.append(f"No FLOPs are known, so no least time, of {first_few(choice.uncounted)}.")
     if choice.too_long:
-        said.append(f"{context.interaction} does not take the visual tokens of {_names(choice.too_long)}.")
+        said.append(f"{context.interaction} does not take the visual tokens of {first_few(choice.too_long)}.")
     return said
 
 
@@ -221,8 +221,3 @@ def _document(choice: Choice, context: Context, most: int | None) -> dict[str, A
         "notes": sentences(choice, context, most=len(choice.candidates) if most is None else most),
         "candidates": [_fields(*ranked) | {"alike": list(ranked[1].alike)} for ranked in _ranked(choice, most)],
     }
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"

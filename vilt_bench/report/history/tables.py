@@ -6,8 +6,8 @@ from statistics import median
 
 from vilt_bench.judge.history import CaseHistory, History, shown_stages
 from vilt_bench.judge.throughput import images_per_second
-from vilt_bench.report.history.words import SPARK_CELLS, milliseconds, percent, sparkline, title
-from vilt_bench.report.numbers import ABSENT, milliseconds_interval, number
+from vilt_bench.report.history.words import SPARK_CELLS, percent, sparkline, title
+from vilt_bench.report.numbers import ABSENT, milliseconds_interval, milliseconds_of, number
 from vilt_bench.report.tables import Cell, Column, Line, Table, lines, text_column
 
 NEWEST_ROWS = 12
@@ -37,7 +37,7 @@ def levels(case: CaseHistory, history: History, *, cells: int = SPARK_CELLS, pla
             title(stage),
             milliseconds_interval(newest_s := case.points[-1].latency(stage)),
             ABSENT if (rate := images_per_second(newest_s, case.case.batch_size)) is None else number(rate.value),
-            milliseconds(level),
+            milliseconds_of(level),
             percent(level / first) if changes else ABSENT,
             str(len(changes)) if case.enough else ABSENT,
             sparkline(values, cells=cells, plain=plain),
@@ -65,7 +65,7 @@ def newest(case: CaseHistory, history: History) -> Table:
     for index, point in reversed(shown):
         time = point.committed_at if history.order == "commit" else point.started_at
         branch = point.source.branch if point.source is not None else None
-        times = (f"{marks.get((index, stage), '')}{milliseconds(point.latency_s(stage))}" for stage in stages)
+        times = (f"{marks.get((index, stage), '')}{milliseconds_of(point.latency_s(stage))}" for stage in stages)
         rows.append([f"{time:%Y-%m-%d %H:%M}", *times, point.commit or ABSENT, branch or ABSENT])
     earlier = len(case.points) - len(shown)
     columns = (

@@ -10,8 +10,8 @@ from statistics import median
 from vilt_bench.judge.change_points import LEAST_RUNS
 from vilt_bench.judge.history import CaseHistory, Change, History
 from vilt_bench.report.lines import text_words
-from vilt_bench.report.numbers import ABSENT, number
-from vilt_bench.words import counted
+from vilt_bench.report.numbers import milliseconds_of
+from vilt_bench.words import counted, first_few
 
 MOST_CHANGES = 12
 """Changes that are told in words; the newest."""
@@ -91,10 +91,10 @@ def change_line(changes: Sequence[Change]) -> str:
             where += f" (after {head.last.commit})"
     told = [
         f"{title(change.stage)} {percent(change.ratio)} [{percent(change.low)}, {percent(change.high)}]"
-        + (f", {milliseconds(change.before_s)} → {milliseconds(change.after_s)} ms" if change is head else "")
+        + (f", {milliseconds_of(change.before_s)} → {milliseconds_of(change.after_s)} ms" if change is head else "")
         for change in changes
     ]
-    also = [f"with it {_few(head.differences)}"] if head.differences else []
+    also = [f"with it {first_few(head.differences)}"] if head.differences else []
     return f"{where}: {'; '.join([*told, *also])}"
 
 
@@ -148,13 +148,3 @@ def sparkline(values: Sequence[float | None], *, cells: int = SPARK_CELLS, plain
 def percent(ratio: float) -> str:
     """Returns a ratio as a change, such as `+1.3%`."""
     return f"{100 * (ratio - 1):+.1f}%"
-
-
-def _few(differences: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(differences) - most} more" if len(differences) > most else ""
-    return ", ".join(differences[:most]) + more
-
-
-def milliseconds(seconds: float | None) -> str:
-    """Returns seconds in ms."""
-    return ABSENT if seconds is None else number(1000 * seconds)
