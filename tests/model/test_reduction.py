@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from vilt_bench.ask.case import Case, parse_reduction
 from vilt_bench.ask.registry import build
 from vilt_bench.embedding import ImageBatch, Projection, VisualEmbedder, VisualFeatures, VisualTokens
 from vilt_bench.errors import ConfigError, EmbedderError
-from vilt_bench.model.reduction import AveragePool, PixelShuffle, TokenMerging, reduced
+from vilt_bench.model.reduction import AveragePool, BilinearPool, PixelShuffle, TokenMerging, reduced
 from vilt_bench.testing import check_embedder
 from vilt_bench.worker.meters.meta import building
 
@@ -94,6 +95,28 @@ def test_average_pooling_is_the_mean_of_the_cells_that_are_there() -> None:
     cells = given.embeddings.view(2, 3, 4, 6)
     torch.testing.assert_close(found.embeddings[:, 0], cells[:, :2, :2].mean(dim=(1, 2)))
     torch.testing.assert_close(found.embeddings[:, 3], cells[:, 2:, 2:].mean(dim=(1, 2)))
+
+
+def test_bilinear_pooling_is_what_llava_onevision_does_with_the_frames_of_a_video() -> None:
+    onevision = pytest.importorskip("transformers.models.llava_onevision.modeling_llava_onevision")
+    given = features(27, 27)
+    found = BilinearPool(6, 2)(given)
+    tower = SimpleNamespace(image_size=378, patch_size=14)
+    model = SimpleNamespace(config=SimpleNamespace(vision_config=tower))
+    expected = onevision.LlavaOnevisionModel.apply_pooling(model, given.embeddings)
+    assert found.cells == (14, 14)
+    torch.testing.assert_close(found.embeddings, expected)
+
+
+def test_padding_has_no_weight_in_bilinear_pooling_either() -> None:
+    mask = torch.zeros(2, 3, 3, dtype=torch.bool)
+    mask[:, 0, 0] = True
+    given = features(3, 3, mask=mask.flatten(1))
+    found = BilinearPool(6, 2)(given)
+    assert found.mask is not None
+    assert found.mask.tolist() == [[True, False, False, False]] * 2
+    torch.testing.assert_close(found.embeddings[:, 0], given.embeddings[:, 0])
+    assert found.embeddings.isfinite().all()
 
 
 def test_padding_has_no_weight_and_a_square_of_it_is_masked() -> None:

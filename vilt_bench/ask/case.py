@@ -34,7 +34,7 @@ TEXT_LENGTH = 40
 SYNTHETIC = "synthetic"
 """As an image's path: seeded noise instead of a photograph."""
 
-REDUCTIONS = {"pixel-shuffle": 2, "avg-pool": 2, "perceiver": 64, "qformer": 32, "tome": 98}
+REDUCTIONS = {"pixel-shuffle": 2, "avg-pool": 2, "bilinear-pool": 2, "perceiver": 64, "qformer": 32, "tome": 98}
 """Ways to reduce visual tokens, each with an example of its number: the edge of the squares of cells that become one
 token; the tokens left; for `tome`, the tokens merged away."""
 

@@ -51,8 +51,8 @@ def add_case(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
         "--reduce",
         type=of(axes.text),
         metavar="NAME:N",
-        help="reduce the visual tokens: pixel-shuffle:2, avg-pool:2 (squares of cells), perceiver:64, qformer:32 "
-        "(tokens left), tome:98 (tokens merged away)",
+        help="reduce the visual tokens: pixel-shuffle:2, avg-pool:2, bilinear-pool:2 (squares of cells), "
+        "perceiver:64, qformer:32 (tokens left), tome:98 (tokens merged away)",
     )
     group.add_argument(
         "--batch-size",

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d, pad
+from torch.nn.functional import interpolate, max_pool2d, pad
 
 from vilt_bench.ask.case import REDUCTIONS, parse_reduction
 from vilt_bench.embedding import Projection, VisualEmbedder, VisualFeatures, VisualTokens
@@ -140,6 +140,35 @@ class AveragePool(nn.Module):
         return _from_map(features, pooled, self.edge)
 
 
+class BilinearPool(nn.Module):
+    """Interpolates the grid to 1/E of its edges, rounded up: [B, N, C] to about [B, N/E², C].
+
+    Source: LLaVA-OneVision's pooling of the frames of a video, with E = 2: 27×27 cells become 14×14, where averages of
+    squares have incomplete ones at the edges. It pools behind its connector, here it is before it.
+    """
+
+    def __init__(self, channels: int, edge: int) -> None:
+        """Make the pooling."""
+        super().__init__()
+        self.channels = channels
+        self.edge = edge
+
+    def forward(self, features: VisualFeatures) -> VisualFeatures:
+        """Returns a feature a cell of the smaller grid; masked cells have no weight."""
+        cells = _cells(features, f"bilinear-pool:{self.edge}")
+        pooled = self._pool(_map(features))
+        if features.mask is not None:
+            weights = features.mask.to(pooled.dtype).view(-1, 1, *cells)  # (B, N) → (B, 1, h, w)
+            shares = self._pool(weights)
+            pooled = self._pool(_map(features) * weights) / torch.where(shares > 0, shares, 1)
+        return _from_map(features, pooled, self.edge)
+
+    def _pool(self, given: Tensor) -> Tensor:
+        height, width = given.shape[-2:]
+        size = (-(-height // self.edge), -(-width // self.edge))
+        return interpolate(given, size=size, mode="bilinear")
+
+
 class PerceiverResampler(nn.Module):
     """Lets N latents attend to the features: [B, any, C] to [B, N, C]; transformers' `Idefics2PerceiverResampler`.
 
@@ -235,6 +264,7 @@ class TokenMerging(nn.Module):
 _REDUCERS: dict[str, Callable[[int, int], Any]] = {
     "pixel-shuffle": PixelShuffle,
     "avg-pool": AveragePool,
+    "bilinear-pool": BilinearPool,
     "perceiver": PerceiverResampler,
     "qformer": QFormer,
     "tome": TokenMerging,
@@ -242,6 +272,7 @@ _REDUCERS: dict[str, Callable[[int, int], Any]] = {
 _NOTES = {
     "pixel-shuffle": "squares of {number}×{number} cells into channels",
     "avg-pool": "average of squares of {number}×{number} cells",
+    "bilinear-pool": "grid interpolated to 1/{number} of its edges, as LLaVA-OneVision does with frames",
     "perceiver": "Idefics2's Perceiver resampler with {number} latents",
     "qformer": "BLIP-2's Q-Former with {number} queries",
     "tome": "ToMe's matching on the finished tokens, {number} merged away",
