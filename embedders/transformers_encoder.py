@@ -1,7 +1,7 @@
 """Any vision tower of transformers as a visual embedder, built from a configuration.
 
-Shapes: B images, H×W pixels, h×w patches, P patch edge, C channels, N tokens, M edge of the squares of patches that a
-tower merges to one token, D hidden size.
+Shapes: B images, T frames, F of them a temporal patch, H×W pixels, h×w patches, P patch edge, C channels, N tokens, M
+edge of the squares of patches that a tower merges to one token, D hidden size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures
+from vilt_bench.embedding import EACH_FRAME, Clips, ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures
 from vilt_bench.embedding.cells import cells_with_image, refuse_remainder
 from vilt_bench.embedding.configurations import INSTALL, explained, find_configuration, find_weights, one_line, unknown
 from vilt_bench.embedding.weights import read_state_dict, refuse_differences
@@ -107,6 +107,7 @@ def transformers_encoder(
         resolution=plan.resolution,
         size_divisor=1 if plan.fixed else plan.patch * plan.merge,
         fixed_size=plan.fixed,
+        clips=plan.clips,
         mean=found.mean,
         std=found.std,
         weights=f"{origin}, projection random" if origin else "random",
@@ -149,7 +150,14 @@ class TowerBackbone(nn.Module):
 
 
 class PackedBackbone(TowerBackbone):
-    """Runs a tower that takes the patches of all images in one sequence, and the grids' sizes: Qwen-VL, GLM-V."""
+    """Runs a tower that takes the patches of all images in one sequence, and the grids' sizes: Qwen-VL, GLM-V.
+
+    It takes the frames of a clip F by F; within these towers none attends to those of another temporal patch.
+    """
+
+    def forward(self, images: ImageBatch) -> VisualFeatures:
+        """Returns a feature a cell of each temporal patch, of an image one: [B·T/F, N, C]."""
+        return super().forward(temporal_patches(images, frames=self.plan.config.temporal_patch_size))
 
     def features(self, pixels: Tensor, mask: Tensor | None, patches: Size) -> tuple[Tensor, Size]:
         """Returns the features square by square, M×M of them each, as the merger takes them."""
@@ -157,7 +165,7 @@ class PackedBackbone(TowerBackbone):
 
         config, count = self.plan.config, pixels.shape[0]
         merge: int = config.spatial_merge_size
-        packed = pack_patches(pixels, patch=self.plan.patch, merge=merge, frames=config.temporal_patch_size)
+        packed = pack_patches(pixels, patch=self.plan.patch, merge=merge)
         grids = torch.tensor([[1, *patches]] * count, device="cpu")
         arguments: dict[str, Any] = {
             "position_ids": vision_utils.get_vision_position_ids(grids, merge).to(pixels.device),
@@ -272,19 +280,38 @@ class Absent(nn.Module):
         return first
 
 
-def pack_patches(pixels: Tensor, *, patch: int, merge: int, frames: int) -> Tensor:
-    """Returns the patches of images as the Qwen-VL towers take them: [B, 3, H, W] to [B·N, 3·frames·P²].
+def temporal_patches(images: ImageBatch, *, frames: int) -> ImageBatch:
+    """Returns the frames of clips F by F, [B·T, 3, H, W] to [B·T/F, F, 3, H, W]; an image is F equal frames.
 
-    Square by square of M×M patches; an image is a video of `frames` equal frames.
+    The last frame of a clip is repeated where T is no multiple of F.
+
+    Source: transformers' `Qwen2VLVideoProcessor`.
+    """
+    length = images.frames or 1
+    clips = images.pixels.view(-1, length, *images.pixels.shape[1:])
+    missing = -length % frames
+    if length == 1:
+        clips = clips.expand(-1, frames, -1, -1, -1)
+    elif missing:
+        clips = torch.cat([clips, clips[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
+    mask = images.mask
+    if mask is not None:  # the same for all frames of a clip
+        mask = mask.view(-1, length, *mask.shape[1:])[:, ::frames].flatten(0, 1)
+    return ImageBatch(clips.reshape(-1, frames, *clips.shape[2:]), mask)
+
+
+def pack_patches(pixels: Tensor, *, patch: int, merge: int) -> Tensor:
+    """Returns the patches of temporal patches as the Qwen-VL towers take them: [B, F, 3, H, W] to [B·N, 3·F·P²].
+
+    Square by square of M×M patches.
 
     Source: transformers' `Qwen2VLImageProcessor`.
     """
     unit = merge * patch
     refuse_remainder(pixels, unit)
-    count, colours, height, width = pixels.shape
-    cut = pixels.reshape(count, colours, height // unit, merge, patch, width // unit, merge, patch)
-    cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)  # (B, h/M, w/M, M, M, 3, P, P)
-    return cut.unsqueeze(6).expand(*cut.shape[:6], frames, patch, patch).reshape(-1, 3 * frames * patch**2)
+    count, frames, colours, height, width = pixels.shape
+    cut = pixels.reshape(count, frames, colours, height // unit, merge, patch, width // unit, merge, patch)
+    return cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, colours * frames * patch**2)
 
 
 def flat_patches(pixels: Tensor, *, patch: int) -> Tensor:
@@ -318,6 +345,7 @@ class Plan:
     prefix: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Of the tower's forward, beside the images."""
+    clips: Clips = EACH_FRAME
     unused: tuple[str, ...] = ()
     """Modules that no feature comes from, such as a pooling head."""
     untouched: tuple[str, ...] = ()
@@ -372,7 +400,8 @@ def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
                 "choose another"
             )
         width = getattr(config, "out_hidden_size", None) or config.hidden_size
-        plan = replace(plan, backbone=PackedBackbone, merge=merge, channels=width)
+        clips = Clips(temporal_patch=config.temporal_patch_size)
+        plan = replace(plan, backbone=PackedBackbone, merge=merge, channels=width, clips=clips)
     elif "spatial_shapes" in takes:
         plan = replace(plan, backbone=NaflexBackbone)
     elif "patch_attention_mask" in takes:

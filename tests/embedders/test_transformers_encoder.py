@@ -160,6 +160,38 @@ def test_towers_that_take_patches_in_one_sequence_compute_what_transformers_does
     torch.testing.assert_close(found.flatten(0, 1), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm4v"])
+@pytest.mark.parametrize("frames", [4, 3])
+def test_frames_of_clips_are_taken_two_by_two_as_transformers_does(name: str, frames: int, folder: MakeFolder) -> None:
+    from transformers import Qwen2VLVideoProcessor
+
+    embedder, model = our_and_their_copy(TINY[name], folder(TINY[name]))
+    clips = torch.randn(2, frames, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    processor = Qwen2VLVideoProcessor(
+        patch_size=8, merge_size=2, do_resize=False, do_rescale=False, do_normalize=False, do_convert_rgb=False
+    )
+    inputs = processor(list(clips), return_tensors="pt")
+    grids = embedder.clips.grids(frames)
+    assert inputs["video_grid_thw"].tolist() == [[grids, 6, 8]] * 2
+    # GLM-V's model gives its tower each temporal patch as an image.
+    sizes = torch.tensor([[1, 6, 8]] * 2 * grids) if name == "glm4v" else inputs["video_grid_thw"]
+    with torch.no_grad():
+        expected = model(inputs["pixel_values_videos"], grid_thw=sizes).pooler_output
+        found = features(embedder, ImageBatch(clips.flatten(0, 1), frames=frames))
+    assert found.shape == (2 * grids, 12, 48)
+    torch.testing.assert_close(found.flatten(0, 1), expected, atol=1e-5, rtol=0)
+
+
+def test_the_mask_of_a_temporal_patch_is_its_frames(folder: MakeFolder) -> None:
+    mask = torch.ones(2, 3, 48, 64, dtype=torch.bool)
+    mask[1, ..., 32:] = False
+    pixels = torch.zeros(6, 3, 48, 64)
+    embedder = transformers_encoder(model=folder(TINY["qwen2-vl"]), hidden_size=8).eval()
+    tokens = embedder(ImageBatch(pixels, mask.flatten(0, 1), frames=3))
+    assert tokens.mask is not None
+    assert tokens.mask.tolist() == [[True] * 12] * 2 + [[True, True, False, False] * 3] * 2
+
+
 def test_naflex_computes_what_transformers_does(folder: MakeFolder, images: ImageBatch) -> None:
     from transformers import Siglip2ImageProcessor
 
@@ -202,7 +234,7 @@ def test_patches_are_cut_as_their_description_says() -> None:
     flat = flat_patches(pixels, patch=2)
     assert flat.shape == (1, 8, 12)
     assert flat[0, 5].tolist() == [pixels[0, c, 2 + y, 2 + x].item() for y in (0, 1) for x in (0, 1) for c in range(3)]
-    packed = pack_patches(pixels, patch=2, merge=2, frames=2)
+    packed = pack_patches(pixels.unsqueeze(1).expand(-1, 2, -1, -1, -1), patch=2, merge=2)
     assert packed.shape == (8, 24)
     # The second patch of the second square: row 0, column 3.
     assert packed[5].tolist() == [

@@ -1,7 +1,9 @@
 """The one door for authors of visual embedders; beside the contract: cells, weights, configurations, merging."""
 
 from vilt_bench.embedding.contract import (
+    EACH_FRAME,
     Chain,
+    Clips,
     EmbedderFactory,
     ImageBatch,
     Kind,
@@ -16,7 +18,9 @@ from vilt_bench.embedding.contract import (
 )
 
 __all__ = [
+    "EACH_FRAME",
     "Chain",
+    "Clips",
     "EmbedderFactory",
     "ImageBatch",
     "Kind",

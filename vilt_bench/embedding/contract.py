@@ -41,6 +41,45 @@ class ImageBatch(NamedTuple):
     """[B, 3, H, W], floating point."""
     mask: Tensor | None = None
     """[B, H, W] bool, true where a pixel belongs to the image; `None`: no image is padded."""
+    frames: int | None = None
+    """So many images one behind the other are the frames of a clip, in order, and B is a multiple; `None`: each is an
+    image of its own. An embedder that does not look here takes each frame as an image."""
+
+
+class Clips(NamedTuple):
+    """What an embedder makes of the frames of a clip: one grid of tokens, or more."""
+
+    temporal_patch: int = 1
+    """Frames that it makes one grid of; where the last of an image's or clip's are fewer, it repeats the last frame."""
+    frames: int | None = None
+    """Of the clips that it is made for, where it takes nothing else; `None`: it takes images, and frames as well."""
+    fixed: bool = False
+    """Whether it takes clips of exactly so many frames."""
+
+    def grids(self, frames: int | None, *, name: str = "the embedder") -> int:
+        """Returns how many grids of tokens it makes of a clip, each a row of its output; of an image 1.
+
+        Args:
+            frames: of the clip; `None`: an image.
+            name: what messages call the embedder.
+
+        Raises:
+            EmbedderError: it does not take such clips, or no images.
+        """
+        if self.frames is None:
+            return -(-(frames or 1) // self.temporal_patch)
+        if frames is None or (self.fixed and frames != self.frames):
+            of = f"clips of {self.frames} frames" if self.fixed else "clips"
+            raise EmbedderError(f"{name} takes {of}; give `frames` {self.frames}")
+        if frames % self.temporal_patch:
+            raise EmbedderError(
+                f"{name} takes {self.temporal_patch} frames together; give `frames` in multiples of that, got {frames}"
+            )
+        return frames // self.temporal_patch
+
+
+EACH_FRAME = Clips()
+"""Each frame is an image."""
 
 
 class TextBatch(NamedTuple):
@@ -148,6 +187,7 @@ class VisualEmbedder(Chain):
         resolution: tuple[int, int],
         size_divisor: int = 32,
         fixed_size: bool = False,
+        clips: Clips = EACH_FRAME,
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
         weights: str = "random",
@@ -162,6 +202,7 @@ class VisualEmbedder(Chain):
             resolution: default (height, width): shorter edge and limit of the longer one, in pixels.
             size_divisor: both edges of the input are multiples of this many pixels.
             fixed_size: whether it takes images of exactly `resolution` only; they are then cropped to it.
+            clips: what it makes of the frames of a clip; by default each frame is an image.
             mean: of the pixels' normalisation, for RGB in 0 to 1.
             std: likewise.
             weights: where the weights come from, as shown in reports: `random`, or a file's name.
@@ -173,6 +214,7 @@ class VisualEmbedder(Chain):
         self.resolution = resolution
         self.size_divisor = size_divisor
         self.fixed_size = fixed_size
+        self.clips = clips
         self.mean = mean
         self.std = std
         self.weights = weights
