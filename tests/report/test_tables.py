@@ -1,14 +1,17 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from vilt_bench.judge.summary import summarise
 from vilt_bench.record.run import Run
-from vilt_bench.report import clean, tables, terminal
+from vilt_bench.report import clean, latex, tables, terminal
 from vilt_bench.report.runs.tables import side_by_side
 from vilt_bench.report.tables import Cell, Column, Line, Table, text_column
 
@@ -82,26 +85,68 @@ def test_html_is_well_formed_and_says_what_markdown_says() -> None:
     assert [each.get("class") for each in root.iter("th")] == [None, None, None, "text"]
 
 
-def test_latex_is_a_table_of_booktabs() -> None:
-    assert tables.latex(TABLE).splitlines() == [
+def test_latex_is_a_table_of_booktabs_whose_numbers_stand_in_siunitx_columns() -> None:
+    assert latex.table(TABLE).splitlines() == [
         r"\begin{table}[htbp]",
         r"  \centering",
         r"  \caption{Stages}",
-        r"  \begin{tabular}{@{}lrrl@{}}",
+        r"  \begin{tabular}{@{}lS[table-format=1.2]lS[table-format=1.2]l@{}}",
         r"    \toprule",
-        r"     & Latency (ms) & Params &  \\",
-        r"    Stage & {[}95\% interval{]} & (M) & Verdict \\",
+        r"     & \multicolumn{2}{c}{Latency (ms)} & {Params} &  \\",
+        r"    Stage & \multicolumn{2}{c}{{[}95\% interval{]}} & {(M)} & Verdict \\",
         r"    \midrule",
-        r"    \textbf{visual embedder} & 9.10 {[}9.10, 9.11{]} & 2.36 &  \\",
-        r"    \quad projection & 9.10 {[}9.10, 9.11{]} & 2.36 & unchanged \\",
+        r"    \textbf{visual embedder} & 9.10 & {[}\num{9.10}, \num{9.11}{]} & 2.36 &  \\",
+        r"    \quad projection & 9.10 & {[}\num{9.10}, \num{9.11}{]} & 2.36 & unchanged \\",
         r"    \midrule",
-        r"    \texttt{a\textbar{}b} (CPU time) & 1.0 {[}0.9, 1.1{]} &  &  \\",
+        r"    \texttt{a\textbar{}b} (CPU time) & 1.0 & {[}\num{0.9}, \num{1.1}{]} &  &  \\",
         r"    \bottomrule",
         r"  \end{tabular}",
         r"  \par\smallskip {\footnotesize and 3 more}",
         r"  \par\smallskip {\footnotesize 50\% of it}",
         r"\end{table}",
     ]
+
+
+SIUNITX = r"""\documentclass{article}
+\usepackage[utf8]{inputenc}
+\usepackage{booktabs,siunitx}
+\begin{document}
+%s
+\end{document}
+"""
+
+
+def test_a_table_holds_numbers_as_siunitx_takes_them() -> None:
+    told = Table(
+        (text_column("Name"), Column("A", "ms", "95% interval"), Column("Share"), Column("Pixels"), Column("Rank")),
+        tables.lines([
+            ["a", "1,568.9 [1,568.5, 1,569.4]", "2.5%", "384×640", "1"],
+            ["b & c", "failed", "78.8%", "–", "–"],
+            ["d", "−0.02 [–]", "–", "224×224", "12"],
+        ]),
+        "T",
+    )  # fmt: skip
+    written = latex.table(told)
+    assert r"{@{}lS[table-format=-4.2]lS[table-format=2.1]rS[table-format=2]@{}}" in written
+    rows = [line.removesuffix(r" \\").strip().split(" & ") for line in written.splitlines() if line.endswith(r"\\")]
+    assert rows[-3] == ["a", "1568.9", r"{[}\num{1568.5}, \num{1569.4}{]}", "2.5", r"384\(\times\)640", "1"]
+    assert rows[-2] == [r"b \& c", "{failed}", "", "78.8", "{--}", "{--}"]
+    assert rows[-1] == ["d", "-0.02", "{[}{--}{]}", "{--}", r"224\(\times\)224", "12"]
+    assert r"{Share (\%)}" in written
+    # What siunitx's manual says a number is; all else in its columns stands in braces.
+    for row in rows[-3:]:
+        assert all(re.fullmatch(r"-?\d+(\.\d+)?|\{.*\}", row[at]) for at in (1, 3, 5))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex is on PATH")
+def test_the_tables_of_a_report_are_set_by_latex(tmp_path: Path) -> None:
+    golden = Path(__file__).parents[1] / "golden" / "expected" / "report.tex"
+    (tmp_path / "paper.tex").write_text(SIUNITX % golden.read_text("utf-8"), "utf-8")
+    if b"siunitx.sty" not in subprocess.run(["kpsewhich", "siunitx.sty"], capture_output=True).stdout:
+        pytest.skip("this LaTeX has no siunitx")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:].decode(errors="replace")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +168,7 @@ def test_latex_shows_a_text_and_does_nothing_else(text: str, written: str) -> No
 def test_no_text_adds_a_cell_a_row_or_a_command_to_latex() -> None:
     hostile = "a & b \\\\ \\end{tabular} % c\n[1em]"
     plain, found = (
-        tables.latex(Table((text_column(text), Column(text)), [Line([text, text], 1, strong=True)], text, text, [text]))
+        latex.table(Table((text_column(text), Column(text)), [Line([text, text], 1, strong=True)], text, text, [text]))
         for text in ("x", hostile)
     )
     assert found.count("\n") == plain.count("\n")

@@ -1,6 +1,7 @@
-"""A table as data, and the small languages that it is written in: a terminal's, Markdown, HTML, LaTeX; rows as CSV.
+"""A table as data, and the small languages that it is written in: a terminal's, Markdown, HTML; rows as CSV.
 
-What a table says is said once, by `Table`; a format only chooses the language. All texts pass through `report.clean`.
+What a table says is said once, by `Table`; a format only chooses the language (LaTeX: `report.latex`). All texts pass
+through `report.clean`.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def _least_width(table: Table, index: int) -> int:
     from rich.cells import cell_len
 
     column = table.columns[index]
-    head = max(cell_len(part) for said in column.heading(_narrow(column)) for part in said.split("\n"))
+    head = max(cell_len(part) for said in column.heading(narrow_title(column)) for part in said.split("\n"))
     cells = ((cell_of(line, index), line.depth) for line in table.lines)
     body = max(
         (cell_len(f"{cell.text} {cell.after}".strip()) + 2 * depth * (not index) for cell, depth in cells), default=0
@@ -194,7 +195,7 @@ def drawn_by_rich(table: Table, width: int) -> rich.table.Table:
     )
     folded = any(table.columns[index].long == "fold" for index in shown if index)
     for column in (table.columns[index] for index in shown):
-        title = _narrow(column)
+        title = narrow_title(column)
         own.add_column(
             "\n".join(column.heading(title)),
             justify=column.align,
@@ -313,59 +314,6 @@ def _html_cell(line: Line, index: int) -> str:
     return f"<strong>{text}</strong>" if line.strong and text else _EM * line.depth + text
 
 
-# LaTeX
-
-
-def latex(table: Table) -> str:
-    """Returns the table as LaTeX has it with the package booktabs; notes stand beneath in small print.
-
-    Titles are those of a terminal, as a column of a paper has no more room.
-    """
-    heads = [
-        [clean.latex(part) for said in column.heading(_narrow(column)) for part in said.split("\n")]
-        for column in table.columns
-    ]
-    height = max(map(len, heads))
-    head = [[*[""] * (height - len(lines)), *lines] for lines in heads]
-    body = []
-    for number, line in enumerate(table.lines):
-        if line.apart and number:
-            body.append(r"\midrule")
-        body.append(_latex_line(_latex_cell(line, index) for index in range(len(table.columns))))
-    letters = "".join("l" if column.align == "left" else "r" for column in table.columns)
-    told = [clean.latex(sentence) for sentence in [*([table.caption] if table.caption else []), *table.notes]]
-    return "\n".join([
-        r"\begin{table}[htbp]",
-        r"  \centering",
-        *([rf"  \caption{{{clean.latex(table.title)}}}"] if table.title else []),
-        rf"  \begin{{tabular}}{{@{{}}{letters}@{{}}}}",
-        r"    \toprule",
-        *(f"    {_latex_line(row)}" for row in zip(*head, strict=True)),
-        r"    \midrule",
-        *(f"    {each}" for each in body),
-        r"    \bottomrule",
-        r"  \end{tabular}",
-        *(rf"  \par\smallskip {{\footnotesize {sentence}}}" for sentence in told),
-        r"\end{table}",
-    ])  # fmt: skip
-
-
-def _latex_line(cells: Iterable[str]) -> str:
-    return rf"{' & '.join(cells)} \\"
-
-
-def _latex_cell(line: Line, index: int) -> str:
-    cell = cell_of(line, index)
-    text = clean.latex(cell.text)
-    if cell.code and text:
-        text = rf"\texttt{{{text}}}"
-    if cell.after:
-        text += f" {clean.latex(cell.after)}"
-    if index:
-        return text
-    return rf"\textbf{{{text}}}" if line.strong and text else r"\quad " * line.depth + text
-
-
 # CSV
 
 
@@ -390,5 +338,6 @@ def cell_of(line: Line, index: int) -> Cell:
     return Cell(found) if isinstance(found, str) else found
 
 
-def _narrow(column: Column) -> str:
+def narrow_title(column: Column) -> str:
+    """Returns the title where there is little room."""
     return clean.line(column.title) if column.screen is None else column.screen

@@ -1,4 +1,4 @@
-r"""LaTeX to be put into a paper by `\input`, with the package booktabs: no preamble, no command of its own."""
+r"""LaTeX to be put into a paper by `\input`, with booktabs and siunitx: no preamble, no command of its own."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from vilt_bench.judge.summary import Summary
-from vilt_bench.report import clean, tables
+from vilt_bench.report import clean, latex
 from vilt_bench.report.columns import Quantity
 from vilt_bench.report.runs.document import Block, Heading, Items, Paragraph, document
 from vilt_bench.report.tables import Table
 
-_HEAD = r"% Made by vilt-bench. Needs \usepackage{booktabs}; \input this file."
+_HEAD = rf"% Made by vilt-bench. Needs {latex.NEEDS}; \input this file."
 
 
 def render(runs: Sequence[Summary], *, left_out: Sequence[str] = (), quantities: Sequence[Quantity] = ()) -> str:
@@ -43,4 +43,4 @@ def _block(block: Block) -> str:
             items = "\n".join(rf"  \item {clean.latex(sentence)}" for sentence in sentences)
             return f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}"
         case _:
-            return tables.latex(block)
+            return latex.table(block)
