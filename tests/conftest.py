@@ -105,7 +105,7 @@ def make_run() -> MakeRun:
                 visual_weights="random",
                 shared_weights="random",
                 linear="torch",
-                images=("china.jpg",),
+                images=("hopper-upper.jpg", "hopper-lower.jpg"),
                 text="synthetic token ids",
             ),
             stages=stages,

@@ -464,9 +464,11 @@ def test_show_answers_for_the_input_that_run_would_get(capsys):
     # A photograph of 427×640 pixels within 336×336, edges floored to 32: by ViLT's image processor 224×320.
     assert main(["show", "patch32", *TINY, "--resolution", "336x336", "--no-peak"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "224×320 pixels (china.jpg, flower.jpg, --fit aspect)" in shown
+    assert "224×320 pixels (hopper-upper.jpg, hopper-lower.jpg, --fit aspect)" in shown
     assert "70 visual and 8 text tokens" in shown
     assert main(["show", "patch32", *TINY, "--resolution", "336x336", "--no-peak", "--fit", "crop"]) == 0
-    assert "320×320 pixels (china.jpg, flower.jpg, --fit crop)" in " ".join(capsys.readouterr().out.split())
+    assert "320×320 pixels (hopper-upper.jpg, hopper-lower.jpg, --fit crop)" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert main(["show", "patch32", *TINY, "--resolution", "64x96", "--no-peak", "--image", "synthetic"]) == 0
     assert "64×96 pixels (synthetic)" in " ".join(capsys.readouterr().out.split())

@@ -103,6 +103,13 @@ def test_another_machine_or_torch_is_refused_before_anything_is_timed(again, rec
     assert not any(isinstance(request, protocol.Measure) for request in asked)
 
 
+def test_other_photographs_than_those_of_then_are_said(again, record):
+    older = dataclasses.replace(record, model=dataclasses.replace(record.model, images=("china.jpg", "flower.jpg")))
+    _, said, _ = again(older)
+    both = "photographs china.jpg, flower.jpg / hopper-upper.jpg, hopper-lower.jpg"
+    assert said == [f"Differs, and may: {both} (then / now)."]
+
+
 def test_what_may_differ_is_said_and_measured(again, record):
     runs, said, _ = again(record, versions={"torch": "2.14.1"}, allow_different=["torch"])
     assert len(runs) == 1

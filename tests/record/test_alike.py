@@ -50,7 +50,7 @@ ENVIRONMENT = {
     "threads": {"threads": 8},
     "omp-wait-policy": {"omp_wait_policy": None},
 }
-VERSIONS = {"vilt-bench": "vilt-bench", ANY_VERSION: "torch"}
+VERSIONS = {"vilt-bench": "vilt-bench", "scikit-learn": "scikit-learn", ANY_VERSION: "torch"}
 SETTINGS = {**{name: name for name in sorted(MAY_BE_UNTOLD)}, ANY_SETTING: "deterministic"}
 RUN = {
     "sampling": {"sampling": Sampling(max_time_s=5)},
@@ -59,17 +59,19 @@ RUN = {
     "name": {"name": "before-fix"},
     "side": {"side": "candidate"},
 }
+PHOTOGRAPHS = ("photographs", "decoded")
+TOLD = {("compare", "vilt-bench"), ("compare", "photographs")}
 # Which facts keep two runs apart, in words of each purpose.
 ASKED = {"device asked", "threads asked"}
 WHERE = {*ENVIRONMENT, *SETTINGS}
 APART: Mapping[Purpose, set[str]] = {
     "case": {*CASE},
-    "join": {*RULES},
-    "resume": {*RULES} - {"commit", "name", "side"},
-    "compare": {*CASE, *WHERE, ANY_VERSION, "sampling"} - ASKED,
-    "drift": {*CASE, *WHERE, ANY_VERSION, "side"} - ASKED,
-    "draw": {*WHERE, *VERSIONS, "dtype", "batch-size", "backend", "quantize"},
-    "history": {*CASE, *ENVIRONMENT, "side"} - ASKED,
+    "join": {*RULES} - {"scikit-learn"},
+    "resume": {*RULES} - {"commit", "name", "side", "scikit-learn", "photographs", "decoded"},
+    "compare": {*CASE, *WHERE, ANY_VERSION, "sampling", "decoded"} - ASKED,
+    "drift": {*CASE, *WHERE, ANY_VERSION, "side", "decoded"} - ASKED,
+    "draw": {*WHERE, "vilt-bench", ANY_VERSION, "dtype", "batch-size", "backend", "quantize"},
+    "history": {*CASE, *ENVIRONMENT, "side", "decoded"} - ASKED,
     "rank": {
         *ENVIRONMENT, "preprocessing", "text-length", "dtype", "batch-size", "backend", "quantize", "interaction",
         "vilt", "vilt-bench", "side",
@@ -94,9 +96,12 @@ def run(make_run: MakeRun) -> Run:
 
 
 def otherwise(run: Run, fact: str) -> Run:
-    """Returns the run with that fact, and nothing else, changed."""
+    """Returns the run with that fact, and nothing else, changed; of an older record, where it is one of those."""
     where = run.environment
     assert where is not None
+    if fact in PHOTOGRAPHS:
+        assert run.model is not None
+        return replace(run, model=replace(run.model, images=("china.jpg", "flower.jpg")))
     if fact in CASE:
         return replace(run, case=replace(run.case, **CASE[fact]))  # type: ignore[arg-type]
     if fact in ENVIRONMENT:
@@ -118,11 +123,13 @@ def untold(run: Run, setting: str) -> Run:
 @pytest.mark.parametrize("purpose", PURPOSES)
 @pytest.mark.parametrize("fact", RULES)
 def test_a_fact_keeps_runs_apart_for_the_purposes_that_ask_for_it(run: Run, fact: str, purpose: Purpose) -> None:
+    if fact == "decoded":  # only where that is a part of the pass
+        run = replace(run, case=replace(run.case, preprocessing=True))
     other = otherwise(run, fact)
     apart = fact in APART[purpose]
     assert alike(run, run, purpose)
     assert alike(run, other, purpose) is alike(other, run, purpose) is not apart
-    assert (key(run, purpose) != key(other, purpose)) == (apart or (purpose, fact) == ("compare", "vilt-bench"))
+    assert (key(run, purpose) != key(other, purpose)) == (apart or (purpose, fact) in TOLD)
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
@@ -153,6 +160,15 @@ def test_no_fact_of_where_a_run_was_measured_is_left_out() -> None:
 def test_a_comparison_tells_another_version_of_this_package_and_compares(run: Run) -> None:
     (found,) = differences([run, otherwise(run, "vilt-bench")], "compare")
     assert (found.name, found.values, found.matters) == ("vilt-bench", ("1", "2"), False)
+
+
+def test_a_comparison_tells_other_photographs_and_refuses_where_they_are_decoded(run: Run) -> None:
+    (found,) = differences([otherwise(run, "photographs"), run], "compare")
+    assert found.values == ("china.jpg, flower.jpg", "hopper-upper.jpg, hopper-lower.jpg")
+    assert (found.name, found.matters) == ("photographs", False)
+    decoding = replace(run, case=replace(run.case, preprocessing=True))
+    found_too = differences([otherwise(decoding, "decoded"), decoding], "compare")
+    assert [(each.name, each.matters) for each in found_too] == [("photographs", False), ("decoded", True)]
 
 
 def test_options_in_another_order_make_no_other_run_and_a_text_that_reads_as_a_number_does(run: Run) -> None:

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from vilt_bench.ask.case import Case
-from vilt_bench.ask.images import check_images, find_images, read_image, resize, target_size
+from vilt_bench.ask.images import check_images, find_images, image_size, read_image, resize, target_size
 from vilt_bench.errors import InputError
 from vilt_bench.worker.inputs import Inputs, make_inputs
 
@@ -86,7 +87,7 @@ def test_a_patch_larger_than_the_resolution_is_refused(images: tuple[str, ...], 
 
 def test_without_images_two_photographs_are_read() -> None:
     inputs = inputs_of(Case("patch32"), resolution=(384, 640))
-    assert inputs.names == ("china.jpg", "flower.jpg")
+    assert inputs.names == ("hopper-upper.jpg", "hopper-lower.jpg")
     assert inputs.resolution == (384, 576)
     assert inputs.text == "synthetic token ids"
 
@@ -100,10 +101,32 @@ def test_finding_and_checking_photographs_imports_neither_torch_nor_scikit_learn
     assert child.stdout.strip() == "set()"
 
 
-def test_missing_photographs_are_told_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_photographs_that_come_along_are_matplotlibs_public_domain_one() -> None:
+    with Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg") as whole:
+        for path, top in zip(find_images(()), (0, 600 - 342), strict=True):
+            theirs = whole.convert("RGB").crop((0, top, 512, top + 342)).resize((640, 427), Image.Resampling.BICUBIC)
+            assert image_size(path) == (427, 640)  # as scikit-learn's, so that earlier records keep their pixels
+            difference = ImageStat.Stat(ImageChops.difference(read_image(path), theirs))
+            assert max(difference.mean) < 2.5  # levels of 255: JPEG's loss
+
+
+def test_scikit_learns_photographs_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    china, own = find_images(("china.jpg", "own.jpg"))
+    assert (Path(china).name, image_size(china), own) == ("china.jpg", (427, 640), "own.jpg")
+    Image.new("RGB", (40, 50)).save("china.jpg")
+    assert find_images(("china.jpg",)) == ("china.jpg",)
+    assert find_images(("hopper-lower.jpg",)) == find_images(())[1:]
+
+
+def test_scikit_learns_photographs_are_told_with_advice_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"install scikit-learn, or give `images`"):
-        inputs_of(Case("patch32"))
+    with pytest.raises(InputError, match=r"china.jpg.* pip install 'vilt-bench\[photographs\]'"):
+        inputs_of(Case("patch32", images=("china.jpg",)))
+    assert len(inputs_of(Case("patch32")).names) == 2
 
 
 @pytest.mark.parametrize("images", [(), ("synthetic",)])

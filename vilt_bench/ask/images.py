@@ -19,8 +19,14 @@ from vilt_bench.errors import FileError, InputError
 
 T = TypeVar("T")
 
-BUNDLED = ("china.jpg", "flower.jpg")
-"""Two photographs of 427×640 pixels that come with scikit-learn."""
+BUNDLED = ("hopper-upper.jpg", "hopper-lower.jpg")
+"""Two photographs of 427×640 pixels that come with this package.
+
+They are the upper and the lower 342 rows of `grace_hopper.jpg` in matplotlib's sample data, a photograph by the United
+States Navy in the public domain, enlarged to the size of scikit-learn's, which earlier records were measured on.
+"""
+SCIKIT_LEARNS = ("china.jpg", "flower.jpg")
+"""Two photographs of 427×640 pixels that come with scikit-learn, and were the usual ones of earlier records."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,22 +51,34 @@ _WHITE_IS_ZERO, _SIGNED = 0, 2
 
 
 def find_images(images: Sequence[str]) -> tuple[str, ...]:
-    """Returns the paths of the images to read: the given ones, or scikit-learn's two photographs if there are none.
+    """Returns the paths of the images to read: the given ones, or the two that come along if there are none.
+
+    A photograph that comes along, or with scikit-learn, is known by its name where no file in the folder has it.
 
     Raises:
-        InputError: scikit-learn's photographs are not there, or noise is mixed with files.
+        InputError: one of scikit-learn's photographs is asked for and not there, or noise is mixed with files.
     """
     if SYNTHETIC in images and len(images) > 1:
         raise InputError(f"`images` {SYNTHETIC} is noise and can't be mixed with files; give one or the other")
-    if images:
-        return tuple(images)
+    return tuple(_found(image) for image in images or BUNDLED)
+
+
+def _found(image: str) -> str:
+    """Returns the path of an image that may be a known photograph's name."""
+    if image not in (*BUNDLED, *SCIKIT_LEARNS) or files.is_file(Path(image)):
+        return image
+    if image in BUNDLED:
+        return str(Path(__file__).with_name("photographs") / image)
     # The package's folder is looked up, not imported: importing scikit-learn takes a second.
     package = importlib.util.find_spec("sklearn")
     for location in (package.submodule_search_locations or ()) if package else ():
-        paths = [Path(location) / "datasets" / "images" / name for name in BUNDLED]
-        if all(map(files.is_file, paths)):
-            return tuple(map(str, paths))
-    raise InputError("scikit-learn's photographs are not installed; install scikit-learn, or give `images` PATH")
+        path = Path(location) / "datasets" / "images" / image
+        if files.is_file(path):
+            return str(path)
+    raise InputError(
+        f"`images` {image} is no file here, and scikit-learn, which has a photograph of that name, is not installed; "
+        "pip install 'vilt-bench[photographs]', or leave out `images`"
+    )
 
 
 def image_size(path: str) -> tuple[int, int]:
@@ -123,7 +141,7 @@ def decode(content: bytes) -> Image.Image:
 
 
 def describe_file(path: str) -> str:
-    """Returns what an image file is, such as `china.jpg (JPEG, 427×640 pixels, 196,653 bytes)`.
+    """Returns what an image file is, such as `hopper-upper.jpg (JPEG, 427×640 pixels, 73,897 bytes)`.
 
     Raises:
         InputError: as `read_image`.

@@ -224,7 +224,7 @@ def add_images(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="photographs to run on, or 'synthetic' for noise (default: two that come with scikit-learn)",
+        help="photographs to run on, or 'synthetic' for noise (default: two that come along)",
     )
     group.add_argument(
         "--fit",

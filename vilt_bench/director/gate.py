@@ -14,7 +14,7 @@ from typing import Literal
 
 from vilt_bench import errors
 from vilt_bench.ask.case import Case, Option
-from vilt_bench.ask.images import check_images
+from vilt_bench.ask.images import check_images, find_images
 from vilt_bench.ask.rule import GATE_TIME_S, TOLERANCE, Decides
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import Draft, new_id, now
@@ -96,7 +96,7 @@ def gate(
     patience = Patience(patience_s, max_time_s)
     started_at, group = now(), new_id()
     lockstep = Lockstep(
-        case=case if baseline.folder is None else _anchored(case),
+        case=case if baseline == HERE else _anchored(case),
         sides={
             side: SideState(installation, Draft(case, started_at=started_at, group=group))
             for side, installation in installations.items()
@@ -407,7 +407,8 @@ def _anchored(case: Case) -> Case:
 
     return replace(
         case,
-        images=tuple(str(anchor(image)) for image in case.images),
+        # By their paths: what comes along with another version may be other photographs.
+        images=tuple(str(anchor(image)) for image in find_images(case.images)),
         options={key: anchor(value) if is_path(key, value) else value for key, value in case.options.items()},
         checkpoint=None if case.checkpoint is None else str(anchor(case.checkpoint)),
     )

@@ -16,7 +16,7 @@ from vilt_bench.director.sweep import SweepReport, measure_sweep
 from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
 from vilt_bench.record.alike import OWN, Setup, check_names, differences, key
 from vilt_bench.record.journal import Note
-from vilt_bench.record.run import FROM_PYTHON, WHOLE, Environment, Origin, Run
+from vilt_bench.record.run import FROM_PYTHON, WHOLE, Environment, Model, Origin, Run
 from vilt_bench.wire import Patience
 
 Say = Callable[[str], object]
@@ -72,10 +72,10 @@ def rerun(
             told.add(text)
             say(text)
 
-    def check(case: Case, now: Environment) -> None:
+    def check(case: Case, now: Environment, built: Model) -> None:
         for run in runs:
             if run.case == case:
-                _check_alike(run, now, allow_different, say_once)
+                _check_alike(run, Setup(case, run.sampling, now, built), allow_different, say_once)
 
     start = start_worker or partial(
         Worker.start, patience=Patience(patience_s, max(run.sampling.max_time_s for run in runs)), overhear=overhear
@@ -152,13 +152,13 @@ def remarks(runs: Sequence[Run]) -> Iterator[str]:
             )
 
 
-def _check_alike(run: Run, now: Environment, allow_different: Collection[str], say: Say) -> None:
+def _check_alike(run: Run, now: Setup, allow_different: Collection[str], say: Say) -> None:
     """Say what differs from then.
 
     Raises:
         ConfigError: it would keep both from being compared.
     """
-    found = differences([run, Setup(run.case, run.sampling, now)], "compare")
+    found = differences([run, now], "compare")
     told = {each.name: f"{each.name} {' / '.join(each.values)} (then / now)" for each in found}
     refused = [each.name for each in found if each.matters and not {each.name, ALL}.intersection(allow_different)]
     if refused:
@@ -175,12 +175,12 @@ class _Checked:
     """A measuring process whose machine and software are looked at when it is ready, before anything is timed."""
 
     process: MeasuringProcess
-    check: Callable[[Case, Environment], None]
+    check: Callable[[Case, Environment, Model], None]
 
     def ask(self, request: protocol.Request, expected: type[ReplyT]) -> ReplyT:
         reply = self.process.ask(request, expected)
         if isinstance(request, protocol.Prepare) and isinstance(reply, protocol.Prepared):
-            self.check(request.case, reply.environment)
+            self.check(request.case, reply.environment, reply.model)
         return reply
 
     def close(self) -> None:

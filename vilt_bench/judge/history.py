@@ -378,7 +378,11 @@ def _point(run: Run, name: str) -> Point:
 def _saw(model: Model | None) -> dict[str, str]:
     if model is None:
         return {}
-    return {"pixels": "×".join(map(str, model.resolution)), "visual tokens": str(model.visual_tokens)}
+    return {
+        "pixels": "×".join(map(str, model.resolution)),
+        "visual tokens": str(model.visual_tokens),
+        "photographs": ", ".join(model.images),
+    }
 
 
 def _history(each: _Gathered, points: Sequence[Point]) -> CaseHistory:

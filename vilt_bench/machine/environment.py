@@ -36,7 +36,6 @@ _PACKAGES = (
     "pillow",
     "psutil",
     "safetensors",
-    "scikit-learn",
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from vilt_bench.ask.case import ALL, STRICT, Case, Sampling, parse_backend, write_backend, written_options
 from vilt_bench.errors import ConfigError
-from vilt_bench.record.run import Environment
+from vilt_bench.record.run import Environment, Model
 
 Purpose = Literal["case", "join", "resume", "compare", "drift", "draw", "history", "rank"]
 """`case`: are of one case, wherever and however measured; `join`: become one run; `resume`: a measurement goes on where
@@ -48,6 +48,8 @@ RULES: Mapping[str, Mapping[Purpose, Rule]] = {
         "fit":                    (_A, _A, _A, _A, _A, _N, _A, _N),
         "reduce":                 (_A, _A, _A, _A, _A, _N, _A, _N),
         "images":                 (_A, _A, _A, _A, _A, _N, _A, _N),
+        "photographs":            (_N, _A, _N, _S, _N, _N, _N, _N),  # what no images asked for came to
+        "decoded":                (_N, _A, _N, _A, _A, _N, _A, _N),  # to decode others takes another time
         "preprocessing":          (_A, _A, _A, _A, _A, _N, _A, _A),
         "text-length":            (_A, _A, _A, _A, _A, _N, _A, _A),
         "dtype":                  (_A, _A, _A, _A, _A, _A, _A, _A),
@@ -61,6 +63,7 @@ RULES: Mapping[str, Mapping[Purpose, Rule]] = {
         "device asked":           (_A, _A, _A, _N, _N, _N, _N, _N),  # what it came to is above
         "threads asked":          (_A, _A, _A, _N, _N, _N, _N, _N),
         OWN:                      (_N, _A, _A, _S, _N, _A, _N, _A),  # to a comparison, it is what is compared
+        "scikit-learn":           (_N, _N, _N, _N, _N, _N, _N, _N),  # earlier records tell it: it brought photographs
         ANY_VERSION:              (_N, _A, _A, _A, _A, _A, _N, _N),  # a history goes on, and tells what changed
         "governor":               (_N, _A, _T, _T, _T, _T, _N, _N),  # one that tells none would join two that differ
         "turbo":                  (_N, _A, _T, _T, _T, _T, _N, _N),
@@ -95,6 +98,10 @@ class Measured(Protocol):
     def environment(self) -> Environment | None:
         """Where it was measured."""
 
+    @property
+    def model(self) -> Model | None:
+        """What was built of the case, and on which photographs it runs."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -103,6 +110,7 @@ class Setup:
     case: Case
     sampling: Sampling
     environment: Environment | None
+    model: Model | None = None
 
 
 @dataclass(frozen=True)
@@ -160,9 +168,12 @@ def check_names(names: Collection[str], runs: Sequence[Measured], purpose: Purpo
 
 def _told(run: Any, purpose: Purpose) -> Iterator[tuple[str, Rule, Callable[[], str]]]:
     """Yields each fact that a run tells: its name, what is asked of it, and its value, made when it is wanted."""
-    where = run.environment
+    where, model = run.environment, run.model
     for name, of in _FACTS.items():
-        if where is not None or name not in _OF_ENVIRONMENT:
+        if name in _OF_PHOTOGRAPHS:
+            if model is not None and (name == "photographs" or run.case.preprocessing):
+                yield name, RULES[name][purpose], partial(of, run)
+        elif where is not None or name not in _OF_ENVIRONMENT:
             yield name, RULES[name][purpose], partial(of, run)
     if where is None:
         return
@@ -188,6 +199,9 @@ _OF_ENVIRONMENT: Mapping[str, Callable[[Any], str]] = {
     "threads": lambda run: str(run.environment.threads),
     "omp-wait-policy": lambda run: run.environment.omp_wait_policy or "unset",
 }
+_OF_PHOTOGRAPHS: Mapping[str, Callable[[Any], str]] = dict.fromkeys(
+    ("photographs", "decoded"), lambda run: ", ".join(run.model.images)
+)
 _FACTS: Mapping[str, Callable[[Any], str]] = {
     **_OF_ENVIRONMENT,
     "embedder": lambda run: run.case.embedder,
@@ -196,6 +210,7 @@ _FACTS: Mapping[str, Callable[[Any], str]] = {
     "fit": lambda run: str(run.case.fit),
     "reduce": lambda run: str(run.case.reduce),
     "images": lambda run: str(run.case.images),
+    **_OF_PHOTOGRAPHS,
     "preprocessing": lambda run: str(run.case.preprocessing),
     "text-length": lambda run: str(run.case.text_length),
     "dtype": lambda run: str(run.case.dtype),
