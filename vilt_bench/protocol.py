@@ -29,6 +29,8 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     """Build the case and make the first call; the first request. Reply: `Prepared`."""
 
     case: Case
+    compares: bool = True
+    """Outputs with eager float32's, where they are not that themselves. Older versions always do."""
 
 
 class MeasurePeak(msgspec.Struct, frozen=True, tag=True):

@@ -185,6 +185,15 @@ def test_least_times_are_by_the_kernels_that_backend_onednn_has_as_well(dtype, m
         torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("compares", [True, False])
+def test_outputs_are_compared_with_eager_float32_only_where_that_is_asked_for(compares):
+    case = tiny_case(images=("synthetic",), dtype="bfloat16", threads=1)
+    runner = prepare(case, torch.device("cpu"), HostTimer(), compares=compares)
+    runner.first_call()
+    runner.compare()
+    assert (runner.facts().computation is not None) == compares
+
+
 def test_tokens_of_another_width_are_refused():
     from vilt_bench.embedding import VisualTokens
 

@@ -26,7 +26,7 @@ from vilt_bench.director.side import SideState
 from vilt_bench.errors import ConfigError, MeasurementError
 from vilt_bench.judge.compare import check_tolerance, count_changes, share_of_error, software_differences
 from vilt_bench.judge.comparison import Comparison, Side, SideName, StageVerdict, missing
-from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LOOKS, SAMPLE_TURNS, WARMUP_TURNS, Verdicts, decide, evidence
+from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LOOKS, SAMPLE_TURNS, Verdicts, decide, evidence
 from vilt_bench.judge.significance import GATE_ERROR, PLANNED_PAIRS, best_detectable
 from vilt_bench.record.journal import Note
 from vilt_bench.record.run import SLOWDOWNS, WHOLE, Failure, Run, Trial
@@ -375,7 +375,7 @@ def _notes(lockstep: Lockstep, total: StageVerdict) -> Iterator[str]:
         yield f"The GPU slowed down meanwhile ({', '.join(sorted(reasons))}): cool it, or look at its power supply."
     failed = any(state.draft.failure is not None for state in (before, after))
     if total.verdict == "inconclusive" and not lockstep.interrupted and not failed:
-        needed_s = lockstep.start_s + (WARMUP_TURNS + SAMPLE_TURNS) * lockstep.turn_s
+        needed_s = lockstep.start_s + (lockstep.warmup_turns + SAMPLE_TURNS) * lockstep.turn_s
         more = next((count for count in (PLANNED_PAIRS, max(LOOKS)) if count > len(lockstep.pairs)), None)
         advice = f"{more} pairs take about {more * needed_s:.0f} s here, or use" if more else "use"
         yield (

@@ -37,8 +37,13 @@ from vilt_bench.wire import BYE_S
 
 SHORT_TURNS = 6
 """Where time is short: nine pairs of six turns find more than six of ten, as their spread is known better."""
-LEAST_SAMPLING_S = 1.0
-"""Where thirty passes take less, there are more of them: starting the processes takes longer anyway."""
+LEAST_SAMPLING_S, SAMPLING_SHARE = 1.0, 0.5
+"""Where thirty passes take less, and less than half as long as the processes took to start, there are more of them."""
+MOST_WARMUP_TURNS = 5
+SETTLED = 0.9
+"""Warm-up ends when the fastest pass of a turn takes this share of the fastest before it, or longer,"""
+LEAST_WARMUP_S = 0.5
+"""after one turn if that takes so long, else after two."""
 LEAST_BYE_S = 0.5
 """In which a process may end by itself, however little time is left."""
 ENDING_S, ENDING_SHARE = 3.0, 0.05
@@ -93,6 +98,8 @@ class Lockstep:
     """How long the last pair took until it was ready."""
     turn_s: float = 0.0
     """How long the last turn took."""
+    warmup_turns: int = WARMUP_TURNS
+    """How many the last pair took to settle."""
 
     @property
     def spent_s(self) -> float:
@@ -112,17 +119,20 @@ class Lockstep:
         """Returns how many turns the next pair takes, so that the planned pairs fit into what is left."""
         if not self.turn_s:
             return SAMPLE_TURNS
-        most = max(SAMPLE_TURNS, math.floor(LEAST_SAMPLING_S / self.turn_s))
+        worth_s = max(LEAST_SAMPLING_S, SAMPLING_SHARE * self.start_s)
+        most = max(SAMPLE_TURNS, math.floor(worth_s / self.turn_s))
         planned = PLANNED_PAIRS - len(self.pairs)
         if planned <= 0:
             return most
-        fits = math.floor((self.left_s / planned - self.start_s) / self.turn_s) - WARMUP_TURNS
+        fits = math.floor((self.left_s / planned - self.start_s) / self.turn_s) - self.warmup_turns
         return min(most, max(SHORT_TURNS, fits))
 
     def play(self) -> Iterator[Pair]:
         """Returns pairs as they are measured, while there is time for another."""
         over = False
-        while not over and (not self.pairs or self.left_s > self.start_s + (WARMUP_TURNS + LEAST_TURNS) * self.turn_s):
+        while not over and (
+            not self.pairs or self.left_s > self.start_s + (self.warmup_turns + LEAST_TURNS) * self.turn_s
+        ):
             known = len(self.pairs)
             try:
                 self._round()
@@ -146,7 +156,7 @@ class Lockstep:
                 self._greet(side, process)
                 process.ask(protocol.Prepare(self.case), protocol.Prepared)
                 process.ask(protocol.Count(), protocol.Counted)
-                for index in range(2 * (WARMUP_TURNS + SAMPLE_TURNS)):
+                for index in range(2 * (self.warmup_turns + SAMPLE_TURNS)):
                     process.ask(protocol.Sample(instrumented=index // 2 % 2 == 1), protocol.Measured)
                     if self.left_s <= 0:
                         raise TimeOverError
@@ -174,8 +184,12 @@ class Lockstep:
                 self.start_s = self.clock() - begin_s
                 if not self.sides[BASELINE].draft.stages:
                     self._count(processes)
-                self._turns(processes, order, WARMUP_TURNS, "warming up", warmup)
-                self._turns(processes, order, self.turns(), "sampling", samples)
+                for turn in self._turns(processes, order, MOST_WARMUP_TURNS, "warming up", warmup):
+                    self.warmup_turns = turn + 1
+                    if (turn or self.turn_s >= LEAST_WARMUP_S) and all(map(_is_settled, warmup.values())):
+                        break
+                for _ in self._turns(processes, order, self.turns(), "sampling", samples):
+                    pass
                 for side, process in processes.items():
                     with self._named(side):
                         finished = process.ask(protocol.Finish(), protocol.Finished)
@@ -199,8 +213,9 @@ class Lockstep:
         for side, process in processes.items():
             with self._named(side):
                 self._greet(side, process)
-        for process in processes.values():
-            process.send(protocol.Prepare(self.case))
+        for side, process in processes.items():
+            # What all processes of a side have in common is told by its first.
+            process.send(protocol.Prepare(self.case, compares=self.sides[side].draft.model is None))
         ready: dict[SideName, protocol.Prepared] = {}
         problems: dict[SideName, errors.ViltBenchError] = {}
         for side, process in processes.items():
@@ -259,8 +274,8 @@ class Lockstep:
         count: int,
         phase: str,
         into: Mapping[SideName, list[Series]],
-    ) -> None:
-        """Take so many turns, or as many as there is time for; one with stages, one without, and so on."""
+    ) -> Iterator[int]:
+        """Yields so many turns when they are taken, or as many as there is time for; every other one with stages."""
         first, second = order
         for turn in range(count):
             if self.left_s < self.turn_s:
@@ -273,6 +288,7 @@ class Lockstep:
                     measured = processes[side].ask(protocol.Sample(instrumented=turn % 2 == 1), protocol.Measured)
                 into[side].append(measured.series)
             self.turn_s = self.clock() - begin_s
+            yield turn
 
     @contextmanager
     def _process(self, side: SideName) -> Iterator[TurnTakingProcess]:
@@ -330,6 +346,17 @@ class Lockstep:
         interval = (math.exp(found[0].low), math.exp(found[0].high)) if found and found[0].known else None
         case = self.sides[BASELINE].draft.case  # as it was asked for
         self.report(GateProgress(case, len(self.pairs), phase, interval, self.spent_s, self.budget_s))
+
+
+def _is_settled(passes: Sequence[Series]) -> bool:
+    """Returns whether the last two passes are as slow as the two before; of the first two, whether the second is."""
+    times_s = [
+        next(column[0] for column in (times.device_time_s, times.cpu_time_s, times.latency_s) if column)
+        for each in passes
+        for times in (each.whole, each.instrumented)
+        if times.latency_s
+    ]
+    return min(times_s[-2:]) >= SETTLED * min(times_s[-4:-2] or times_s[:1])
 
 
 def _other_version(installation: Installation, package: str = "") -> ConfigError:

@@ -15,8 +15,8 @@ from vilt_bench.words import counted
 
 LOOKS = {6: 0.2, 12: 0.65, 18: 0.85, 24: 1.0}
 """By number of pairs: the share of the error that is spent by then."""
-WARMUP_TURNS = 2
-"""Four passes a process, after the first call."""
+WARMUP_TURNS = 1
+"""Two passes a process, after the first call; more where these show that it has not settled."""
 SAMPLE_TURNS = 15
 """Thirty passes a process: fewer find less, more find hardly more."""
 PASSES = 2 * (1 + 2 * (WARMUP_TURNS + SAMPLE_TURNS))

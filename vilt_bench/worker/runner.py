@@ -206,8 +206,14 @@ class Runner:
         return counting
 
 
-def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
+def prepare(case: Case, device: torch.device, timer: Timer, *, compares: bool = True) -> Runner:
     """Returns the case built on the device, weights drawn from the case's seed.
+
+    Args:
+        case: what is built.
+        device: where it runs.
+        timer: of that device.
+        compares: whether outputs are to be compared with eager float32's, where they are not that themselves.
 
     Raises:
         ConfigError: no backend has the name that is asked for, or it can't be used.
@@ -231,7 +237,7 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
     begin = time.perf_counter()
     computing = Computing()
     examples = None
-    if not is_plain(case) or case.dtype != FLOAT32:
+    if not is_plain(case) or (compares and case.dtype != FLOAT32):
         model = model.to(device)
         computing, examples = _see_eager(case, model, inputs)
     reference_s = time.perf_counter() - begin
@@ -248,7 +254,7 @@ def prepare(case: Case, device: torch.device, timer: Timer) -> Runner:
             threads=torch.get_num_threads(),
             other=reference if reference is not examples else None,
         )
-        computing.reference = reference
+        computing.reference = reference if compares else None
         before = torch_state()
     return Runner(case, model, inputs, timer, shared_weights, observer, computing, reference_s, before)
 
