@@ -91,6 +91,8 @@ class Welcome(msgspec.Struct, frozen=True, tag=True):
     """Version of vilt-bench."""
     location: str
     """Folder that the package was imported from."""
+    knows: tuple[str, ...] = ()
+    """Fields of a case that it reads, where the rest is left out; none from versions that do not say."""
 
 
 class Prepared(msgspec.Struct, frozen=True, tag=True):
@@ -170,6 +172,20 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
     failure: Failure
     traceback: str
+
+
+_BEFORE = frozenset({
+    "embedder", "options", "resolution", "fit", "reduce", "images", "preprocessing", "text_length", "batch_size",
+    "device", "dtype", "threads", "backend", "quantize", "checkpoint", "interaction", "vilt", "seed", "linear",
+})  # fmt: skip
+"""Fields of a case that versions know, or refuse, that do not say what they know."""
+
+
+def unknown_to(welcome: Welcome, case: Case) -> list[str]:
+    """Returns what a case asks for that who answers would leave out unsaid, by the fields' names."""
+    usual = Case(case.embedder)
+    asked = [each.name for each in fields(Case) if getattr(case, each.name) != getattr(usual, each.name)]
+    return [name for name in asked if name not in _BEFORE and name not in welcome.knows]
 
 
 Reply = Welcome | Prepared | PeakMeasured | Counted | Measured | EnergyMeasured | Profiled | Finished | Refused | Failed

@@ -87,6 +87,15 @@ def test_what_does_not_apply_to_an_embedder_alone_is_left_out_and_said():
     assert found.notes == ("`text_length` does not apply to `interaction` none, and is left out there.",)
 
 
+def test_more_images_than_an_interaction_joins_with_a_text_are_left_out_and_said():
+    axes = {"interaction": ["vilt", "lm:SmolLM2-135M", "none"], "images_per_text": [1, 2, 4]}
+    found = Sweep(["patch32"], axes).expand()
+    assert [(case.interaction, case.images_per_text) for case in found.cases] == [
+        ("vilt", 1), ("vilt", 2), *(("lm:SmolLM2-135M", count) for count in (1, 2, 4)), ("none", 1),
+    ]  # fmt: skip
+    assert "Left out: patch32 with `interaction` vilt `images_per_text` 4" in " ".join(found.notes)
+
+
 def test_longer_texts_among_several_have_a_longer_table_of_positions_unless_one_is_given():
     found = Sweep(["patch32"], {"text_length": [40, 128]}).expand()
     assert [(case.text_length, case.vilt.text_positions) for case in found.cases] == [(40, 40), (128, 128)]

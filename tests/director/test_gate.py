@@ -47,6 +47,8 @@ class Script:
     )
     parameters: dict[str, int] = field(default_factory=lambda: {"baseline": 1, "candidate": 1})
     speaks: int = protocol.VERSION
+    knows: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Newer fields of a case, of sides that know fewer than this version."""
     throttled: str | None = None
     origin: str | None = None
     origins: dict[str, str] = field(default_factory=dict)
@@ -95,7 +97,8 @@ class ScriptedProcess:
             raise error
         match self.sent:
             case protocol.Hello():
-                return protocol.Welcome(script.speaks, "0.1.0", script.location or f"/{self.side}")
+                knows = script.knows.get(self.side, ("images_per_text",))
+                return protocol.Welcome(script.speaks, "0.1.0", script.location or f"/{self.side}", knows)
             case protocol.Prepare():
                 script.now_s += script.start_s / 2
                 script.options = dict(self.sent.case.options)
@@ -566,6 +569,14 @@ def test_ctrl_c_late_in_a_pair_counts_that_pair():
 def test_a_side_of_another_protocol_is_refused():
     with pytest.raises(ConfigError, match="another protocol"):
         Script(speaks=99).play()
+
+
+def test_a_side_that_does_not_know_what_the_case_asks_for_is_refused_rather_than_asked_for_less():
+    older = Script(knows={"baseline": ()})
+    assert older.play().comparison.baseline.processes > 0
+    with pytest.raises(ConfigError, match="which does not know `images_per_text`; leave it out"):
+        older.play(case=Case("patch32", images_per_text=2))
+    assert Script().play(case=Case("patch32", images_per_text=2)).comparison.baseline.processes > 0
 
 
 def test_a_stage_that_the_candidate_lacks_is_missing():

@@ -11,6 +11,7 @@ from vilt_bench.ask.case import ViltConfig
 from vilt_bench.embedding import ImageBatch, TextBatch, VisualEmbedder, VisualTokens
 from vilt_bench.errors import CheckpointError
 from vilt_bench.model import Bert, Vilt, VisionLanguageModel, load_checkpoint
+from vilt_bench.model.assembly import Assembly, assembled
 
 transformers = pytest.importorskip("transformers")
 
@@ -130,6 +131,42 @@ def test_of_three_modality_types_the_first_two_are_used(tmp_path):
     ours = build()
     assert "type of a second image left out" in load_checkpoint(ours, str(tmp_path))
     torch.testing.assert_close(pooled(ours), pooled(theirs.vilt), atol=1e-5, rtol=0)
+
+
+PAIR = {"kind": "ViltForImagesAndTextClassification", "modality_type_vocab_size": 3, "num_images": 2}
+
+
+def with_two_images(config: ViltConfig = SMALL) -> VisionLanguageModel:
+    embedder = assembled(patch(patch_size=32, hidden_size=config.hidden_size), Assembly(images=2))
+    return VisionLanguageModel(Vilt(config, images_per_text=2), embedder).eval()
+
+
+@torch.no_grad()
+def test_two_images_a_text_give_what_the_model_for_images_and_text_gives_for_them(tmp_path):
+    theirs, ours = hugging_face(**PAIR), with_two_images()
+    theirs.save_pretrained(tmp_path)
+    assert load_checkpoint(ours, str(tmp_path)) == str(tmp_path)
+    pixels = torch.rand(3, 2, 3, 64, 96)
+    texts = torch.arange(1, 25).view(3, 8)
+    # The second text's second image is padded at its right and bottom.
+    mask = torch.ones(3, 2, 64, 96, dtype=torch.bool)
+    mask[1, 1, 32:], mask[1, 1, :, 64:] = False, False
+    pixels = pixels * mask[:, :, None]
+    found = ours(ImageBatch(pixels.flatten(0, 1), mask.flatten(0, 1)), TextBatch(texts))
+    entering = []
+    theirs.classifier.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    theirs(input_ids=texts, attention_mask=torch.ones_like(texts), pixel_values=pixels, pixel_mask=mask.long())
+    assert found.pooled.shape == (3, 2 * 32)
+    torch.testing.assert_close(found.pooled, entering[0], atol=1e-5, rtol=0)
+
+
+def test_the_type_of_one_image_serves_two_as_vilts_own_code_lends_it(tmp_path):
+    hugging_face().save_pretrained(tmp_path)
+    ours = with_two_images()
+    assert "type of the second image as of the first" in load_checkpoint(ours, str(tmp_path))
+    types = ours.shared.modality_interaction.stages["concatenation"].types.weight
+    assert torch.equal(types[1], types[2])
+    assert not torch.equal(types[0], types[1])
 
 
 def test_a_checkpoint_of_another_size_is_refused_with_names_and_changes_nothing(tmp_path):

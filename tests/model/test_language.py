@@ -194,6 +194,31 @@ def test_a_case_runs_up_to_the_first_token_stage_by_stage(case: Case) -> None:
     assert model.vocabulary == 300
 
 
+def test_a_language_model_prefills_the_tokens_of_all_images_of_a_text(case: Case) -> None:
+    case = dataclasses.replace(case, images_per_text=3, batch_size=2)
+    subject = runner.prepare(case, torch.device("cpu"), timer_for(torch.device("cpu")))
+    subject.first_call()
+    counted = {stage.name.rpartition(".")[2]: stage for stage in subject.count()[0]}
+    tokens = 3 * 2 * 3  # three images of 64×96 pixels in squares of 32
+    assert counted["projection"].output == "embeddings [6, 6, 32]"
+    assert counted["assembly"].output == f"embeddings [2, {tokens}, 32]"
+    # A convolution's channels come first, so tokens of it are copied: read once, written once.
+    assert (counted["assembly"].flops, counted["assembly"].moved_bytes) == (0, 2 * 2 * tokens * 32 * 4)
+    layers, heads, size, scalar = 2, 2, 8, 4
+    of_a_text = 2 * layers * heads * size * (tokens + case.text_length) * scalar
+    assert counted["prefill"].counts == {"bytes_of_keys_and_values": 2 * of_a_text}
+    assert subject.facts().visual_tokens == tokens
+    model, shown = count.inspect(case)
+    assert model.visual_tokens == tokens
+    assert [stage.flops for stage in shown] == [stage.flops for stage in counted.values()]
+
+
+def test_more_images_than_the_language_model_has_positions_for_are_one_line(case: Case) -> None:
+    case = dataclasses.replace(case, images_per_text=5)
+    with pytest.raises(InputError, match=r"30 visual and 6 .* the 32 positions .*lower `images_per_text`"):
+        count.inspect(case)
+
+
 def test_reports_say_the_time_to_the_first_token_and_what_takes_it(make_run: Any) -> None:
     latencies = {
         "textual_embedder": 0.01, "visual_embedder.backbone": 0.05, "modality_interaction.connector": 0.01,

@@ -144,6 +144,16 @@ def test_batches_have_equal_shapes_and_different_content(images: tuple[str, ...]
             assert not torch.equal(text.token_ids, other_text.token_ids)
 
 
+def test_each_text_has_as_many_images_as_asked_for(tmp_path: Path) -> None:
+    colors = ("black", "white", "gray")
+    files = tuple(file_of(tmp_path, height=64, width=64, color=each, name=f"{each}.png") for each in colors)
+    inputs = inputs_of(Case("patch32", images=files, images_per_text=3, batch_size=2, interaction="lm:any"))
+    images, text = inputs.batches[0]
+    assert (len(images.pixels), len(text.token_ids)) == (6, 2)
+    assert torch.equal(images.pixels[:3], images.pixels[3:])  # text by text, and within it image by image
+    assert len({float(image.mean()) for image in images.pixels[:3]}) == 3
+
+
 def test_a_second_round_of_photographs_is_mirrored() -> None:
     first, _, third, _ = (batch[0].pixels for batch in inputs_of(Case("patch32")).batches)
     torch.testing.assert_close(third, first.flip(3))

@@ -40,6 +40,7 @@ AXES: Mapping[str, type] = {
     "preprocessing": bool,
     "interaction": str,
     "text_length": int,
+    "images_per_text": int,
     "dtype": str,
     "backend": str,
     "quantize": str,
@@ -53,7 +54,7 @@ AXES: Mapping[str, type] = {
 OWN = ("reduce", "resolution")
 """Among the options of an embedder as a text: the case's, for it alone."""
 
-_MOOT = {ALONE: ("text_length",)}
+_MOOT = {ALONE: ("text_length", "images_per_text")}
 """Axes that mean nothing behind an interaction."""
 _SHOWN = 3
 """Cases named in a sentence."""

@@ -31,6 +31,8 @@ LARGEST_EDGE_PIXELS = 16_384
 LARGEST_BATCH = 65_536
 TEXT_LENGTH = 40
 """Tokens of the paper's texts."""
+MOST_IMAGES_PER_VILT = 2
+"""ViLT's checkpoints have a modality type for a first image and one for a second."""
 SYNTHETIC = "synthetic"
 """As an image's path: seeded noise instead of a photograph."""
 
@@ -125,6 +127,8 @@ class Case:
     """Whether decoding, resizing and normalising the images, from files in memory, are a part of the pass."""
     text_length: int = TEXT_LENGTH
     """Text tokens, [CLS] and [SEP] included."""
+    images_per_text: int = 1
+    """Images that each text is about; a pass sees `batch_size` times as many."""
     batch_size: int = 1
     device: str = "auto"
     dtype: Dtype = "float32"
@@ -151,7 +155,7 @@ class Case:
             ConfigError: a value is impossible.
         """
         # Only what is read has a name of its own there: a record, or the request of a director, of an older version.
-        for name in ("text_length", "batch_size", "threads", "seed"):
+        for name in ("text_length", "images_per_text", "batch_size", "threads", "seed"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _whole(name, value))
         if self.resolution is not None:
@@ -196,7 +200,9 @@ class Case:
             raise ConfigError(f"is of a ViLT, for `interaction` vilt, got {self.interaction!r}", field="checkpoint")
         _check_choice("dtype", self.dtype, get_args(Dtype))
         _check_count("text_length", self.text_length, least=2, most=1_000_000)
+        _check_count("images_per_text", self.images_per_text, least=1, most=LARGEST_BATCH)
         _check_count("batch_size", self.batch_size, least=1, most=LARGEST_BATCH)
+        self._check_images_per_text()
         if self.threads is not None:
             _check_count("threads", self.threads, least=1, most=4096)
         if self.language_model is None and self.interaction != ALONE and self.text_length > self.vilt.text_positions:
@@ -217,13 +223,41 @@ class Case:
         """The name of the language model that is the interaction; `None`: it is none."""
         return self.interaction.removeprefix(LANGUAGE_MODEL) if self.interaction.startswith(LANGUAGE_MODEL) else None
 
+    @property
+    def images_per_pass(self) -> int:
+        """How many images a pass sees."""
+        return self.batch_size * self.images_per_text
+
+    def _check_images_per_text(self) -> None:
+        """Refuse more images than the interaction joins with a text, or than a batch may have."""
+        if self.images_per_pass > LARGEST_BATCH:
+            raise ConfigError(
+                f"`batch_size` {self.batch_size} with `images_per_text` {self.images_per_text} are "
+                f"{self.images_per_pass:,} images a pass; expected {LARGEST_BATCH:,} at most"
+            )
+        if self.images_per_text == 1 or self.language_model is not None:
+            return
+        if self.interaction != "vilt":
+            raise ConfigError(
+                f"{self.images_per_text} images a text are none that `interaction` {self.interaction} can join; give "
+                f"vilt, which takes {MOST_IMAGES_PER_VILT}, or {LANGUAGE_MODEL}NAME, or leave it out",
+                field="images_per_text",
+            )
+        if self.images_per_text > MOST_IMAGES_PER_VILT:
+            raise ConfigError(
+                f"{self.images_per_text} images a text are more than the {MOST_IMAGES_PER_VILT} that ViLT has "
+                f"modality types for; give {MOST_IMAGES_PER_VILT}, or `interaction` {LANGUAGE_MODEL}NAME",
+                field="images_per_text",
+            )
+
     def _check_alone(self) -> None:
         """Refuse what is of a text or of a shared model, where there is none; the tokens' width is the embedder's."""
-        if self.text_length != TEXT_LENGTH:
-            raise ConfigError(
-                f"{ALONE} has no text and no shared model, which `text_length` would be for; leave it out",
-                field="interaction",
-            )
+        for name, usual in (("text_length", TEXT_LENGTH), ("images_per_text", 1)):
+            if getattr(self, name) != usual:
+                raise ConfigError(
+                    f"{ALONE} has no text and no shared model, which `{name}` would be for; leave it out",
+                    field="interaction",
+                )
         if self.vilt != ViltConfig(hidden_size=self.vilt.hidden_size):
             raise ConfigError(
                 f"{ALONE} has no shared model, which `layers`, `heads`, `mlp_size` and `text_positions` would be for; "

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 Read = Callable[[str], Any]
 
 NATIVE = "native"
-LISTS = ("batch_size", "resolution", "dtype", "text_length", "reduce", "threads", "interaction", "backend", "quantize")
+LISTS = (
+    "batch_size", "resolution", "dtype", "text_length", "images_per_text", "reduce", "threads", "interaction",
+    "backend", "quantize",
+)  # fmt: skip
 """Axes that are options of their own; a plan knows more."""
 SINGLE = ("fit", "preprocessing", "device", "seed")
 """Fields of a case of which the command line takes one value."""

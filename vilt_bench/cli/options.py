@@ -6,7 +6,17 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
-from vilt_bench.ask.case import LANGUAGE_MODEL, SIZES, Case, Dtype, Fit, Interaction, Sampling, parse_device
+from vilt_bench.ask.case import (
+    LANGUAGE_MODEL,
+    MOST_IMAGES_PER_VILT,
+    SIZES,
+    Case,
+    Dtype,
+    Fit,
+    Interaction,
+    Sampling,
+    parse_device,
+)
 from vilt_bench.cli import axes, formats, values
 from vilt_bench.errors import ConfigError
 
@@ -59,13 +69,20 @@ def add_case(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
         type=of(axes.number),
         default=USUAL.batch_size,
         metavar="N",
-        help=f"images a pass (default: {USUAL.batch_size})",
+        help=f"texts a pass, each with its image or images (default: {USUAL.batch_size})",
     )
     group.add_argument(
         "--text-length",
         type=of(axes.number),  # no default: where there is no text, a length that was asked for is refused
         metavar="N",
         help=f"text tokens (default: {USUAL.text_length})",
+    )
+    group.add_argument(
+        "--images-per-text",
+        type=of(axes.number),  # likewise
+        metavar="N",
+        help="images of each text, whose tokens the interaction gets one after the other: for a language model as many "
+        f"as fit, for ViLT {MOST_IMAGES_PER_VILT} at most (default: {USUAL.images_per_text})",
     )
     group.add_argument("--weights", metavar="PATH", help="weights of the visual embedder (default: random)")
     group = parser.add_argument_group("the shared model (defaults: ViLT-B/32)")

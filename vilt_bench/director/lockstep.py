@@ -253,6 +253,11 @@ class Lockstep:
             raise _other_version(state.installation) from None
         if welcome.protocol != protocol.VERSION:
             raise _other_version(state.installation, welcome.package)
+        if unknown := protocol.unknown_to(welcome, self.case):
+            raise ConfigError(
+                f"{state.installation.name} has vilt-bench {welcome.package}, which does not know "
+                f"{' and '.join(f'`{name}`' for name in unknown)}; leave it out, or compare with a version that does"
+            )
         state.package, state.location = welcome.package, welcome.location
 
     def _count(self, processes: Mapping[SideName, TurnTakingProcess]) -> None:

@@ -52,7 +52,7 @@ def misdescribed(embedder: VisualEmbedder) -> Iterator[str]:
 
 def breaches(tokens: VisualTokens, *, batch_size: int, hidden_size: int) -> Iterator[str]:
     """Yields what visual tokens break of the contract, whatever their values, such as `mask is …, not bool`."""
-    embeddings, mask, boxes, grid, cells = tokens
+    embeddings, mask, boxes, grid, cells, images = tokens
     shape = tuple(embeddings.shape)
     if not embeddings.is_floating_point():
         yield f"embeddings are {embeddings.dtype}, not floating point"
@@ -66,5 +66,5 @@ def breaches(tokens: VisualTokens, *, batch_size: int, hidden_size: int) -> Iter
     if boxes is not None and boxes.shape != (*shape[:2], 4):
         yield f"boxes are {list(boxes.shape)}, not {[*shape[:2], 4]}"
     for name, places in (("grid", grid), ("cells", cells)):
-        if places is not None and places[0] * places[1] != shape[1]:
+        if places is not None and images * places[0] * places[1] != shape[1]:
             yield f"{name} is {places} for {shape[1]} tokens"

@@ -106,6 +106,9 @@ class VisualTokens(NamedTuple):
     cells: tuple[int, int] | None = None
     """(h, w) where the tokens are the cells of a grid in row-major order, whoever adds the positions; `None`: they
     are none, or as `grid` says."""
+    images: int = 1
+    """Images of a text whose tokens follow each other; N is of all, `grid` and `cells` are of each. An embedder
+    returns those of one."""
 
 
 class VisualFeatures(NamedTuple):

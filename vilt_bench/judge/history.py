@@ -492,7 +492,7 @@ def rows(history: History) -> Iterator[dict[str, Any]]:
                 if found is None:
                     continue
                 height, width = point.pixels or (None, None)
-                rate = images_per_second(found, case.case.batch_size)
+                rate = images_per_second(found, case.case.images_per_pass)
                 yield {
                     "case": case.name,
                     "embedder": case.embedder,

@@ -143,25 +143,25 @@ def summarise(run: Run) -> Summary:
     """Returns the run judged: every estimate and remark is computed here, once."""
     found = latencies(run)
     names = _stage_names(run)
-    batch_size = run.case.batch_size
+    images = run.case.images_per_pass
     rows: list[Row] = []
     components: dict[Component, Row] = {}
     for component in COMPONENTS:
         inner = [name for name in names if name.partition(".")[0] == component]
         counted = [stage for stage in run.stages if stage.component == component]
-        whole = components[component] = _row(found, batch_size, "component", component, component, counted)
+        whole = components[component] = _row(found, images, "component", component, component, counted)
         if inner == [component]:
-            rows.append(_row(found, batch_size, "stage", component, component, counted))
+            rows.append(_row(found, images, "stage", component, component, counted))
             continue
         if inner:
             rows.append(whole)
         rows += [
-            _row(found, batch_size, "stage", name, component, [stage for stage in counted if stage.name == name])
+            _row(found, images, "stage", name, component, [stage for stage in counted if stage.name == name])
             for name in inner
         ]
     # Pillow's work and memory are not counted: the whole's are the model's.
     model = [stage for stage in run.stages if stage.component != OPTIONAL]
-    rows.append(_row(found, batch_size, "whole", WHOLE, None, model, passes=single_passes(run)))
+    rows.append(_row(found, images, "whole", WHOLE, None, model, passes=single_passes(run)))
     known = limits(run, found)
     rows = [replace(row, limit=known.get(row.name)) for row in _with_computation(run, rows)]
     return Summary(
@@ -241,7 +241,7 @@ def _stage_names(run: Run) -> list[str]:
 
 def _row(
     found: Latencies,
-    batch_size: int,
+    images: int,
     level: Level,
     name: str,
     component: str | None,
@@ -251,9 +251,7 @@ def _row(
 ) -> Row:
     latency = found.whole if level == "whole" else found.stages.get(name)
     share = 1.0 if level == "whole" and latency is not None else _share(latency, found.total)
-    return counted_row(
-        level, name, component, stages, latency=latency, share=share, batch_size=batch_size, passes=passes
-    )
+    return counted_row(level, name, component, stages, latency=latency, share=share, images=images, passes=passes)
 
 
 def counted_row(
@@ -264,7 +262,7 @@ def counted_row(
     *,
     latency: Estimate | None = None,
     share: float | None = None,
-    batch_size: int = 1,
+    images: int = 1,
     passes: Passes | None = None,
 ) -> Row:
     """Returns the row of what was counted of stages; without what is named, of a model that was not run."""
@@ -284,8 +282,8 @@ def counted_row(
         counts={} if one is None else one.counts,
         note="" if one is None else one.note,
         stages=tuple(stages),
-        images_per_second=images_per_second(latency, batch_size),
-        time_per_image=time_per_image(latency, batch_size),
+        images_per_second=images_per_second(latency, images),
+        time_per_image=time_per_image(latency, images),
         passes=passes,
     )
 

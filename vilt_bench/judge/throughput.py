@@ -31,7 +31,7 @@ class Passes:
     p99: float | None
 
 
-def images_per_second(latency: Estimate | None, batch_size: int) -> Estimate | None:
+def images_per_second(latency: Estimate | None, images: int) -> Estimate | None:
     """Returns the images of a pass over its latency, with the interval that follows; `None` where none is known.
 
     Where the latency's interval reaches zero, that of the throughput has no upper end.
@@ -40,22 +40,22 @@ def images_per_second(latency: Estimate | None, batch_size: int) -> Estimate | N
         return None
     return replace(
         latency,
-        value=batch_size / latency.value,
-        low=batch_size / latency.high if latency.high else None,
-        high=batch_size / latency.low if latency.low else None,
+        value=images / latency.value,
+        low=images / latency.high if latency.high else None,
+        high=images / latency.low if latency.low else None,
     )
 
 
-def time_per_image(latency: Estimate | None, batch_size: int) -> Estimate | None:
+def time_per_image(latency: Estimate | None, images: int) -> Estimate | None:
     """Returns the latency over the images of a pass, its interval likewise; seconds, `None` where none is known."""
-    if latency is None or batch_size == 1:
+    if latency is None or images == 1:
         return latency
     low, high = latency.low, latency.high
     return replace(
         latency,
-        value=latency.value / batch_size,
-        low=None if low is None else low / batch_size,
-        high=None if high is None else high / batch_size,
+        value=latency.value / images,
+        low=None if low is None else low / images,
+        high=None if high is None else high / images,
     )
 
 

@@ -84,7 +84,8 @@ def load_checkpoint(model: VisionLanguageModel, source: str) -> str:
     """Loads a checkpoint into the shared ViLT, and its patch projection into a linear visual embedder.
 
     Task heads are left out. Of the three modality types of an NLVR2 checkpoint, those of the text and the first image
-    are used, as NLVR2 models do for one image.
+    are used for one image a text, as NLVR2 models do. For two, a checkpoint that has a type for one lends it to both,
+    as ViLT's released code does when it begins to train for NLVR2.
 
     Args:
         model: what gets the weights.
@@ -116,9 +117,12 @@ def load_checkpoint(model: VisionLanguageModel, source: str) -> str:
         if not name.startswith(layout.heads) and name != f"{layout.text}position_ids"
     }
     types = state.get(layout.types)
-    if types is not None and types.shape[0] == 3:
+    if types is not None and types.shape[0] == 3 and shared.images_per_text == 1:
         state[layout.types] = types[:2]
         remarks.append("type of a second image left out")
+    if types is not None and types.shape[0] == 2 and shared.images_per_text == 2:
+        state[layout.types] = types[[0, 1, 1]]
+        remarks.append("type of the second image as of the first")
 
     parts = dict(_shared_parts(layout, shared.config.layers))
     projection = _patch_projection(model)

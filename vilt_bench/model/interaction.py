@@ -1,6 +1,7 @@
 """Equations (2) to (6): both modalities joined, the transformer, the pooler.
 
-Shapes: B pairs, L text tokens, N visual tokens, S = L + 1 + N, D hidden size.
+Shapes: B texts, L text tokens, n images a text, N visual tokens of an image, S = L + 1 + N, D hidden size. Each image
+is paired with its text: B·n pairs.
 """
 
 from __future__ import annotations
@@ -28,37 +29,43 @@ class JointTokens(NamedTuple):
     """z_0: the tokens of both modalities."""
 
     embeddings: Tensor
-    """[B, S, D]: the text, the image's class token, the visual tokens."""
+    """[B·n, S, D]: the text, the image's class token, the visual tokens."""
     mask: Tensor | None = None
-    """[B, S] bool, true where a token is to be attended to; `None`: all are."""
+    """[B·n, S] bool, true where a token is to be attended to; `None`: all are."""
 
 
 class ViltOutput(NamedTuple):
     """What ViLT returns."""
 
     tokens: Tensor
-    """[B, S, D]: z_D after the final LayerNorm."""
+    """[B·n, S, D]: z_D after the final LayerNorm."""
     pooled: Tensor
-    """[B, D]: p of equation (6)."""
+    """[B, n·D]: p of equation (6), of a text's pairs one behind the other."""
 
 
 class Concatenation(nn.Module):
-    """Adds class token, positions and types, and joins the modalities: equations (2) and (3)."""
+    """Adds class token, positions and types, and joins the modalities: equations (2) and (3).
 
-    def __init__(self, config: ViltConfig) -> None:
+    Of several images each is paired with its text and has a modality type of its own, and all pairs are one batch.
+
+    Source: ViLT paper, section 4.3, "the pair method"; transformers' `ViltForImagesAndTextClassification`.
+    """
+
+    def __init__(self, config: ViltConfig, *, images: int = 1) -> None:
         """Make the class token and the tables."""
         super().__init__()
+        self.images = images
         rows, columns = config.image_positions
         self.table_size = config.image_positions
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.positions = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))  # class token's first
-        self.types = nn.Embedding(2, config.hidden_size)  # text, image
+        self.types = nn.Embedding(1 + images, config.hidden_size)  # text, image, further images
 
     def forward(self, modalities: Modalities) -> JointTokens:
         """Returns z_0 and its mask."""
-        text, visual = modalities
-        text_type, image_type = self.types.weight
-        class_token = self.class_token + self.positions[:, :1] + image_type  # (1, 1, D)
+        text, visual = self._pairs(*modalities)
+        text_type, image_type = self.types.weight[0], self._image_types(len(text.embeddings))
+        class_token = self.class_token + self.positions[:, :1] + image_type  # (1, 1, D) or (B·n, 1, D)
         class_tokens = VisualTokens(class_token.expand(len(visual.embeddings), -1, -1))
         embeddings = torch.cat(
             [
@@ -69,6 +76,30 @@ class Concatenation(nn.Module):
             dim=1,
         )
         return JointTokens(embeddings, join_masks(text, class_tokens, visual))
+
+    def _pairs(self, text: TextTokens, visual: VisualTokens) -> tuple[TextTokens, VisualTokens]:
+        """Returns each image with its text: B·n of both."""
+        if self.images == 1:
+            return text, visual
+        (embeddings, text_mask), mask, n = text, visual.mask, self.images
+        pairs = n * len(embeddings)
+        return (
+            TextTokens(
+                embeddings.repeat_interleave(n, dim=0),
+                None if text_mask is None else text_mask.repeat_interleave(n, dim=0),
+            ),
+            VisualTokens(
+                visual.embeddings.reshape(pairs, -1, embeddings.shape[2]),  # (B, n·N, D) → (B·n, N, D)
+                None if mask is None else mask.reshape(pairs, -1),
+                grid=visual.grid,
+            ),
+        )
+
+    def _image_types(self, pairs: int) -> Tensor:
+        """Returns the type of each pair's image, [D] or [B·n, 1, D]."""
+        if self.images == 1:
+            return self.types.weight[1]
+        return self.types.weight[1:].repeat(pairs // self.images, 1).unsqueeze(1)
 
     def _positions(self, visual: VisualTokens) -> Tensor:
         if visual.grid is None:
@@ -140,14 +171,16 @@ class Transformer(nn.Module):
 class Pooler(nn.Module):
     """Projects the first token and squashes it: equation (6)."""
 
-    def __init__(self, config: ViltConfig) -> None:
+    def __init__(self, config: ViltConfig, *, images: int = 1) -> None:
         """Make the projection."""
         super().__init__()
+        self.images = images
         self.projection = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, tokens: Tensor) -> ViltOutput:
         """Returns the tokens, and p."""
-        return ViltOutput(tokens, self.projection(tokens[:, 0]).tanh())
+        pooled = self.projection(tokens[:, 0]).tanh()
+        return ViltOutput(tokens, pooled if self.images == 1 else pooled.view(len(tokens) // self.images, -1))
 
 
 def join_masks(*modalities: TextTokens | VisualTokens) -> Tensor | None:

@@ -127,9 +127,11 @@ class Connector(nn.Module):
         text, visual = modalities
         length = visual.embeddings.shape[1] + text.embeddings.shape[1]
         if self.longest is not None and length > self.longest:
+            lower = "`images_per_text`, " if visual.images > 1 else ""
             raise InputError(
                 f"{visual.embeddings.shape[1]} visual and {text.embeddings.shape[1]} text tokens are more than the "
-                f"{self.longest} positions of the language model; lower `resolution` or `text_length`, or use `reduce`"
+                f"{self.longest} positions of the language model; lower {lower}`resolution` or `text_length`, or use "
+                "`reduce`"
             )
         projected = self.linear(self.activation(visual.embeddings))
         return JointTokens(torch.cat([projected, text.embeddings], dim=1), join_masks(visual, text))

@@ -27,13 +27,14 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def build_shared(interaction: str, config: ViltConfig) -> SharedModel:
+def build_shared(interaction: str, config: ViltConfig, *, images_per_text: int = 1) -> SharedModel:
     """Returns all of a model but its visual embedder.
 
     Args:
         interaction: what joins the modalities; see `Case.interaction`.
         config: sizes of the shared ViLT or BERT; of LXMERT all but its numbers of layers, which are the paper's; of
             ViLBERT's text stream, whose visual stream is the paper's.
+        images_per_text: of which ViLT has a modality type each; a language model takes any number, others take one.
 
     Raises:
         ConfigError: the sizes do not fit each other, or there is no such language model.
@@ -43,15 +44,15 @@ def build_shared(interaction: str, config: ViltConfig) -> SharedModel:
     if interaction != ALONE:
         config.check_heads()
     with _Undrawn():
-        return _build(interaction, config)
+        return _build(interaction, config, images_per_text)
 
 
-def _build(interaction: str, config: ViltConfig) -> SharedModel:
+def _build(interaction: str, config: ViltConfig, images_per_text: int) -> SharedModel:
     match interaction:
         case "none":
             return Alone(config)
         case "vilt":
-            return Vilt(config)
+            return Vilt(config, images_per_text=images_per_text)
         case "bert":
             return Bert(config)
         case "lxmert":

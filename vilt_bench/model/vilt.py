@@ -73,18 +73,19 @@ class SharedModel(nn.Module):
 class Vilt(SharedModel):
     """The shared ViLT: what stays the same whatever the visual embedder is."""
 
-    def __init__(self, config: ViltConfig) -> None:
+    def __init__(self, config: ViltConfig, *, images_per_text: int = 1) -> None:
         """Make the modules."""
         super().__init__(
             sizes_of(config),
             TextualEmbedder(config),
             {
-                "concatenation": Concatenation(config),
+                "concatenation": Concatenation(config, images=images_per_text),
                 "transformer": Transformer(config),
-                "pooler": Pooler(config),
+                "pooler": Pooler(config, images=images_per_text),
             },
         )
         self.config = config
+        self.images_per_text = images_per_text
 
 
 class VisionLanguageModel(nn.Module):

@@ -52,6 +52,7 @@ RULES: Mapping[str, Mapping[Purpose, Rule]] = {
         "decoded":                (_N, _A, _N, _A, _A, _N, _A, _N),  # to decode others takes another time
         "preprocessing":          (_A, _A, _A, _A, _A, _N, _A, _A),
         "text-length":            (_A, _A, _A, _A, _A, _N, _A, _A),
+        "images-per-text":        (_A, _A, _A, _A, _A, _N, _A, _A),
         "dtype":                  (_A, _A, _A, _A, _A, _A, _A, _A),
         "batch-size":             (_A, _A, _A, _A, _A, _A, _A, _A),
         "backend":                (_A, _A, _A, _A, _A, _A, _A, _A),
@@ -213,6 +214,7 @@ _FACTS: Mapping[str, Callable[[Any], str]] = {
     **_OF_PHOTOGRAPHS,
     "preprocessing": lambda run: str(run.case.preprocessing),
     "text-length": lambda run: str(run.case.text_length),
+    "images-per-text": lambda run: str(run.case.images_per_text),
     "dtype": lambda run: str(run.case.dtype),
     "batch-size": lambda run: str(run.case.batch_size),
     "backend": lambda run: _computed(run.case),

@@ -275,6 +275,7 @@ class Model:
     resolution: tuple[int, int]
     """(height, width) of the pixels that the model got, after resizing."""
     visual_tokens: int
+    """Of a text: those of all its images."""
     text_tokens: int
     visual_weights: str
     """`random`, or where they come from."""

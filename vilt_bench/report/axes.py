@@ -107,6 +107,13 @@ AXES: Mapping[str, Axis] = {
             number=lambda run: run.case.text_length,
             rank=lambda run: (run.case.text_length,),
         ),
+        Axis(
+            "images-per-text",
+            "Images a text",
+            lambda run: run.case.images_per_text,
+            number=lambda run: run.case.images_per_text,
+            rank=lambda run: (run.case.images_per_text,),
+        ),
         Axis("dtype", "Dtype", lambda run: run.case.dtype),
         Axis("backend", "Backend", lambda run: run.case.backend),
         Axis("quantize", "Quantisation", lambda run: run.case.quantize or "none"),

@@ -8,6 +8,7 @@ from itertools import groupby
 from vilt_bench.ask.case import ALONE, LANGUAGE_MODEL, Case, case_name, in_common
 from vilt_bench.judge.remarks import UNACCOUNTED, OutputDeviates
 from vilt_bench.judge.summary import Summary
+from vilt_bench.judge.throughput import images_per_second
 from vilt_bench.record.run import NONE, Environment, Model
 from vilt_bench.report.numbers import ABSENT, interval, milliseconds_interval, milliseconds_of, percent
 from vilt_bench.words import counted
@@ -57,7 +58,12 @@ def tokens(model: Model | None) -> str:
 
 def text_words(case: Case) -> list[str]:
     """Returns how long the text is; nothing where there is none."""
-    return [] if case.interaction == ALONE else [f"{case.text_length} text tokens"]
+    return [] if case.interaction == ALONE else [f"{case.text_length} text tokens", *images_words(case)]
+
+
+def images_words(case: Case) -> list[str]:
+    """Returns how many images a text has; nothing where it is one."""
+    return [] if case.images_per_text == 1 else [f"{case.images_per_text} images a text"]
 
 
 def size_line(model: Model | None) -> str:
@@ -161,16 +167,17 @@ def model_line(run: Summary) -> str:
     """Returns what was run, in one line."""
     model, case = run.model, run.case
     if model is None:
-        return f"batch {case.batch_size}, {case.dtype}"
+        return ", ".join([f"batch {case.batch_size}", *images_words(case), case.dtype])
     weighed = f"{model.visual_weights} weights"
     if not model.is_alone and model.visual_weights != model.shared_weights:
         weighed = f"weights {model.visual_weights} (visual embedder), {model.shared_weights} (shared)"
     joined = "" if model.interaction == "vilt" else f" · interaction: {model.interaction}{_language_sizes(model)}"
     tokens = f"{model.visual_tokens} visual" + ("" if model.is_alone else f" + {model.text_tokens} text")
+    batch = " · ".join([f"batch {case.batch_size}", *images_words(case)])
     return (
         f"{model.kind}{joined} · {_fitted(model)} · "
         f"{tokens} tokens · "
-        f"batch {case.batch_size} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT}"
+        f"{batch} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT}"
         + ("" if model.is_alone else f" · text: {model.text}")
     )
 
@@ -178,13 +185,15 @@ def model_line(run: Summary) -> str:
 def throughput_line(run: Summary) -> str:
     """Returns images a second, time an image and percentiles of the whole, in one line; empty where it has no times.
 
-    Of a single image the time is the latency itself, and not told again.
+    Of a single image the time is the latency itself, and not told again; texts a second only where there are fewer.
     """
     whole, found = run.whole, run.whole.passes
     if whole.images_per_second is None:
         return ""
     said = f"{interval(whole.images_per_second)} images/s"
-    if run.case.batch_size > 1:
+    if run.case.images_per_text > 1:
+        said += f" · {interval(images_per_second(whole.latency, run.case.batch_size))} texts/s"
+    if run.case.images_per_pass > 1:
         said += f" · {milliseconds_interval(whole.time_per_image)} ms an image"
     if found is None:
         return said

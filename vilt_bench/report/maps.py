@@ -269,7 +269,7 @@ def conditions(runs: Sequence[Summary], told: Sequence[Axis], labels: Labels) ->
             lines.append("Unknown machine")
     same = [f"{_prefix(each)}{written(each, [each.of(runs[0])])[each.of(runs[0])]}"
             for each in known.AXES.values() if each.name in ("embedder", "resolution", "dtype", "batch-size",
-                                                             "interaction", "reduce")
+                                                             "images-per-text", "interaction", "reduce")
             and each.name not in apart and not _usual(each, runs[0])]  # fmt: skip
     if same:
         lines.append(f"All: {', '.join(same)}.")

@@ -14,10 +14,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import BinaryIO
 
 from vilt_bench import __version__, protocol, wire
+from vilt_bench.ask.case import Case
 from vilt_bench.errors import ViltBenchError
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -86,7 +88,7 @@ def serve(requests: Iterable[bytes], replies: BinaryIO, *, notes: bool = False) 
 def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply | protocol.Doing]:
     request = next(requests, None)
     if isinstance(request, protocol.Hello):
-        yield protocol.Welcome(protocol.VERSION, __version__, PACKAGE)
+        yield protocol.Welcome(protocol.VERSION, __version__, PACKAGE, tuple(each.name for each in fields(Case)))
         request = next(requests, None)
     if isinstance(request, protocol.MeasurePeak):
         from vilt_bench.worker.limit import peak_here

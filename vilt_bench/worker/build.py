@@ -13,7 +13,8 @@ from vilt_bench.ask.case import Case, label
 from vilt_bench.embedding import VisualEmbedder
 from vilt_bench.errors import EmbedderError
 from vilt_bench.machine.environment import available_memory_bytes
-from vilt_bench.model import VisionLanguageModel, build_shared, shared_sizes
+from vilt_bench.model import SharedModel, VisionLanguageModel, build_shared, shared_sizes
+from vilt_bench.model.assembly import Assembly, assembled
 from vilt_bench.model.reduction import reduced
 from vilt_bench.record.run import NONE, Computation, Model
 from vilt_bench.worker.deferred import lean_torchvision
@@ -78,7 +79,7 @@ def memory_needs(
 def _weights_on_meta(case: Case, embedder: VisualEmbedder) -> Iterator[Tensor]:
     try:
         with building():
-            shared = build_shared(case.interaction, case.vilt)
+            shared = _build_shared(case)
     except Exception:  # it is told when the model is built for real
         shared = None
     for module in filter(None, (embedder, shared)):
@@ -132,7 +133,18 @@ def _build_embedder(case: Case, hidden_size: int) -> VisualEmbedder:
         raise EmbedderError(
             f"{label(case)} has lazy layers, whose weights are not there before a pass; give their sizes"
         )
-    return embedder if case.reduce is None else reduced(embedder, case.reduce)
+    if case.reduce is not None:
+        embedder = reduced(embedder, case.reduce)
+    return assembled(embedder, assembly_of(case))
+
+
+def assembly_of(case: Case) -> Assembly | None:
+    """Returns what joins the tokens of all that the tower takes for a text; `None`: it takes one image."""
+    return Assembly(images=case.images_per_text) if case.images_per_text > 1 else None
+
+
+def _build_shared(case: Case) -> SharedModel:
+    return build_shared(case.interaction, case.vilt, images_per_text=case.images_per_text)
 
 
 def without_weights(case: Case) -> Case:
@@ -149,7 +161,7 @@ def build_model(case: Case) -> VisionLanguageModel:
         EmbedderError: the embedder is unknown, broken, or refuses its options.
     """
     torch.manual_seed(case.seed)
-    shared = build_shared(case.interaction, case.vilt)
+    shared = _build_shared(case)
     return VisionLanguageModel(shared, _build_embedder(case, shared.visual_size)).eval().requires_grad_(False)
 
 

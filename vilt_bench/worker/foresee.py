@@ -105,7 +105,8 @@ def foresee(
             yield Forecast(case)
             continue
         try:
-            resolution, visual_tokens = _shape(case, seen)
+            resolution, tokens_of_one = _shape(case, seen)
+            visual_tokens = case.images_per_text * tokens_of_one
             device = resolve_device(case.device)
             needs = needs_by_place(case, device)
         except ViltBenchError as error:
@@ -116,12 +117,13 @@ def foresee(
 
 
 def _shape(case: Case, seen: list[tuple[Case, Shape | ViltBenchError]]) -> Shape:
-    """Returns the shape of a case; it is found out once for all that differ in other things only."""
+    """Returns the shape of a case with one image a text; it is found out once for all that differ elsewhere only."""
     alone = replace(
         case,
         interaction=ALONE,
         vilt=ViltConfig(hidden_size=shared_sizes(case.interaction, case.vilt).hidden_size),
         text_length=TEXT_LENGTH,
+        images_per_text=1,
         backend=EAGER,
         checkpoint=None,
         batch_size=1,

@@ -66,10 +66,10 @@ def least_bytes(case: Case, *, resolution: tuple[int, int], size_divisor: int, d
     Raises:
         InputError: an image can't be read, or does not fit the resolution.
     """
-    paths = find_images(case.images)[: MOST_BATCHES * case.batch_size]
+    paths = find_images(case.images)[: MOST_BATCHES * case.images_per_pass]
     if paths == (SYNTHETIC,):
         sizes = [crop_size(resolution, size_divisor=1 if case.fit == "exact" else size_divisor)]
-        images = BATCHES * case.batch_size
+        images = BATCHES * case.images_per_pass
     else:
         sizes = [
             fitted_size(
@@ -83,9 +83,10 @@ def least_bytes(case: Case, *, resolution: tuple[int, int], size_divisor: int, d
         ]
         images = len(sizes)
     scalars = 3 * max(height for height, _ in sizes) * max(width for _, width in sizes)
-    count = max(BATCHES, math.ceil(images / case.batch_size))
-    on_device = count * case.batch_size * (scalars * dtype.itemsize + 8 * text_length(case))
-    return on_device, images * scalars + case.batch_size * scalars * torch.float32.itemsize
+    count = max(BATCHES, math.ceil(images / case.images_per_pass))
+    texts = 8 * case.batch_size * text_length(case)
+    on_device = count * (case.images_per_pass * scalars * dtype.itemsize + texts)
+    return on_device, images * scalars + case.images_per_pass * scalars * torch.float32.itemsize
 
 
 def text_length(case: Case) -> int:
@@ -110,7 +111,7 @@ def make_inputs(
     late. Where their sizes differ, all are padded with zeros at the bottom and right to the largest, with a mask.
 
     Args:
-        case: names the images, the batch size, the text length and the seed.
+        case: names the images, how many a pass and a text have, the text length and the seed.
         resolution: (height, width) in pixels; see `Case.resolution`.
         size_divisor: what both edges are multiples of, in pixels.
         mean: of the normalisation, for RGB in 0 to 1.
@@ -124,7 +125,7 @@ def make_inputs(
     """
     notes = []
     paths = find_images(case.images)
-    if len(paths) > (most := MOST_BATCHES * case.batch_size):
+    if len(paths) > (most := MOST_BATCHES * case.images_per_pass):
         notes.append(f"Of {len(paths)} images the first {most} were used, as many as are kept on the device.")
         paths = paths[:most]
     if paths == (SYNTHETIC,):
@@ -132,18 +133,17 @@ def make_inputs(
         generator = torch.Generator().manual_seed(case.seed)
         images = [
             torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)
-            for _ in range(BATCHES * case.batch_size)
+            for _ in range(BATCHES * case.images_per_pass)
         ]
     else:
         images = [_read(path, case, resolution=resolution, size_divisor=size_divisor) for path in paths]
     texts = torch.Generator().manual_seed(case.seed)
     # More than the usual number of batches where it takes them to see every image.
-    count = max(BATCHES, math.ceil(len(images) / case.batch_size))
+    per_pass = case.images_per_pass
+    count = max(BATCHES, math.ceil(len(images) / per_pass))
     batches = []
     for index in range(count):
-        image_batch = _image_batch(
-            images, first=index * case.batch_size, batch_size=case.batch_size, mean=mean, std=std
-        )
+        image_batch = _image_batch(images, first=index * per_pass, batch_size=per_pass, mean=mean, std=std)
         token_ids = _token_ids(case.batch_size, text_length(case), vocabulary=vocabulary, generator=texts)
         mask = None if image_batch.mask is None else image_batch.mask.to(device)
         batches.append((ImageBatch(image_batch.pixels.to(device, dtype), mask), TextBatch(token_ids.to(device))))
@@ -175,7 +175,7 @@ def make_inputs(
         )
         if case.preprocessing
         else None,
-        encoded=_encoded(paths, count, case.batch_size) if case.preprocessing else (),
+        encoded=_encoded(paths, count, per_pass) if case.preprocessing else (),
         fit=None if paths == (SYNTHETIC,) else case.fit,
     )
 

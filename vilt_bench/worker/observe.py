@@ -14,6 +14,7 @@ from vilt_bench.embedding import VisualTokens, stage_counts, tensors
 from vilt_bench.embedding.breaches import breaches
 from vilt_bench.errors import EmbedderError
 from vilt_bench.model import VisionLanguageModel, stages
+from vilt_bench.model.assembly import rows_of
 from vilt_bench.worker.meters.parameters import count_parameters
 from vilt_bench.worker.preprocessing import PREPROCESSING, Preprocessing
 
@@ -33,6 +34,7 @@ class Observer:
         """Look at nothing yet."""
         self._name = label(case)
         self._batch_size = case.batch_size
+        self._rows = case.batch_size * rows_of(model.visual_embedder)
         self._hidden_size = model.shared.visual_size
         before = {} if preprocessing is None else dict(preprocessing.stages.items())
         self.modules = {f"{PREPROCESSING}.{name}": stage for name, stage in before.items()} | dict(stages(model))
@@ -57,7 +59,8 @@ class Observer:
         """
         _wait_for(output)
         if isinstance(output, VisualTokens):
-            check_tokens(output, name=self._name, batch_size=self._batch_size, hidden_size=self._hidden_size)
+            rows = self._batch_size if name == self.last_visual_stage else self._rows
+            check_tokens(output, name=self._name, batch_size=rows, hidden_size=self._hidden_size)
             self.visual_tokens = output.embeddings.shape[1]
             self._tokens = output
         elif name == self.last_visual_stage:

@@ -36,7 +36,7 @@ def levels(case: CaseHistory, history: History, *, cells: int = SPARK_CELLS, pla
         said: list[Cell | str] = [
             title(stage),
             milliseconds_interval(newest_s := case.points[-1].latency(stage)),
-            ABSENT if (rate := images_per_second(newest_s, case.case.batch_size)) is None else number(rate.value),
+            ABSENT if (rate := images_per_second(newest_s, case.case.images_per_pass)) is None else number(rate.value),
             milliseconds_of(level),
             percent(level / first) if changes else ABSENT,
             str(len(changes)) if case.enough else ABSENT,

@@ -19,7 +19,7 @@ from vilt_bench.judge.trace import MOST
 from vilt_bench.report import axes, clean
 from vilt_bench.report.axes import AXES, Axis
 from vilt_bench.report.columns import LATENCY, QUANTITIES, RANK, SHARE, Quantity, usual
-from vilt_bench.report.lines import machine_line, model_line, names, pixels, throughput_line
+from vilt_bench.report.lines import machine_line, model_line, names, pixels, text_words, throughput_line
 from vilt_bench.report.numbers import ABSENT, milliseconds, milliseconds_interval
 from vilt_bench.report.remarks import sentences
 from vilt_bench.report.runs.tables import usual_side_by_side
@@ -369,7 +369,7 @@ def _waits(runs: Sequence[Summary]) -> list[dict[str, Any]]:
     What must agree is what makes times comparable: machine, device, threads, precision, backend and batch.
     """
     same = ("machine", "device", "threads", "dtype", "backend", "batch-size")
-    own = ("interaction", "text-length", "sizes")
+    own = ("interaction", "text-length", "images-per-text", "sizes")
 
     def key(run: Summary, of: Sequence[str]) -> tuple[Any, ...]:
         return tuple(AXES[name].of(run) for name in of)
@@ -388,7 +388,7 @@ def _waits(runs: Sequence[Summary]) -> list[dict[str, Any]]:
             continue
         first = members[0][1]
         language = first.case.interaction.startswith(LANGUAGE_MODEL)
-        told = [first.case.interaction, f"{first.case.text_length} text tokens", f"batch {first.case.batch_size}"]
+        told = [first.case.interaction, *text_words(first.case), f"batch {first.case.batch_size}"]
         told += [first.case.dtype, first.case.backend, AXES["machine"].write(AXES["machine"].of(first))]
         towers = [
             index
@@ -438,7 +438,7 @@ def lead(runs: Sequence[Summary]) -> list[Part]:
     # How many times as long says something where both do the same work: as many images, the same after them.
     is_one_question = all(
         getattr(least[1].case, each) == getattr(most[1].case, each)
-        for each in ("batch_size", "interaction", "text_length")
+        for each in ("batch_size", "interaction", "text_length", "images_per_text")
     )
     times = most[0].value / least[0].value if least[0].value and is_one_question else None
     more = [] if times is None else [(": ", False), (f"{times:,.1f} times as long", True)]

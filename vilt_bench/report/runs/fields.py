@@ -36,6 +36,7 @@ def run_fields(run: Summary) -> dict[str, str | int | float | None]:
         "backend_used": model.linear if model is not None else None,
         "library": model.computation.version if model is not None and model.computation is not None else None,
         "batch_size": run.case.batch_size,
+        "images_per_text": run.case.images_per_text,
         "height": height,
         "width": width,
         "fit": model.fit if model is not None else None,

@@ -167,7 +167,7 @@ def size_line(comparison: Comparison) -> str:
 
 def images_per_second(comparison: Comparison) -> tuple[float | None, float | None]:
     """Returns the throughput of both sides: the images of a pass over the latency of the whole; `None`: unknown."""
-    size, whole = comparison.case.batch_size, comparison.total
+    size, whole = comparison.case.images_per_pass, comparison.total
     before, after = (size / latency_s if latency_s else None for latency_s in (whole.baseline_s, whole.candidate_s))
     return before, after
 
