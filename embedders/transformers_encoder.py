@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from vilt_bench.embedding import EACH_FRAME, Clips, ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures
 from vilt_bench.embedding.cells import cells_with_image, refuse_remainder
 from vilt_bench.embedding.configurations import INSTALL, explained, find_configuration, find_weights, one_line, unknown
+from vilt_bench.embedding.processors import find_processor
 from vilt_bench.embedding.weights import read_state_dict, refuse_differences
 from vilt_bench.errors import CheckpointError, EmbedderError
 
@@ -112,7 +113,22 @@ def transformers_encoder(
         std=found.std,
         weights=f"{origin}, projection random" if origin else "random",
         notes=notes,
+        processor=find_processor(
+            _families(plan.config, found.config),
+            resolution=plan.resolution,
+            mean=found.mean,
+            std=found.std,
+            config=plan.config,
+            given=found.processor,
+        ),
     )
+
+
+def _families(config: Any, whole: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what transformers calls the family of a tower, and of the model around it if there is one."""
+    own = type(config).__module__.split(".")[-2]
+    around: str = whole["model_type"]
+    return (own,) if around == config.model_type else (own, around)
 
 
 class TowerBackbone(nn.Module):

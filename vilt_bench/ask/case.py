@@ -118,7 +118,7 @@ class Case:
     fit: Fit = "aspect"
     """`aspect`: keep the photograph's aspect, as the paper does; `crop`: the resolution, cut to multiples of the
     embedder's stride; `exact`: the resolution to the pixel, for embedders that take any size; `native`: the
-    photograph's own size, floored to the multiples that the embedder asks for."""
+    photograph's own size, as the tower's own processor has it, floored to the multiples that the embedder asks for."""
     reduce: str | None = None
     """A reduction of the visual tokens, `NAME:N` of `REDUCTIONS`; `None`: as many as the embedder makes."""
     images: tuple[str, ...] = ()

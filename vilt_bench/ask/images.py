@@ -264,15 +264,31 @@ def crop_size(resolution: tuple[int, int], *, size_divisor: int) -> tuple[int, i
     return height // size_divisor * size_divisor, width // size_divisor * size_divisor
 
 
+SizeRule = Callable[[int, int], tuple[int, int]]
+"""What a tower's own processor makes of an image's height and width, in pixels."""
+
+
 def fitted_size(
-    height: int, width: int, *, resolution: tuple[int, int], size_divisor: int, fit: Fit, name: str = "the image"
+    height: int,
+    width: int,
+    *,
+    resolution: tuple[int, int],
+    size_divisor: int,
+    fit: Fit,
+    native: SizeRule | None = None,
+    name: str = "the image",
 ) -> tuple[int, int]:
     """Returns the (height, width) that an image is resized to, see `resize`.
 
     Raises:
-        InputError: an edge would be shorter than the divisor.
+        InputError: an edge would be shorter than the divisor, or the rule refuses the image.
     """
     if fit == "native":
+        if native is not None:
+            try:
+                height, width = native(height, width)
+            except InputError as error:
+                raise InputError(f"{name} of {height}x{width} pixels: {error}") from None
         if min(height, width) < size_divisor:
             raise InputError(
                 f"{name} of {height}x{width} pixels is smaller than the embedder's stride or patch of "
@@ -285,19 +301,31 @@ def fitted_size(
 
 
 def resize(
-    image: Image.Image, *, resolution: tuple[int, int], size_divisor: int, fit: Fit, name: str = "the image"
+    image: Image.Image,
+    *,
+    resolution: tuple[int, int],
+    size_divisor: int,
+    fit: Fit,
+    native: SizeRule | None = None,
+    name: str = "the image",
 ) -> Image.Image:
     """Returns the image resized (bicubic) to fit the resolution.
 
     `aspect` keeps the whole image, see `target_size`; `crop` and `exact` cover the resolution, the former cut to
-    multiples, see `crop_size`; what sticks out is cut off evenly at both sides. `native` keeps the image's own size,
-    floored to the multiples.
+    multiples, see `crop_size`; what sticks out is cut off evenly at both sides. `native` has the size that the tower's
+    own processor makes of the image's; where there is no such rule, the image's own size; floored to the multiples.
 
     Raises:
         InputError: an edge would be shorter than the divisor.
     """
     height, width = fitted_size(
-        image.height, image.width, resolution=resolution, size_divisor=size_divisor, fit=fit, name=name
+        image.height,
+        image.width,
+        resolution=resolution,
+        size_divisor=size_divisor,
+        fit=fit,
+        native=native,
+        name=name,
     )
     if fit in ("crop", "exact"):
         return ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)

@@ -54,8 +54,9 @@ def add_case(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
         "--resolution",
         type=of(axes.resolution),
         metavar="HxW|native",
-        help="shorter edge and limit of the longer one, in pixels; native: each image's own size, floored to the "
-        "multiples that the embedder asks for (default: the embedder's own, as in its paper)",
+        help="shorter edge and limit of the longer one, in pixels; native: each image's own size, as the tower's "
+        "own processor has it or floored to the multiples that the embedder asks for (default: the embedder's own, as "
+        "in its paper)",
     )
     group.add_argument(
         "--reduce",

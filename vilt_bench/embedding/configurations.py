@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Configuration:
     """Of the pixels' normalisation, for RGB in 0 to 1."""
     std: Rgb = HALF
     """Likewise."""
+    processor: dict[str, Any] = field(default_factory=dict)
+    """As in a preprocessor_config.json; empty: there was none."""
 
 
 def find_configuration(name: str, table: Path, *, family: str, listing: str = "") -> Configuration:
@@ -251,6 +253,7 @@ def _read_folder(folder: Path, *, hub: str = "") -> Configuration:
         resolution=_size(processor.get("crop_size")) or _size(processor.get("size")),
         mean=_rgb(processor.get("image_mean")),
         std=_rgb(processor.get("image_std")),
+        processor=processor,
     )
 
 

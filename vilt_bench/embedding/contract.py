@@ -6,9 +6,9 @@ Shapes: B images, L text tokens, N visual tokens, D hidden size, HÃ—W pixels, hÃ
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -143,6 +143,35 @@ class Projection(nn.Module):
         )
 
 
+class Processor(Protocol):
+    """Prepares images as the library does that a tower is from."""
+
+    @property
+    def description(self) -> str:
+        """Its name, and of which versions of what."""
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether the size that it makes of an image depends on the image's."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether it returns patches, of which `pixels` puts images together again."""
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the (height, width) that it makes of an image's, in pixels."""
+
+    def __call__(self, images: Sequence[Any]) -> Any:
+        """Returns what it makes of images: Pillow's, or [3, h, w] uint8."""
+
+    def pixels(self, output: Any) -> list[Tensor]:
+        """Returns the images of that, normalised, [3, h, w] each."""
+
+
+ProcessorFactory = Callable[[str], Processor]
+"""Returns the processor of a kind: `fast`, `slow`, or as the library chooses, empty."""
+
+
 class Chain(nn.Module):
     """Named stages, run one after the other; the output of one is the input of the next.
 
@@ -195,6 +224,7 @@ class VisualEmbedder(Chain):
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
         weights: str = "random",
         notes: Mapping[str, str] | None = None,
+        processor: ProcessorFactory | None = None,
     ) -> None:
         """Chain the stages.
 
@@ -210,6 +240,7 @@ class VisualEmbedder(Chain):
             std: likewise.
             weights: where the weights come from, as shown in reports: `random`, or a file's name.
             notes: by stage, what a reader must know to read its numbers right, such as planted tensors.
+            processor: loads what prepares images for the tower in its own library; `None`: there is none.
         """
         super().__init__(stages)
         self.kind: Kind = kind
@@ -222,6 +253,7 @@ class VisualEmbedder(Chain):
         self.std = std
         self.weights = weights
         self.notes = dict(notes or {})
+        self.processor = processor
 
     if TYPE_CHECKING:  # nn.Module.__call__ returns Any; give callers the type back
 

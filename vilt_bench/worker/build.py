@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vilt_bench.ask import registry
 from vilt_bench.ask.case import Case, label
-from vilt_bench.embedding import VisualEmbedder
-from vilt_bench.errors import EmbedderError
+from vilt_bench.embedding import Processor, VisualEmbedder
+from vilt_bench.errors import EmbedderError, ViltBenchError
 from vilt_bench.machine.environment import available_memory_bytes
 from vilt_bench.model import SharedModel, VisionLanguageModel, build_shared, shared_sizes
 from vilt_bench.model.assembly import Assembly, assembled
@@ -67,6 +67,7 @@ def memory_needs(
         resolution=case.resolution or embedder.resolution,
         size_divisor=embedder.size_divisor,
         dtype=dtype,
+        processor=native_processor(case, embedder),
     )
     built = moved = 0
     for tensor in _weights_on_meta(case, embedder) if weights else ():
@@ -107,7 +108,22 @@ def build_inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> 
         device=device,
         dtype=getattr(torch, case.dtype),
         vocabulary=shared_sizes(case.interaction, case.vilt).vocabulary,
+        processor=native_processor(case, embedder),
     )
+
+
+def native_processor(case: Case, embedder: VisualEmbedder) -> Processor | None:
+    """Returns the tower's own processor where native sizes are what it makes of the images'; else they are their own.
+
+    It does not where the tower has none, or one that makes all images of one size.
+    """
+    if case.fit != "native" or embedder.fixed_size or embedder.processor is None:
+        return None
+    try:
+        found = embedder.processor("")
+        return found if found.is_dynamic else None
+    except ViltBenchError:  # none of this family, or none that is known here: nobody asked for it
+        return None
 
 
 def embedder_on_meta(case: Case) -> VisualEmbedder:

@@ -20,7 +20,7 @@ from vilt_bench.ask.images import (
     read_image,
     resize,
 )
-from vilt_bench.embedding import ImageBatch, TextBatch
+from vilt_bench.embedding import ImageBatch, Processor, TextBatch
 from vilt_bench.worker.preprocessing import Encoded, Preprocessing, Target, batch_images, to_tensor
 
 MOST_BATCHES = 16
@@ -54,7 +54,14 @@ class Inputs:
     """How photographs were fitted; `None`: noise has no size of its own to fit."""
 
 
-def least_bytes(case: Case, *, resolution: tuple[int, int], size_divisor: int, dtype: torch.dtype) -> tuple[int, int]:
+def least_bytes(
+    case: Case,
+    *,
+    resolution: tuple[int, int],
+    size_divisor: int,
+    dtype: torch.dtype,
+    processor: Processor | None = None,
+) -> tuple[int, int]:
     """Returns how many bytes `make_inputs` takes at least: of the device, and beside them of the host.
 
     Args:
@@ -62,6 +69,7 @@ def least_bytes(case: Case, *, resolution: tuple[int, int], size_divisor: int, d
         resolution: (height, width) in pixels.
         size_divisor: what both edges are multiples of, in pixels.
         dtype: of the pixels.
+        processor: whose sizes are the native ones; `None`: the images' own are.
 
     Raises:
         InputError: an image can't be read, or does not fit the resolution.
@@ -77,6 +85,7 @@ def least_bytes(case: Case, *, resolution: tuple[int, int], size_divisor: int, d
                 resolution=resolution,
                 size_divisor=size_divisor,
                 fit=case.fit,
+                native=None if processor is None else processor.size,
                 name=f"image {path!r}",
             )
             for path in paths
@@ -104,6 +113,7 @@ def make_inputs(
     device: torch.device,
     dtype: torch.dtype,
     vocabulary: int,
+    processor: Processor | None = None,
 ) -> Inputs:
     """Returns the inputs of a case, read in full, normalised and on the device.
 
@@ -119,11 +129,13 @@ def make_inputs(
         device: where the batches are put.
         dtype: of the pixels.
         vocabulary: how many token ids there are.
+        processor: whose sizes are the native ones; `None`: the images' own are.
 
     Raises:
         InputError: an image can't be read, or does not fit the resolution.
     """
     notes = []
+    rule = None if processor is None else processor.size
     paths = find_images(case.images)
     if len(paths) > (most := MOST_BATCHES * case.images_per_pass):
         notes.append(f"Of {len(paths)} images the first {most} were used, as many as are kept on the device.")
@@ -136,7 +148,21 @@ def make_inputs(
             for _ in range(BATCHES * case.images_per_pass)
         ]
     else:
-        images = [_read(path, case, resolution=resolution, size_divisor=size_divisor) for path in paths]
+        if processor is not None:
+            notes.append(f"Native sizes are those that {processor.description} makes of the images'.")
+        images = [
+            to_tensor(
+                resize(
+                    read_image(path),
+                    resolution=resolution,
+                    size_divisor=size_divisor,
+                    fit=case.fit,
+                    native=rule,
+                    name=f"image {path!r}",
+                )
+            )
+            for path in paths
+        ]
     texts = torch.Generator().manual_seed(case.seed)
     # More than the usual number of batches where it takes them to see every image.
     per_pass = case.images_per_pass
@@ -164,6 +190,7 @@ def make_inputs(
                 resolution=resolution,
                 size_divisor=size_divisor,
                 fit=case.fit,
+                native=rule,
                 canvas=(height, width),
                 masked=batches[0][0].mask is not None,
                 mean=mean,
@@ -187,14 +214,6 @@ def _encoded(paths: Sequence[str], count: int, batch_size: int) -> tuple[Encoded
         Encoded(tuple(contents[(index * batch_size + row) % len(contents)] for row in range(batch_size)))
         for index in range(count)
     )
-
-
-def _read(path: str, case: Case, *, resolution: tuple[int, int], size_divisor: int) -> Tensor:
-    """Returns the image at the size that the model takes, [3, h, w] uint8."""
-    image = resize(
-        read_image(path), resolution=resolution, size_divisor=size_divisor, fit=case.fit, name=f"image {path!r}"
-    )
-    return to_tensor(image)
 
 
 def _image_batch(

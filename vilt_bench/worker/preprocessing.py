@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vilt_bench.ask.case import Fit
-from vilt_bench.ask.images import decode, describe_file, resize
+from vilt_bench.ask.images import SizeRule, decode, describe_file, resize
 from vilt_bench.embedding import Chain, ImageBatch, Mark
 from vilt_bench.record.run import Component
 
@@ -49,6 +49,8 @@ class Target:
     """Whether images differ in size, and batches have a mask."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    native: SizeRule | None = None
+    """Of sizes where the fit is native; `None`: the images' own."""
 
 
 class Preprocessing(Chain):
@@ -101,7 +103,13 @@ class Resize(nn.Module):
         target = self.target
         return Decoded(
             tuple(
-                resize(image, resolution=target.resolution, size_divisor=target.size_divisor, fit=target.fit)
+                resize(
+                    image,
+                    resolution=target.resolution,
+                    size_divisor=target.size_divisor,
+                    fit=target.fit,
+                    native=target.native,
+                )
                 for image in decoded.images
             )
         )
