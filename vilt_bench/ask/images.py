@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from vilt_bench import files
 from vilt_bench.ask.case import SYNTHETIC, Fit
 from vilt_bench.ask.png import essential_png
+from vilt_bench.ask.tiles import Picture, Scheme
 from vilt_bench.errors import FileError, InputError
 
 T = TypeVar("T")
@@ -330,6 +331,39 @@ def resize(
     if fit in ("crop", "exact"):
         return ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
     return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def cut(image: Image.Image, scheme: Scheme, *, mean: tuple[float, float, float]) -> list[Image.Image]:
+    """Returns the image's tiles in the order in which the tower takes them.
+
+    Args:
+        image: RGB.
+        scheme: how to cut it.
+        mean: colour of the padding, in 0 to 1, where the scheme pads with it.
+
+    Raises:
+        InputError: the image is too long to be cut.
+    """
+    tiling = scheme.tiling((image.height, image.width))
+    colour = tuple(int(255 * value) for value in mean) if scheme.pads_with_mean else (0, 0, 0)
+    method = Image.Resampling[scheme.resampling.upper()]
+
+    def placed(source: Image.Image, on: Picture) -> Image.Image:
+        resized = source.resize(on.resized[::-1], method)
+        if not on.padded:
+            return resized
+        canvas = Image.new("RGB", on.canvas[::-1], colour)
+        canvas.paste(resized, on.offset[::-1])
+        return canvas
+
+    if tiling.first_to is not None:
+        image = image.resize(tiling.first_to[::-1], method)
+    picture = placed(image, tiling.picture)
+    tiles = [picture.crop(box) for box in tiling.boxes]
+    if tiling.thumbnail is None:
+        return tiles
+    thumbnail = placed(picture if tiling.thumbnail_of == "picture" else image, tiling.thumbnail)
+    return [thumbnail, *tiles] if tiling.thumbnail_first else [*tiles, thumbnail]
 
 
 def _check_divisor(resolution: tuple[int, int], size_divisor: int) -> None:
