@@ -100,7 +100,14 @@ def test_pillows_work_has_no_least_time_and_neither_has_a_whole_with_it(make_run
 
 @pytest.mark.parametrize(
     ("precision", "known"),
-    [("float32", True), ("tf32", True), ("float32, convolutions in tf32", True), ("bfloat16", False), ("int8", False)],
+    [
+        ("float32", True),
+        ("tf32", True),
+        ("float32, convolutions in tf32", True),
+        ("bfloat16", False),
+        ("int8", False),
+        ("float32 and int8", False),
+    ],
 )
 def test_a_stage_in_another_precision_than_the_peaks_has_no_least_time(
     measured: Callable[..., Run], precision: str, known: bool

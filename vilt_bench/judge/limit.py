@@ -88,5 +88,6 @@ def _of_other_precision(run: Run) -> set[str]:
     return {
         stage.name
         for stage in (made.stages if made is not None else ())
-        if not stage.precision.startswith(run.case.dtype) and stage.precision != _SAME_PROCESS
+        if stage.precision != _SAME_PROCESS
+        and not all(each.startswith(run.case.dtype) for each in stage.precision.split(" and "))
     }

@@ -72,7 +72,8 @@ def test_all_stages_are_exported_and_compute_what_eager_torch_does(
 @EXPORTS
 @pytest.mark.slow
 def test_of_a_region_detector_what_finds_things_stays_with_torch_and_the_answer_is_the_same(backend: str) -> None:
-    _, found = measured(case(backend, "region-r101-c4", resolution=(224, 224), images=()))
+    asked = case(backend, "region-r101-c4", resolution=(128, 128), images=(), options={"proposals": 20})
+    _, found = measured(asked)
     by_torch = {stage.name for stage in found.stages if stage.fell_back is not None}
     assert by_torch == {"visual_embedder.proposal_nms", "visual_embedder.class_nms"}
     assert found.deviation is not None
@@ -110,6 +111,23 @@ def test_an_output_stays_as_it_is_when_the_next_pass_runs(backend: str) -> None:
     before = first.clone()
     ready.run(torch.zeros(2, 4))
     assert torch.equal(first, before)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [("onnxruntime", torch.float32), ("openvino", torch.float32), ("openvino", torch.bfloat16)],
+)
+def test_an_output_that_nobody_holds_is_written_again_in_the_same_place_and_none_that_a_view_holds(
+    backend: str, dtype: torch.dtype
+) -> None:
+    layer = nn.Linear(4, 4)
+    given = torch.rand(2, 4, dtype=dtype)
+    ready = prepared(backend, layer, given, dtype=dtype)
+    place = ready.run(given).data_ptr()
+    assert {ready.run(given).data_ptr() for _ in range(3)} == {place}
+    held = [ready.run(given * factor)[0] for factor in range(4)]
+    torch.testing.assert_close(held, [layer(given * factor)[0] for factor in range(4)], rtol=0.02, atol=0.02)
+    assert len({each.data_ptr() for each in held}) == 4
 
 
 @EXPORTS
@@ -176,6 +194,17 @@ def test_what_it_was_asked_for_is_what_ran(backend: str, whole: str) -> None:
     subject = prepare(case(f"{backend}{whole}"), torch.device("cpu"), HostTimer())
     assert all(stage.prepare_time_s for stage in subject.computing.stages)
     assert len(subject.computing.stages) == (3 if whole else 5)
+
+
+@EXPORTS
+def test_a_machines_peak_is_tried_with_the_runtimes_own_product(backend: str) -> None:
+    rows, weight = torch.rand(5, 3), torch.rand(2, 3)
+    (pack,) = getattr(backends.load(backend), "PRODUCTS", {}).values()
+    assert pack in backends.products("torch").values()
+    product = pack(weight)
+    assert product is not None
+    torch.testing.assert_close(product(rows), rows @ weight.t())
+    assert pack(weight.to("meta")) is None
 
 
 def test_openvino_computes_bfloat16_and_says_so_where_it_is_asked_to() -> None:
@@ -245,8 +274,8 @@ def test_without_the_packages_pips_line_is_told(backend: str) -> None:
 def test_nothing_of_them_is_imported_where_another_backend_is_asked_for() -> None:
     script = (
         "import sys; from vilt_bench.worker import backends, runner;"
-        "[backends.own_products(name) for name in backends.names()]; backends.check('torch');"
-        "sys.exit(bool({'onnx', 'onnxruntime', 'openvino', 'nncf', 'torchao'} & sys.modules.keys()))"
+        "tried = [each for name in backends.names() for each in backends.own_products(name)]; backends.check('torch');"
+        "sys.exit(len(tried) != 1 or bool({'onnx', 'onnxruntime', 'openvino', 'nncf', 'torchao'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 

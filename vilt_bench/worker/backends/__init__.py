@@ -12,7 +12,7 @@ import importlib.util
 import pkgutil
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
@@ -180,7 +180,7 @@ def products(text: str, *, importing: bool = True) -> dict[str, Pack]:
 
     Args:
         text: a backend, whose products count beside those of this folder's: none is to undercut a least time.
-        importing: whether to have those of other backends that need a package which is not imported yet.
+        importing: whether to have those of other backends that need a package which is installed, but not imported.
 
     Raises:
         ConfigError: as `load`.
@@ -189,14 +189,16 @@ def products(text: str, *, importing: bool = True) -> dict[str, Pack]:
     found: dict[str, Pack] = {}
     for each in dict.fromkeys([*_files(), own]):
         backend = load(each)
-        if importing or each == own or all(package in sys.modules for package in getattr(backend, "NEEDS", {})):
+        needs = getattr(backend, "NEEDS", {})
+        if each == own or not (_absent(needs) if importing else needs.keys() - sys.modules.keys()):
             found |= getattr(backend, "PRODUCTS", {})
     return found
 
 
 def own_products(name: str) -> Mapping[str, Pack]:
-    """Returns a backend's products, as `products` has them; another package's is not imported for it, and has none."""
-    return getattr(load(name), "PRODUCTS", {}) if name in _files() else {}
+    """Returns a backend's products, as `products` has them; what needs a package that is not imported has none."""
+    backend = load(name) if name in _files() else None
+    return {} if getattr(backend, "NEEDS", {}).keys() - sys.modules.keys() else getattr(backend, "PRODUCTS", {})
 
 
 def _files() -> list[str]:
@@ -222,14 +224,18 @@ def _find(name: str) -> EntryPoint | None:
 
 
 def _check_needs(name: str, needs: Mapping[str, str]) -> None:
-    missing = [package for package in needs if importlib.util.find_spec(package) is None]
-    if missing:
+    if missing := _absent(needs):
         install = " ".join(dict.fromkeys(shlex.quote(needs[package]) for package in missing))
         raise ConfigError(
             f"{name} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
             f"python -m pip install {install}",
             field="backend",
         )
+
+
+def _absent(needs: Iterable[str]) -> list[str]:
+    """Returns the packages that are not installed."""
+    return [package for package in needs if importlib.util.find_spec(package) is None]
 
 
 def _check_options(name: str, options: Mapping[str, Option], known: Mapping[str, Values]) -> None:

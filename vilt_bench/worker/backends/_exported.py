@@ -7,12 +7,14 @@ import io
 import logging
 import platform
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -64,6 +66,45 @@ class Graph:
             )
 
         return call
+
+
+class Outputs:
+    """Tensors of one size for a runtime to write to, again where nobody holds what was written before.
+
+    New memory each pass would be new pages, which for what a detector cuts out of an image take a fifth of the stage's
+    time, and which a runtime that is called directly does not need either.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+        """Keep the size; nothing is allocated."""
+        self._shape, self._dtype, self._device = tuple(shape), dtype, device
+        self._kept = [np.empty(0)]
+        self._unheld = self._references(0)
+        self._kept = []
+
+    def next(self) -> Tensor:
+        """Returns one that nobody else holds, nor a view of it; what is in it is undefined."""
+        if self._device.type != "cpu":  # torch keeps such memory itself
+            return torch.empty(self._shape, dtype=self._dtype, device=self._device)
+        place = next((at for at in range(len(self._kept)) if self._references(at) == self._unheld), None)
+        if place is None:
+            made = torch.empty(self._shape, dtype=self._dtype)
+            self._kept = [*self._kept[1 - _OUTPUTS :], (made if self._in_numpy else made.view(torch.int16)).numpy()]
+            del made
+            place = len(self._kept) - 1
+        tensor = torch.from_numpy(self._kept[place])  # it, and its views, hold the array as long as they are there
+        return tensor if self._in_numpy else tensor.view(self._dtype)
+
+    @property
+    def _in_numpy(self) -> bool:
+        return self._dtype != torch.bfloat16
+
+    def _references(self, place: int) -> int:
+        return sys.getrefcount(self._kept[place])
+
+
+_OUTPUTS = 2
+"""Of a size that are kept: one is often held while the next is written."""
 
 
 def export(stage: StageToPrepare) -> Graph:

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import onnxruntime
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor
 
 from vilt_bench import files
@@ -17,6 +18,7 @@ from vilt_bench.errors import ConfigError
 from vilt_bench.worker.backends import NotPreparedError, Prepared, StageToPrepare
 from vilt_bench.worker.backends._exported import (
     Graph,
+    Outputs,
     check,
     check_quantized,
     converting,
@@ -37,6 +39,8 @@ _TYPES = {
     torch.uint8: onnx.TensorProto.UINT8,
     torch.bool: onnx.TensorProto.BOOL,
 }
+_OPSET, _FORMAT = 18, 9
+"""Of ONNX, for a graph made by hand: what the oldest runtime that is asked for reads."""
 _FATAL = 4
 """The severity of messages from which on the runtime prints them; what fails, it raises."""
 
@@ -81,6 +85,29 @@ def prepare(stage: StageToPrepare, asked_for: Any) -> Prepared:
     check(stage, run, dtype)
     told = "" if dtype != "int8" else f", int8 weights and activations of matrix products{int8_remark(stage)}"
     return Prepared(run, f"ONNX Runtime, {provider}{told}", dtype, allocates_elsewhere=True)
+
+
+def pack(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Returns the product with a weight [out, in] in float32 on the CPU; `None` for others."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return None
+    outputs, inputs = weight.shape
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["rows", "weight"], ["product"])],
+        "product",
+        [helper.make_tensor_value_info("rows", onnx.TensorProto.FLOAT, [None, inputs])],
+        [helper.make_tensor_value_info("product", onnx.TensorProto.FLOAT, [None, outputs])],
+        [numpy_helper.from_array(weight.t().contiguous().numpy(), "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_FORMAT)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), _options(torch.get_num_threads()), providers=[BY_DEVICE["cpu"]]
+    )
+
+    def product(rows: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"rows": rows.numpy()})[0])
+
+    return product
 
 
 def _quantized(path: Path) -> tuple[Path, str]:
@@ -129,19 +156,23 @@ def _provider(stage: StageToPrepare, asked_for: Any) -> str:
 
 
 def _session(path: Path, stage: StageToPrepare, provider: str) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = stage.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _FATAL
-    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings: dict[str, Any] = {}
     if provider == BY_DEVICE["cuda"]:
         # On torch's stream, so that one is done before the other begins, and the clock between them is right.
         stream = torch.cuda.current_stream(stage.device)
         settings = {"device_id": stage.device.index or 0, "user_compute_stream": str(stream.cuda_stream)}
     with converting("ONNX Runtime"):
-        return onnxruntime.InferenceSession(path, options, providers=[(provider, settings)])
+        return onnxruntime.InferenceSession(path, _options(stage.threads), providers=[(provider, settings)])
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _bound(
@@ -151,7 +182,10 @@ def _bound(
     kept = {each.name for each in session.get_inputs()}
     names = [name if name in kept else None for name in graph.input_names]
     place = (device.type, device.index or 0)
-    outputs = list(zip(graph.output_names, graph.shapes, graph.dtypes, strict=True))
+    outputs = [
+        (name, dtype, None if shape is None else Outputs(shape, dtype, device))
+        for name, shape, dtype in zip(graph.output_names, graph.shapes, graph.dtypes, strict=True)
+    ]
     for tensor_dtype in {*graph.dtypes, *(each.dtype for each in graph.examples)}:
         if tensor_dtype not in _TYPES:
             raise NotPreparedError(f"ONNX Runtime has no {str(tensor_dtype).removeprefix('torch.')} tensors")
@@ -164,13 +198,13 @@ def _bound(
                 shape = tuple(tensor.shape)
                 binding.bind_input(name, *place, _TYPES[tensor.dtype], shape, tensor.data_ptr())
         made: list[Tensor | None] = []
-        for name, known, dtype in outputs:
-            if known is None:
+        for name, dtype, output in outputs:
+            if output is None:
                 binding.bind_output(name, "cpu")
                 made.append(None)
                 continue
-            tensor = torch.empty(known, dtype=dtype, device=device)
-            binding.bind_output(name, *place, _TYPES[dtype], known, tensor.data_ptr())
+            tensor = output.next()
+            binding.bind_output(name, *place, _TYPES[dtype], tuple(tensor.shape), tensor.data_ptr())
             made.append(tensor)
         session.run_with_iobinding(binding)
         if all(each is not None for each in made):

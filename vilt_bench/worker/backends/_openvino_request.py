@@ -15,6 +15,7 @@ from vilt_bench.errors import ConfigError
 from vilt_bench.worker.backends import NotPreparedError, Prepared, StageToPrepare
 from vilt_bench.worker.backends._exported import (
     Graph,
+    Outputs,
     check,
     check_quantized,
     converting,
@@ -26,6 +27,7 @@ from vilt_bench.worker.backends._exported import (
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing openvino would send an event
 
 import openvino as ov  # noqa: E402
+from openvino import opset13 as opset  # noqa: E402
 
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 """By dtype, the precision in which OpenVINO is told to compute: by itself it would choose."""
@@ -78,6 +80,28 @@ def prepare(stage: StageToPrepare, device: str, hint: Any) -> Prepared:
     check(stage, run, precision)
     told = "" if "int8" not in precision else f", int8 weights and activations by NNCF{int8_remark(stage)}"
     return Prepared(run, f"OpenVINO, {device}{told}", precision, allocates_elsewhere=True)
+
+
+def pack(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Returns the product with a weight [out, in] on the CPU; what it returns is written again by the next product."""
+    hint = HINTS.get(weight.dtype)
+    if weight.device.type != "cpu" or hint is None:
+        return None
+    core = _core()
+    if _CAPABILITIES[hint] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return None
+    kind = _type(weight.dtype)
+    rows_in = opset.parameter([-1, weight.shape[1]], kind)
+    multiplied = opset.matmul(rows_in, opset.constant(_shared(weight.contiguous())), False, True)
+    compiled = _compile(core, ov.Model([multiplied], [rows_in]), "CPU", hint, torch.get_num_threads())
+    request = compiled.create_infer_request()
+
+    def product(rows: Tensor) -> Tensor:
+        request.set_input_tensor(0, _shared(rows.contiguous()))
+        request.infer()
+        return _seen(request.get_output_tensor(0), weight.dtype)
+
+    return product
 
 
 def _quantized(model: ov.Model, stage: StageToPrepare) -> ov.Model:
@@ -174,7 +198,10 @@ def _requested(
 ) -> Callable[[list[Tensor]], list[Tensor]]:
     """Returns a run in which nothing is copied, where shapes are known: OpenVINO writes where torch reads."""
     request = compiled.create_infer_request()
-    outputs = list(enumerate(zip(graph.shapes, graph.dtypes, strict=True)))
+    outputs = [
+        None if shape is None or index in handed else Outputs(shape, dtype, torch.device("cpu"))
+        for index, (shape, dtype) in enumerate(zip(graph.shapes, graph.dtypes, strict=True))
+    ]
     for port, dtype in zip(compiled.outputs, graph.dtypes, strict=True):
         if port.get_element_type() != _type(dtype):
             raise NotPreparedError(
@@ -186,19 +213,16 @@ def _requested(
         for index, tensor in enumerate(given):
             request.set_input_tensor(index, _shared(tensor))
         made: list[Tensor | None] = []
-        for index, (shape, dtype) in outputs:
-            if index in handed:
-                made.append(given[handed[index]])
+        for index, output in enumerate(outputs):
+            if output is None:
+                made.append(given[handed[index]] if index in handed else None)
                 continue
-            if shape is None:
-                made.append(None)
-                continue
-            tensor = torch.empty(shape, dtype=dtype)
+            tensor = output.next()
             request.set_output_tensor(index, _shared(tensor))
             made.append(tensor)
         request.infer()
         return [
-            _copied(request.get_output_tensor(index), graph.dtypes[index]) if tensor is None else tensor
+            _seen(request.get_output_tensor(index), graph.dtypes[index]).clone() if tensor is None else tensor
             for index, tensor in enumerate(made)
         ]
 
@@ -215,10 +239,9 @@ def _shared(tensor: Tensor) -> ov.Tensor:
     return ov.Tensor(tensor.numpy(), shared_memory=True)
 
 
-def _copied(tensor: ov.Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype in _OF_16_BITS:
-        return torch.from_numpy(tensor.data.view("int16").copy()).view(dtype)
-    return torch.from_numpy(tensor.data.copy())
+def _seen(tensor: ov.Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns OpenVINO's memory as a tensor of torch."""
+    return torch.from_numpy(tensor.data.view("int16") if dtype in _OF_16_BITS else tensor.data).view(dtype)
 
 
 def _shape(tensor: Tensor) -> Sequence[int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from vilt_bench.worker.backends import Prepared, StageToPrepare
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vilt_bench.ask.case import Option
 
 OPTIONS = {"device": str, "precision": ("f32", "bf16", "f16")}
@@ -30,6 +32,17 @@ def prepare(stage: StageToPrepare, options: Mapping[str, Option]) -> Prepared:
     from vilt_bench.worker.backends import _openvino_request
 
     return _openvino_request.prepare(stage, str(options.get("device", "CPU")), options.get("precision"))
+
+
+def pack_linear(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Returns the product with a weight [out, in]; `None` where OpenVINO has none in its dtype on its device."""
+    from vilt_bench.worker.backends import _openvino_request
+
+    return _openvino_request.pack(weight)
+
+
+PRODUCTS = {"a matrix product by OpenVINO": pack_linear}
+"""What a machine's peak is tried with beside torch's own, by what it is."""
 
 
 def version() -> str:

@@ -88,7 +88,11 @@ def _products(
         "a 1×1 convolution": lambda: conv2d(pixels, weight[:, :, None, None]),
     }
     for name, pack in packed.items():
-        if (product := pack(weight)) is not None:
+        try:
+            product = pack(weight)
+        except Exception:  # of a package that is there, but does not work here: it is no kernel at hand
+            continue
+        if product is not None:
             found[name] = lambda product=product: product(rows)  # type: ignore[misc]
     return found
 
