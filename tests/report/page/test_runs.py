@@ -126,12 +126,23 @@ def test_the_keyboard_alone_sorts_filters_and_links(sweep: bytes, show: Show) ->
     shown.keyboard.type("patch32")
     assert len(names(shown)) == 8
     assert shown.get_by_role("status").first.inner_text() == "8 of 16 cases"
-    shown.locator("#cases .tools").get_by_role("combobox", name="Batch size").select_option("4")
+    batch_sizes = shown.locator(".facet", has_text="Batch size")
+    batch_sizes.locator("summary").focus()
+    assert batch_sizes.locator("summary").inner_text() == "Batch size\nall"
+    for key in ("Enter", "Tab", "Tab", "Tab", "Space"):  # open it, go past 1 and 2, tick 4
+        shown.keyboard.press(key)
     assert names(shown) == ["patch32 (128×128, batch_size 4)", "patch32 (64×64, batch_size 4)"]
+    for key in ("Tab", "Space", "Escape"):  # tick 8 as well
+        shown.keyboard.press(key)
+    assert shown.evaluate("document.activeElement.innerText") == "Batch size\n2 of 4"
+    assert not batch_sizes.get_by_role("group").is_visible()
+    assert len(names(shown)) == 4
+    assert wider_than_the_window(shown) <= 0
     again = show(sweep, fragment="#" + shown.url.partition("#")[2])
     assert names(again) == names(shown)
     assert again.get_by_label("Search").input_value() == "patch32"
-    assert again.locator("#cases .tools").get_by_role("combobox", name="Batch size").input_value() == "4"
+    assert "f.batch-size=4&f.batch-size=8" in again.url
+    assert again.locator(".facet", has_text="Batch size").locator("summary").inner_text() == "Batch size\n2 of 4"
     again.get_by_label("Search").fill("nothing of that name")
     assert again.get_by_role("status").first.inner_text() == "No case is left by these filters."
 
@@ -187,14 +198,29 @@ def test_the_table_is_copied_as_it_is_shown(sweep: bytes, show: Show) -> None:
     area = shown.get_by_label("The table as text")
     shown.get_by_role("button", name="Copy CSV").click()
     rows = list(csv.reader(area.input_value().splitlines()))
-    assert rows[0] == ["Embedder", "Batch size", "Whole (ms) [95% interval]"]
-    assert rows[1] == ["patch32 (128×128, batch_size 8)", "8", "34.00 [33.66, 34.34]"]
+    assert rows[0] == ["Embedder", "Whole (ms) [95% interval]", "Batch size"]
+    assert rows[1] == ["patch32 (128×128, batch_size 8)", "34.00 [33.66, 34.34]", "8"]
     assert len(rows) == 9
     shown.get_by_role("button", name="Copy Markdown").click()
     assert "| --- | ---: | ---: |" in area.input_value()
     shown.get_by_role("button", name="Copy LaTeX").click()
-    assert r"34.00 {[}33.66, 34.34{]} \\" in area.input_value()
+    assert r"34.00 {[}33.66, 34.34{]} & 8 \\" in area.input_value()
     assert r"128\(\times\)128, batch\_size 8" in area.input_value()
+
+
+def test_on_paper_pictures_are_drawn_for_its_width_and_ink_is_dark(sweep: bytes, show: Show) -> None:
+    shown = show(sweep, width=1600, theme="dark")
+    shown.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert shown.locator("#map svg").first.evaluate("svg => svg.clientWidth") <= 44 * 16
+    assert shown.locator("#bars rect.mark").count() == 16 * 3
+    shown.emulate_media(media="print")
+    assert shown.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert not shown.locator(".tools").first.is_visible()
+    # A4 is 210 mm wide; margins take some.
+    assert shown.locator("#cases table").evaluate("table => table.getBoundingClientRect().width") <= 44 * 16
+    shown.emulate_media(media="screen")
+    shown.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert shown.locator("#map svg").first.evaluate("svg => svg.clientWidth") > 1000
 
 
 def test_everything_has_a_name_in_the_accessibility_tree(sweep: bytes, show: Show) -> None:

@@ -33,6 +33,8 @@ MOST_SAMPLES = 30_000
 """Passes that a page holds of all its runs together."""
 LEAST_SAMPLES = 12
 """Of a run."""
+FIRST = ("whole", SHARE.name.replace("_", "-"), "verdict")
+"""Columns that stand before the others: how long, what share of it is seeing, how sure."""
 ALWAYS = ("machine", "interaction", "text-length", "dtype", "backend", "device", "threads", "batch-size")
 """Axes that the table of cases has as columns, whether runs differ in them or not."""
 
@@ -62,6 +64,8 @@ def columns(runs: Sequence[Summary], quantities: Sequence[Quantity] = ()) -> lis
         quantities: that are shown at first, in their order; none: those of tables.
     """
     found = [*_axes(runs), *_quantities(runs, quantities)]
+    if not quantities:  # what is first asked is first seen, on a telephone too
+        found.sort(key=lambda each: FIRST.index(each.key) if each.key in FIRST else len(FIRST))
     return [each for each in found if any(text not in (ABSENT, "") for text in each.texts)]
 
 
@@ -104,7 +108,7 @@ def _quantities(runs: Sequence[Summary], chosen: Sequence[Quantity]) -> Iterator
             verdicts = [f"{SIGNS[run.verdict]} {run.verdict}" for run in runs]
             yield Told("verdict", "Verdict", verdicts, verdicts, "axis", shown=True, number=False)
         elif quantity.name == SHARE.name:
-            title = Column("Share of visual embedder", "%")
+            title = Column("Visual share", "%")
             rows = [run.components["visual_embedder"] for run in runs]
             yield _of_rows(quantity, title, quantity.name, rows, shown=shown)
         else:

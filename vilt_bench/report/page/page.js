@@ -20,7 +20,7 @@
   /** @typedef {(value: number) => number} Scale */
 
   const [COMPONENT, WHOLE, STAGE] = [0, 1, 2];
-  const MOST_BARS = 30, MOST_LINES = 8, WIDE = 560;
+  const MOST_ROWS = 1000, MOST_BARS = 30, MOST_BARS_OF_A_SHEET = 18, MOST_LINES = 8, WIDE = 560;
   const data = /** @type {Data} */ (JSON.parse(find("data").textContent || ""));
   const [cases, columns] = [data.cases, data.columns];
   const byId = new Map(cases.map((each, index) => [each.id, index]));
@@ -78,6 +78,9 @@
     return h("label", {}, label, select);
   }
 
+  /** Returns a name that may be broken where its parts end. @param {string} name */
+  const breakable = (name) => name.slice(0, 400).split(/(?<=[/_])/).flatMap((part) => [part, h("wbr")]);
+
   /** Returns a list of terms. @param {[string, string | null | undefined][]} pairs */
   function terms(pairs) {
     return h("dl", { class: "origin" }, ...pairs.filter(([, text]) => text).map(([term, text]) => h("div", {}, h("dt", {}, term), h("dd", {}, text || ""))));
@@ -87,10 +90,13 @@
 
   const state = () => new URLSearchParams(location.hash.slice(1));
 
-  /** Change what is chosen; nothing for what is usual. @param {Record<string, string | null>} changes */
+  /** Change what is chosen; nothing for what is usual. @param {Record<string, string | string[] | null>} changes */
   function put(changes) {
     const now = state();
-    for (const [key, value] of Object.entries(changes)) value === null || value === "" ? now.delete(key) : now.set(key, value);
+    for (const [key, value] of Object.entries(changes)) {
+      now.delete(key);
+      for (const each of [value].flat()) if (each) now.append(key, each);
+    }
     history.replaceState(null, "", `#${now}`);
     update();
   }
@@ -145,6 +151,8 @@
   const short = (value) => Math.abs(value) >= 1e6 ? `${+(value / 1e6).toPrecision(3)}M` : value.toLocaleString("en-US", { maximumSignificantDigits: 4 });
 
   // Pictures
+
+  const onPaper = () => document.documentElement.classList.contains("paper");
 
   /** Returns a picture: one stop of the Tab key, whose marks are reached by the arrow keys.
    * @param {HTMLElement} box @param {string} label @param {number} height @param {(svg: SVGElement, width: number) => void} draw */
@@ -221,7 +229,7 @@
 
   /** Draw the paper's Figure 1 of what is shown. @param {number[]} shown */
   function drawBars(shown) {
-    const section = begin("bars"), bars = shown.filter((at) => parts(cases[at]).length).slice(0, MOST_BARS);
+    const section = begin("bars"), mostBars = onPaper() ? MOST_BARS_OF_A_SHEET : MOST_BARS, bars = shown.filter((at) => parts(cases[at]).length).slice(0, mostBars);
     section.hidden = !bars.length;
     if (!bars.length) return;
     const sums = bars.map((at) => parts(cases[at]).reduce((sum, row) => sum + (row[2] ? row[2][0] : 0), 0));
@@ -233,9 +241,11 @@
     section.append(h("div", { class: "tools" }, choice("Scale", "scale", options, "linear")));
     const box = h("div");
     section.append(box);
-    const narrow = box.clientWidth < WIDE, step = narrow ? 46 : 30, used = /** @type {Set<Stage>} */ (new Set());
+    const longest = Math.max(...bars.map((at) => cases[at].name.length));
+    // Names stand over their bars where there is no room beside.
+    const narrow = box.clientWidth < WIDE || 6.8 * longest > 0.4 * box.clientWidth, step = narrow ? 46 : 30, used = /** @type {Set<Stage>} */ (new Set());
     chart(box, "Latency by stage", bars.length * step + 46, (svg, width) => {
-      const left = narrow ? 0 : Math.min(0.32 * width, 16 + 6.8 * Math.max(...bars.map((at) => cases[at].name.length))), right = width - 64;
+      const left = narrow ? 0 : 16 + 6.8 * longest, right = width - 64;
       const least = Math.min(...bars.map((at) => Math.min(...parts(cases[at]).map((row) => row[2] && row[2][0] || most).slice(0, 1)))) || most / 1e4;
       const [until, from] = [1.06 * sorted[gap], 0.94 * sorted[gap + 1]];
       const log = scaled([Math.max(least / 2, most / 1e6), most], left, right, true, false);
@@ -248,8 +258,8 @@
       for (const value of marks) svg.append(s("line", { x1: at(value), x2: at(value), y1: 0, y2: bottom, class: "axis" }), s("text", { x: at(value), y: bottom + 15, "text-anchor": value ? "middle" : "start", class: "quiet" }, short(value)));
       svg.append(s("text", { x: right, y: bottom + 33, "text-anchor": "end", class: "quiet" }, "ms, sum of stages"));
       bars.forEach((index, line) => {
-        const one = cases[index], top = line * step + (narrow ? 18 : 4), room = narrow ? width / 6.8 : (left - 12) / 6.8;
-        const name = one.name.length > room ? `${one.name.slice(0, room - 1)}…` : one.name;
+        const one = cases[index], top = line * step + (narrow ? 18 : 4), room = width / 6.8;
+        const name = narrow && one.name.length > room ? `${one.name.slice(0, room - 1)}…` : one.name;
         svg.append(s("text", narrow ? { x: 0, y: top - 5 } : { x: left - 8, y: top + 15, "text-anchor": "end" }, name));
         let sum = 0;
         for (const row of parts(one)) {
@@ -305,7 +315,7 @@
     const bounds = points.flatMap(({ ends, y: value }) => Array.isArray(ends) ? [value, ...ends.filter((each) => each !== null && (!log.y || Number(each) > 0)).map(Number)] : [value]);
     const better = columns[y].more ? 1 : -1, lessX = columns[x].more ? -1 : 1;
     const front = curve ? [] : frontier(points, lessX, better);
-    const box = h("div");
+    const box = h("div"), lined = curve && series.length <= 3 * MOST_LINES, dashes = (/** @type {number} */ line) => ["none", "6 3", "2 3"][Math.floor(line / MOST_LINES)];
     section.append(box);
     const figure = chart(box, `${columns[y].title} by ${columns[x].title}`, 380, (svg, width) => {
       const at = frame(svg, [58, 26, width - 12, 336], { xs: points.map((each) => each.x), ys: bounds, xLog: log.x, yLog: log.y, xTicks: curve || undefined, x: columns[x].title, y: columns[y].title });
@@ -313,7 +323,7 @@
       if (front.length > 1) svg.append(s("path", { d: path(front), class: "line s6", "stroke-dasharray": "5 4" }));
       series.forEach((name, line) => {
         const those = points.filter((each) => sizes(each.at) === name).sort((a, b) => a.x - b.x), group = s("g", { class: `s${line % MOST_LINES}` });
-        if (curve && series.length <= 3 * MOST_LINES && those.length > 1) group.append(s("path", { d: path(those), class: "line", "stroke-dasharray": ["none", "6 3", "2 3"][Math.floor(line / MOST_LINES)] }));
+        if (lined && those.length > 1) group.append(s("path", { d: path(those), class: "line", "stroke-dasharray": dashes(line) }));
         for (const each of those) {
           const [, low, high] = Array.isArray(each.ends) ? each.ends : [null, null, null];
           if (low && high) group.append(s("line", { x1: at.x(each.x), x2: at.x(each.x), y1: at.y(low), y2: at.y(high), class: "whisker" }));
@@ -323,8 +333,9 @@
       });
     });
     if (series.length > 1 && series.length <= 3 * MOST_LINES) figure.append(h("ul", { class: "legend" }, ...series.map((name, line) =>
-      h("li", {}, s("svg", { viewBox: "0 0 18 12", class: `s${line % MOST_LINES}`, "aria-hidden": "true" }, s("circle", { cx: 9, cy: 6, r: 5, fill: "currentColor" })), label(name)))));
-    section.append(h("p", { class: "said" }, curve ? "Bars are 95% intervals." : `The dashed line is the frontier: no case shown is better in both. Bars are 95% intervals.`));
+      h("li", {}, s("svg", { viewBox: "0 0 26 12", class: `s${line % MOST_LINES}`, "aria-hidden": "true" },
+        ...(lined ? [s("path", { d: "M0 6H26", class: "line", "stroke-dasharray": dashes(line) })] : []), s("circle", { cx: 13, cy: 6, r: 4, fill: "currentColor" })), label(name)))));
+    section.append(h("p", { class: "said" }, `${curve ? "" : front.length > 1 ? "The dashed line is the frontier: no case shown is better in both. " : `${cases[front[0].at].name} is the best in both of those shown. `}Bars are 95% intervals.`));
   }
 
   /** @param {number} at */
@@ -515,7 +526,7 @@
   function drawTable() {
     const now = state(), words = (now.get("q") ?? "").toLowerCase().split(/\s+/).filter(Boolean);
     const wanted = facets.filter((at) => now.has(`f.${columns[at].key}`));
-    let shown = cases.map((_, at) => at).filter((at) => words.every((word) => said[at].includes(word)) && wanted.every((each) => texts[at][each] === now.get(`f.${columns[each].key}`)));
+    let shown = cases.map((_, at) => at).filter((at) => words.every((word) => said[at].includes(word)) && wanted.every((each) => now.getAll(`f.${columns[each].key}`).includes(texts[at][each])));
     const key = now.get("sort") ?? "", way = key.startsWith("-") ? -1 : 1, name = key.replace(/^-/, "");
     const column = name === "name" ? -1 : columnOf(name);
     if (name === "name" || column >= 0) shown = [...shown].sort((a, b) => order(column, way, a, b));
@@ -526,12 +537,13 @@
       lately = visible.join();
     }
     [...heading.cells].forEach((head) => head.dataset.key === name ? head.setAttribute("aria-sort", way > 0 ? "ascending" : "descending") : head.removeAttribute("aria-sort"));
-    const kept = new Set(shown);
-    rows.forEach((row, at) => { row.hidden = !kept.has(at); });
-    const wantedRows = [...shown, ...cases.map((_, at) => at).filter((at) => !kept.has(at))].map((at) => rows[at]);
-    if (wantedRows.some((row, at) => body.children[at] !== row)) body.append(...wantedRows);
-    const status = /** @type {HTMLElement} */ (find("cases").querySelector(".said"));
-    status.textContent = shown.length === cases.length ? "" : shown.length ? `${shown.length.toLocaleString("en-US")} of ${cases.length.toLocaleString("en-US")} cases` : "No case is left by these filters.";
+    // What is hidden may stand anywhere.
+    const seen = shown.slice(0, MOST_ROWS), kept = new Set(seen);
+    rows.forEach((row, at) => { if (row.hidden === kept.has(at)) row.hidden = !row.hidden; });
+    if (seen.some((at, place) => body.children[place] !== rows[at])) body.prepend(...seen.map((at) => rows[at]));
+    const status = /** @type {HTMLElement} */ (find("cases").querySelector(".said")), many = seen.length < shown.length;
+    status.textContent = many ? `The first ${seen.length.toLocaleString("en-US")} of ${shown.length.toLocaleString("en-US")} cases stand here; order and filters choose them, and copies have all.`
+      : shown.length === cases.length ? "" : shown.length ? `${shown.length.toLocaleString("en-US")} of ${cases.length.toLocaleString("en-US")} cases` : "No case is left by these filters.";
     return { shown, visible };
   }
 
@@ -563,6 +575,18 @@
     return head;
   }
 
+  /** Returns a column's values to tick: none is all. @param {number} at */
+  function facet(at) {
+    const name = `f.${columns[at].key}`, found = distinct(at).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+    const box = h("fieldset", { "aria-label": columns[at].title }, ...found.map((value) => h("label", {}, h("input", { type: "checkbox", name, value, onchange: () => {
+      const ticked = /** @type {HTMLInputElement[]} */ ([...box.querySelectorAll("input:checked")]).map((each) => each.value);
+      put({ [name]: ticked.length < found.length ? ticked : null });
+    } }), `${value} (${texts.filter((each) => each[at] === value).length.toLocaleString("en-US")})`)));
+    // Within the window, whose edge may be near.
+    const place = () => { box.style.left = "0"; box.style.left = `${Math.min(0, document.documentElement.clientWidth - 8 - box.getBoundingClientRect().right)}px`; };
+    return h("details", { class: "facet", ontoggle: place }, h("summary", {}, columns[at].title, h("span", {})), box);
+  }
+
   /** Add what the table is worked with; once. */
   function prepare() {
     const tools = /** @type {HTMLElement} */ (find("cases").querySelector(".tools")), area = /** @type {HTMLTextAreaElement} */ (h("textarea", { readonly: "", hidden: true, "aria-label": "The table as text" }));
@@ -575,11 +599,7 @@
       /** @type {HTMLElement} */ (find("cases").querySelector(".said")).textContent = `Copied as ${language}.`;
     } }, `Copy ${language}`);
     tools.append(h("label", {}, "Search", search),
-      ...facets.map((at) => {
-        const counts = distinct(at).map((text) => /** @type {[string, number]} */ ([text, texts.filter((each) => each[at] === text).length]));
-        counts.sort((a, b) => a[0].localeCompare(b[0], "en", { numeric: true }));
-        return choice(columns[at].title, `f.${columns[at].key}`, [["", "all"], ...counts.map(([text, count]) => /** @type {[string, string]} */ ([text, `${text} (${count.toLocaleString("en-US")})`]))], "");
-      }),
+      ...facets.map(facet),
       ...["Markdown", "CSV", "LaTeX"].map(copy),
       h("details", {}, h("summary", {}, "Columns"), h("fieldset", {}, ...columns.map((each) => h("label", {}, h("input", { type: "checkbox", name: `column-${each.key}`, onchange: () => {
         const ticked = columns.filter((one) => /** @type {HTMLInputElement} */ (tools.querySelector(`[name="column-${one.key}"]`)).checked).map((one) => one.key);
@@ -590,21 +610,26 @@
     heading.replaceChildren(headOf("name", heading.cells[0].textContent || "", false));
     rows.forEach((row, at) => {
       const one = cases[at];
-      row.cells[0].replaceChildren(
+      row.cells[0].replaceChildren(h("span", { class: "named" },
         ...(cases.length > 1 ? [h("input", { type: "checkbox", class: "pick", title: "Compare with another", "aria-label": `Compare ${one.name}`, onchange: () => {
           const picked = (state().get("pair") ?? "").split(",").filter(Boolean), rest = picked.filter((id) => id !== one.id);
           put({ pair: (rest.length < picked.length ? rest : [...picked.slice(-1), one.id]).join() });
         } })] : []),
-        h("a", { href: `#case=${one.id}`, onclick: (/** @type {Event} */ event) => { event.preventDefault(); open(one.id); } }, one.name));
+        h("a", { href: `#case=${one.id}`, onclick: (/** @type {Event} */ event) => { event.preventDefault(); open(one.id); } }, ...breakable(one.name))));
     });
   }
 
   /** Set what is chosen in the tools to what the address says. */
   function mirror() {
     const now = state(), own = now.get("columns")?.split(",");
-    for (const field of /** @type {NodeListOf<HTMLInputElement | HTMLSelectElement>} */ (find("cases").querySelectorAll(".tools input, .tools select"))) {
-      if (field.name.startsWith("column-")) { const key = field.name.slice(7); /** @type {HTMLInputElement} */ (field).checked = own ? own.includes(key) : columns[columnOf(key)].shown; }
-      else if (field !== document.activeElement || field.value !== (now.get(field.name) ?? "")) field.value = now.get(field.name) ?? "";
+    for (const field of /** @type {NodeListOf<HTMLInputElement>} */ (find("cases").querySelectorAll(".tools input"))) {
+      if (field.name.startsWith("column-")) { const key = field.name.slice(7); field.checked = own ? own.includes(key) : columns[columnOf(key)].shown; }
+      else if (field.type === "checkbox") field.checked = now.getAll(field.name).includes(field.value);
+      else if (field.value !== (now.get(field.name) ?? "")) field.value = now.get(field.name) ?? "";
+    }
+    for (const box of /** @type {NodeListOf<HTMLElement>} */ (find("cases").querySelectorAll(".facet"))) {
+      const ticked = /** @type {NodeListOf<HTMLInputElement>} */ (box.querySelectorAll("input:checked")), told = /** @type {HTMLElement} */ (box.querySelector("summary span"));
+      told.textContent = ticked.length === 0 ? "all" : ticked.length === 1 ? ticked[0].value : `${ticked.length} of ${box.querySelectorAll("input").length}`;
     }
   }
 
@@ -689,8 +714,22 @@
   update();
   for (const kind of ["pointerover", "focusin"]) document.addEventListener(kind, tell);
   document.addEventListener("focusout", () => { find("tip").hidden = true; });
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") find("tip").hidden = true; });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    find("tip").hidden = true;
+    const box = document.activeElement?.closest(".facet[open]");
+    box?.querySelector("summary")?.focus();
+    box?.removeAttribute("open");
+  });
+  for (const kind of ["pointerdown", "focusin"]) document.addEventListener(kind, (event) => {
+    for (const box of document.querySelectorAll(".facet[open]")) if (!box.contains(/** @type {Node} */ (event.target))) box.removeAttribute("open");
+  });
   addEventListener("hashchange", update);
+  // As wide as paper: a picture that is shrunk to it could not be read.
+  for (const [kind, on] of /** @type {[string, boolean][]} */ ([["beforeprint", true], ["afterprint", false]])) addEventListener(kind, () => {
+    document.documentElement.classList.toggle("paper", on);
+    update();
+  });
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; update(); } });
 })();
