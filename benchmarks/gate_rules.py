@@ -6,6 +6,8 @@ Sides of identical code are swapped at random. Prints Markdown, for docs/gate.md
 
     python benchmarks/gate_rules.py --fast FOLDER --slow results/gate | python tools/marked.py docs/gate.md gate-rules
 
+and with `--by-time` a second one, for the marks `gate-times`.
+
 The folder of fast passes holds `processes.csv.gz` (process, pair, side, workload, variant, regime) and `samples.csv.gz`
 (process, sample, wall_time_s, cpu_time_s; the first five are warm-up).
 """
@@ -22,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import gate as recorded
 import numpy as np
@@ -29,10 +32,12 @@ from scipy import stats
 
 from vilt_bench.ask.rule import TOLERANCE
 from vilt_bench.judge.pairs import LOOKS, Pair
-from vilt_bench.judge.significance import ALONE, GATE_ERROR
+from vilt_bench.judge.significance import ALONE, GATE_ERROR, pairs_trimmed
 
 CLOCKS = ("wall_time_s", "cpu_time_s")
 WARMUP = 5
+FINE_TOLERANCE = 0.015
+"""By which 3% is to be found."""
 Passes = tuple[np.ndarray, np.ndarray]
 """Of baseline and candidate, in turns A B B A."""
 Number = Callable[[Sequence[Passes]], float]
@@ -220,12 +225,12 @@ def fast_cells(folder: Path, variants: Mapping[str, float], most: int) -> list[C
     ]
 
 
-def slow_cells(folder: Path) -> list[Cell]:
+def slow_cells(folder: Path, slowdowns: Sequence[float]) -> list[Cell]:
     """Returns the cells of the gates that were run in full, with as many pairs as fit into five minutes."""
     gates = recorded.run_gates(folder)
     cells = []
     for load in (0, 1, 2):
-        for slowdown in (0.0, 0.05):
+        for slowdown in slowdowns:
             pairs = recorded.pool(folder, load, slowdown)
             spent_s = sum(each["spent_s"] for each in gates if (each["load"], each["slowdown"]) == (load, slowdown))
             most = min(max(LOOKS), math.floor(300 * len(pairs) / spent_s))
@@ -246,26 +251,28 @@ def _series(pair: Pair, clock: str) -> tuple[Passes, ...]:
     return tuple(found)
 
 
-def regressed(logs: np.ndarray, test: Test) -> np.ndarray:
-    """Returns which gates say regressed, of pairs' logarithms by both clocks (2, G, N)."""
-    most, limit = logs.shape[2], math.log1p(TOLERANCE)
+def regressed(
+    logs: np.ndarray, test: Test, *, tolerance: float = TOLERANCE, looks: Mapping[int, float] = LOOKS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which gates say regressed, and which nothing, of pairs' logarithms by both clocks (2, G, N)."""
+    most, limit = logs.shape[2], math.log1p(tolerance)
     said = np.zeros(logs.shape[1], dtype=bool)
     open_yet = np.ones(logs.shape[1], dtype=bool)
     spent = 0.0
-    for count in [*(look for look in LOOKS if look < most), most]:
-        share = 1.0 if count == most else LOOKS[count]
+    for count in [*(look for look in looks if look < most), most]:
+        share = 1.0 if count == most else looks[count]
         error, spent = GATE_ERROR * (share - spent), share
         (wall, up, down, high), (cpu, cpu_up, cpu_down, cpu_high) = (test(clock[:, :count]) for clock in logs)
         by_wall = np.where(wall > limit, up, 1.0)
         by_cpu = np.where(cpu > limit, cpu_up, 1.0)
         slower = (2 * np.minimum(by_wall, by_cpu) <= error) & ((by_wall <= by_cpu) | (high >= limit))
         faster = np.minimum(np.where(wall < -limit, down, 1.0), np.where(cpu < -limit, cpu_down, 1.0))
-        bearable = high <= math.log1p(ALONE * TOLERANCE)
+        bearable = high <= math.log1p(ALONE * tolerance)
         improved = (2 * faster <= error) & (wall < 0) & bearable
         unchanged = (high < limit) | ((cpu_high < limit) & (wall <= limit) & bearable)
         said |= open_yet & slower
         open_yet &= ~(slower | improved | unchanged)
-    return said
+    return said, open_yet
 
 
 def share(cell: Cell, number: Number, test: Test, draws: int) -> float:
@@ -275,7 +282,7 @@ def share(cell: Cell, number: Number, test: Test, draws: int) -> float:
     drawn = logs[rng.integers(len(logs), size=(draws, cell.most))]  # (G, N, clocks)
     if not cell.slowdown:
         drawn *= rng.choice([-1.0, 1.0], size=(draws, cell.most, 1))
-    return float(regressed(np.moveaxis(drawn, 2, 0), test).mean())
+    return float(regressed(np.moveaxis(drawn, 2, 0), test)[0].mean())
 
 
 def table(cells: Sequence[Cell], draws: int) -> str:
@@ -301,19 +308,114 @@ def table(cells: Sequence[Cell], draws: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+class Time(NamedTuple):
+    """What a gate has time for."""
+
+    pairs: int
+    turns: int | None = None
+    """Of a pair; `None`: as many as were recorded."""
+
+
+Times = Mapping[str, tuple[Time, Time]]
+"""In three minutes and in five, by group of cells."""
+BEFORE: Times = {
+    "fast, bursty": (Time(19), Time(24)),
+    "fast, loaded": (Time(16), Time(24)),
+    "fast, quiet": (Time(24), Time(24)),
+    "slow, 0×": (Time(10, 6), Time(12, 10)),
+    "slow, 1×": (Time(6, 6), Time(10, 6)),
+    "slow, 2×": (Time(5, 6), Time(9, 6)),
+}
+NOW: Times = {
+    "fast, bursty": (Time(30), Time(48)),
+    "fast, loaded": (Time(26), Time(44)),
+    "fast, quiet": (Time(40), Time(48)),
+    "slow, 0×": (Time(15, 4), Time(16, 8)),
+    "slow, 1×": (Time(9, 4), Time(16, 4)),
+    "slow, 2×": (Time(9, 4), Time(15, 4)),
+}
+"""Of fast passes by what a pair costs here of 3 ms a pass (docs/gate.md), of slow ones by their recorded turns and by
+three quarters of what starting and ending took in those gates."""
+GATES: dict[str, tuple[Test, Mapping[int, float], Times]] = {
+    "as it is: 10%, 25% from 18 pairs on": (yuen(pairs_trimmed), LOOKS, NOW),
+    "as it was: 10%, 24 pairs at most": (yuen(lambda _: 0.1), {6: 0.2, 12: 0.65, 18: 0.85, 24: 1.0}, BEFORE),
+    "10%": (yuen(lambda _: 0.1), LOOKS, NOW),
+    "20%": (yuen(lambda _: 0.2), LOOKS, NOW),
+    "10%, 20% from 18 on": (yuen(lambda count: 0.1 if count < 18 else 0.2), LOOKS, NOW),
+    "10%, 35% from 18 on": (yuen(lambda count: 0.1 if count < 18 else 0.35), LOOKS, NOW),
+    "Student or Yuen, 20%": (TESTS["Student or Yuen, 20%"], LOOKS, NOW),
+    "Huber at 1.5, 4 lost": (TESTS["Huber at 1.5, 4 lost"], LOOKS, NOW),
+}
+
+
+def symmetric(cells: Sequence[Cell], turns: int | None) -> np.ndarray:
+    """Returns pairs' logarithms (P, 2) of one kind of work, whatever was done to the candidate less its median."""
+    number, found = next(iter(NUMBERS.values())), []
+    for cell in cells:
+        logs = np.array([[number(_first(by_clock, turns)) for by_clock in pair] for pair in cell.series])
+        found.append(logs - np.median(logs, axis=0) if cell.slowdown else logs)
+    return np.concatenate(found)
+
+
+def _first(series: Sequence[Passes], turns: int | None) -> list[Passes]:
+    """Returns the first turns, of uninstrumented and instrumented passes in alternation."""
+    if turns is None:
+        return list(series)
+    counts = [2 * ((turns + 1 - place) // len(series)) for place in range(len(series))]
+    return [(before[:count], after[:count]) for (before, after), count in zip(series, counts, strict=True)]
+
+
+def by_time(cells: Sequence[Cell], draws: int) -> str:
+    """Returns what gates say that have three minutes and five, drawn from pairs that are swapped at random."""
+    groups: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        groups[cell.group][cell.name].append(cell)
+    lines = [f"| trimmed | {' | '.join(groups)} |", "|---" * (1 + len(groups)) + "|"]
+    for name, (test, looks, times) in GATES.items():
+        told = []
+        for group, works in groups.items():
+            short, long = times[group]
+            shares = []
+            for same in works.values():
+                rng = np.random.default_rng(0)
+                seen = []
+                for slowdown, tolerance, time in (
+                    (0.0, TOLERANCE, long),
+                    (0.0, FINE_TOLERANCE, long),
+                    (0.05, TOLERANCE, short),
+                    (0.03, FINE_TOLERANCE, long),
+                ):
+                    logs = symmetric(same, time.turns)
+                    drawn = logs[rng.integers(len(logs), size=(draws, time.pairs))]
+                    drawn = drawn * rng.choice([-1.0, 1.0], size=(draws, time.pairs, 1)) + math.log1p(slowdown)
+                    said = regressed(np.moveaxis(drawn, 2, 0), test, tolerance=tolerance, looks=looks)
+                    seen.append([100 * float(each.mean()) for each in said])
+                shares.append([max(seen[0][0], seen[1][0]), seen[0][1], seen[2][0], seen[3][0]])
+            alarms, undecided, five, three = np.mean(shares, axis=0)
+            worst = f" (at most {max(shares)[0]:.2g})" if len(shares) > 1 else ""
+            told.append(f"{alarms:.2f}%{worst}, {undecided:.1f}%, {five:.1f}%, {three:.1f}%")
+        lines.append(f"| {name} | {' | '.join(told)} |")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", type=Path, help="folder of the recording of fast passes")
     parser.add_argument("--slow", type=Path, help="folder of the gates that benchmarks/gate.py has run")
     parser.add_argument("--pairs", type=int, default=12, help="that a gate on fast passes has time for")
     parser.add_argument("--draws", type=int, default=2000, help="gates a cell")
+    parser.add_argument("--by-time", action="store_true", help="what the gate finds in three minutes and in five")
     options = parser.parse_args()
     cells = []
     if options.fast:
-        cells += fast_cells(options.fast, {"a1": 0.0, "b5": 0.05}, options.pairs)
+        slowdowns = {"a1": 0.0, "b5": 0.05}
+        if options.by_time:
+            slowdowns |= {"b2": 0.02, "b10": 0.1, "b20": 0.2}
+        cells += fast_cells(options.fast, slowdowns, options.pairs)
     if options.slow:
-        cells += slow_cells(options.slow)
-    print(table(cells, options.draws))
+        cells += slow_cells(options.slow, (0.0, 0.05, 0.1) if options.by_time else (0.0, 0.05))
+    print(by_time(cells, options.draws) if options.by_time else table(cells, options.draws))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from vilt_bench.judge.estimate import student_t
 def called_slower(logs: np.ndarray, *, tolerance: float, error: float) -> np.ndarray:
     """Returns, by row, what the lockstep rule says of pairs' log ratios [B, N]: Yuen's test and the tolerance."""
     count = logs.shape[1]
-    cut = int(0.1 * count)
+    cut = int((0.1 if count < 18 else 0.25) * count)
     ordered = np.sort(logs, axis=1)
     estimates = ordered[:, cut : count - cut].mean(axis=1)
     winsorized = np.clip(logs, ordered[:, [cut]], ordered[:, [count - cut - 1]])

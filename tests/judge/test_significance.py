@@ -94,6 +94,17 @@ def test_pairs_without_trimming_are_a_t_test():
     assert found.p_beyond(slower=True) == pytest.approx(expected.pvalue)
 
 
+@pytest.mark.parametrize(("count", "share"), [(9, 0.0), (10, 0.1), (17, 0.1), (18, 0.25), (48, 0.25)])
+def test_of_many_pairs_a_quarter_is_left_out_at_each_end_and_of_few_none(count, share):
+    logs = np.random.default_rng(count).standard_t(2, count)
+    found = paired("wall_time", logs.tolist())
+    assert found.estimate == pytest.approx(stats.trim_mean(logs, share))
+    kept = count - 2 * int(share * count)
+    winsorised = np.asarray(stats.mstats.winsorize(logs, (share, share)))
+    assert found.error == pytest.approx(math.sqrt(winsorised.var(ddof=1) * (count - 1) / (kept * (kept - 1))))
+    assert found.freedom == kept - 1
+
+
 def test_adjusted_probabilities_are_holms():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 

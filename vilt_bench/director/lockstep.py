@@ -28,15 +28,15 @@ from vilt_bench.director.side import SideState, check_origins
 from vilt_bench.errors import ConfigError, MeasurementError
 from vilt_bench.judge.comparison import SideName
 from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LEAST_TURNS, SAMPLE_TURNS, WARMUP_TURNS, Pair, evidence
-from vilt_bench.judge.significance import PLANNED_PAIRS
 from vilt_bench.record import journal
 from vilt_bench.record.join import join_passes
 from vilt_bench.record.journal import Note
 from vilt_bench.record.run import Failure, Series, Trial
 from vilt_bench.wire import BYE_S
 
-SHORT_TURNS = 6
-"""Where time is short: nine pairs of six turns find more than six of ten, as their spread is known better."""
+SHORT_TURNS, AIMED_PAIRS = 4, 16
+"""Where time is short, turns are left out, down to so few, until so many pairs fit: fifteen pairs of four turns find
+more than eleven of six, as their spread is known better."""
 LEAST_SAMPLING_S, SAMPLING_SHARE = 1.0, 0.5
 """Where thirty passes take less, and less than half as long as the processes took to start, there are more of them."""
 MOST_WARMUP_TURNS = 5
@@ -121,7 +121,7 @@ class Lockstep:
             return SAMPLE_TURNS
         worth_s = max(LEAST_SAMPLING_S, SAMPLING_SHARE * self.start_s)
         most = max(SAMPLE_TURNS, math.floor(worth_s / self.turn_s))
-        planned = PLANNED_PAIRS - len(self.pairs)
+        planned = AIMED_PAIRS - len(self.pairs)
         if planned <= 0:
             return most
         fits = math.floor((self.left_s / planned - self.start_s) / self.turn_s) - self.warmup_turns

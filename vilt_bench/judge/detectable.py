@@ -10,17 +10,17 @@ from vilt_bench.ask.rule import TOLERANCE
 from vilt_bench.judge.estimate import LEAST_UNITS
 from vilt_bench.judge.significance import (
     GATE_ERROR,
-    PAIRS_TRIMMED,
     PLANNED_PAIRS,
     POWER,
     neighbour_logs,
     pair_log,
+    pairs_trimmed,
     smallest_found,
 )
 
 MOST_PAIRS = 60
-_TRIMMING_COST = 1.06
-"""Variance of a trimmed mean over that of the plain mean, for normal noise."""
+_TRIMMING_COST = {0.1: 1.06, 0.25: 1.20}
+"""Variance of a trimmed mean over that of the plain mean, for normal noise, by the share that is trimmed."""
 
 
 def pair_noise(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float | None:
@@ -61,8 +61,9 @@ def detectable(
         error: of a false alarm, of this clock; the gate looks at two.
         power: share of true slowdowns of that size to be found.
     """
-    freedom = pairs - 2 * int(PAIRS_TRIMMED * pairs) - 1
-    spread = noise * math.sqrt(_TRIMMING_COST / pairs)
+    trimmed = pairs_trimmed(pairs)
+    freedom = pairs - 2 * int(trimmed * pairs) - 1
+    spread = noise * math.sqrt(_TRIMMING_COST[trimmed] / pairs)
     return smallest_found(spread, freedom, tolerance=tolerance, error=error, power=power)
 
 

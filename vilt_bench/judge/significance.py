@@ -18,10 +18,10 @@ TRIMMED = 0.2
 PASSES_TRIMMED = 0.4
 """Likewise of a pair's passes over their neighbours': a burst of load that hits one of two leaves an outlier, and there
 may be many. docs/gate.md tells what other shares and rules find."""
-PAIRS_TRIMMED = 0.1
-"""Likewise of pairs, none of fewer than ten: their noise has cancelled, and each that is left out costs the test two
-degrees of freedom. On real timings of a loaded machine six pairs then find 5% in 99.9% instead of 75% of cases, with as
-few false alarms."""
+PAIRS_TRIMMED, MANY_PAIRS_TRIMMED, MANY_PAIRS = 0.1, 0.25, 18
+"""Likewise of pairs, none of fewer than ten, and the larger share from so many on: each that is left out costs the test
+two degrees of freedom, which few pairs miss more than they gain. Six pairs of a loaded machine then find
+5% in 99.9% instead of 75% of cases; and of two to four dozen pairs on fast passes some are far off."""
 GATE_ERROR = 0.005
 """Of a gate's false alarm, over all clocks and looks."""
 PLANNED_PAIRS = 12
@@ -88,7 +88,7 @@ class Evidence:
 
     def of_pairs(self, pairs: int) -> Evidence:
         """Returns what so many pairs of this noise would say."""
-        freedom = pairs - 2 * math.floor(PAIRS_TRIMMED * pairs) - 1
+        freedom = pairs - 2 * math.floor(pairs_trimmed(pairs) * pairs) - 1
         return replace(self, error=self.error * math.sqrt(self.units / pairs), freedom=freedom, units=pairs)
 
     def detectable(self, *, tolerance: float, error: float) -> float | None:
@@ -183,8 +183,14 @@ def paired(channel: str, logs: Sequence[float]) -> Evidence | None:
     """
     if len(logs) < LEAST_UNITS:
         return None
-    squared, freedom = _squared_error(logs, PAIRS_TRIMMED)
-    return Evidence(channel, trimmed_mean(logs, PAIRS_TRIMMED), math.sqrt(squared), freedom, len(logs))
+    trimmed = pairs_trimmed(len(logs))
+    squared, freedom = _squared_error(logs, trimmed)
+    return Evidence(channel, trimmed_mean(logs, trimmed), math.sqrt(squared), freedom, len(logs))
+
+
+def pairs_trimmed(count: int) -> float:
+    """Returns which share of so many pairs is left out at each end, whatever they say."""
+    return PAIRS_TRIMMED if count < MANY_PAIRS else MANY_PAIRS_TRIMMED
 
 
 def unpaired(
