@@ -13,7 +13,8 @@ import importlib.util
 import inspect
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -44,11 +45,36 @@ MASK_TOKEN = "mask_token"
 """What stands for a patch that is hidden in training: DINOv2, DINOv3, BEiT and others."""
 BUFFERS = frozenset({"position_ids", "relative_position_index", "inv_freq", MASK_TOKEN})
 """Constants that releases of transformers kept with the weights, by the ends of their names, and the token of masks."""
+LEAST_SPREAD = 0.02
+"""Of random weights, a standard deviation: with SAM's 1e-10 all images would have the same features."""
 OWN_RESOLUTION = (448, 448)
 """For a tower whose configuration names none."""
 
 GRID_SIZES = ("spatial_merge_size", "temporal_patch_size")
-"""What the configuration of a tower that takes the grids' sizes must tell."""
+"""What the configuration of a tower that takes the grids' sizes must tell, unless it stands in `PACKINGS`."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a type takes the patches of all images in one sequence, and what becomes of a square of them."""
+
+    by_rows: bool = False
+    """The patches come row by row; else square by square, as they are merged."""
+    shape: tuple[int, ...] | None = None
+    """What stands before (3, P, P) in the shape of the patches; `None`: they are flat."""
+    merger: str = "merger"
+    """The tower's own connector, by its attribute; empty: the model around the tower has it."""
+    width: str = "out_hidden_size"
+    """The configuration's key for the width of what comes out."""
+
+
+PACKINGS = {
+    "hunyuan_vl_vision": Packing(by_rows=True, merger="patch_merger", width="text_hidden_size"),
+    "ernie4_5_vl_moe_vision": Packing(merger="", width="hidden_size"),
+    "paddleocr_vl_vision": Packing(by_rows=True, shape=(1, -1), merger="", width="hidden_size"),
+    "kimi_k25_vision": Packing(by_rows=True, shape=(-1,), merger="", width="hidden_size"),
+}
+"""Types that differ from the Qwen-VL towers; GLM-V's do not."""
 
 _REFUSALS = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError, IndexError)
 """What transformers' models raise where they can't do what they are asked for."""
@@ -87,19 +113,19 @@ def transformers_encoder(
     with explained(name, found.config["model_type"], library="transformers"):
         plan = _plan(name, json.dumps(found.config), resolution or found.resolution, resolution is not None)
         tower = plan.build()
-        if plan.backbone is PackedBackbone and hasattr(tower, "embeddings"):
+        if plan.backbone is PackedBackbone and not plan.packing.by_rows and hasattr(tower, "embeddings"):
             tower.embeddings.register_forward_pre_hook(_to_device)
         stages: dict[str, nn.Module] = {"backbone": plan.backbone(tower, plan)}
-        if plan.merge > 1:
-            stages["merger"] = Merger(tower.merger)
+        if plan.merger:
+            stages["merger"] = (RowMerger if plan.packing.by_rows else Merger)(getattr(tower, plan.merger))
         notes = _notes(tower) if plan.kind == "encoder" else None
     origin = weights
     if pretrained and not weights:
         origin, weights = found.hub or found.folder, "" if _on_meta() else find_weights(found, name=name)
     if weights and not _on_meta():
         origin += _load(tower, plan, weights)
-    if plan.merge > 1:
-        tower.merger = Absent()  # its stage is its own
+    if plan.merger:
+        setattr(tower, plan.merger, Absent())  # its stage is its own
     stages["projection"] = Projection(channels=plan.channels, hidden_size=hidden_size)
     return VisualEmbedder(
         stages,
@@ -159,29 +185,62 @@ class TowerBackbone(nn.Module):
             mask: [B, h·w] bool, for towers that take one; others see the padding.
             patches: (h, w)
         """
-        output: Tensor = self.tower(pixel_values=pixels, **self.plan.arguments).last_hidden_state
+        given = self.given(pixels, self.plan.config)
+        with _uncached() if pixels.is_meta else nullcontext():
+            output: Tensor = self.tower(pixel_values=given, **self.plan.arguments).last_hidden_state
         if output.ndim == 4:
             return output.flatten(2).transpose(1, 2), (output.shape[2], output.shape[3])  # (B, C, h, w) → (B, N, C)
         return output[:, self.plan.prefix :], patches
 
+    @staticmethod
+    def given(pixels: Tensor, _config: Any) -> Tensor:
+        """Returns images [B, 3, H, W] as the tower takes them."""
+        return pixels
+
+
+class PatchesBackbone(TowerBackbone):
+    """Runs a tower that takes an image's patches, all of one size: Molmo 2."""
+
+    @staticmethod
+    def given(pixels: Tensor, config: Any) -> Tensor:
+        """Returns the patches, [B, N, P²·3]."""
+        return flat_patches(pixels, patch=config.patch_size)
+
 
 class PackedBackbone(TowerBackbone):
-    """Runs a tower that takes the patches of all images in one sequence, and the grids' sizes: Qwen-VL, GLM-V.
+    """Runs a tower that takes the patches of all images in one sequence, and the grids' sizes: Qwen-VL, GLM-V, ERNIE.
 
-    It takes the frames of a clip F by F; within these towers none attends to those of another temporal patch.
+    HunyuanOCR, PaddleOCR-VL and Kimi take them row by row, the others square by square. It takes the frames of a clip F
+    by F; within these towers none attends to those of another temporal patch.
     """
+
+    def __init__(self, tower: nn.Module, plan: Plan) -> None:
+        """Take the tower as the plan says."""
+        super().__init__(tower, plan)
+        # How a table of positions is interpolated stands in the tower, or deeper.
+        table: Any = next((part for part in tower.modules() if hasattr(part, "num_grid_per_side")), None)
+        self.interpolation: dict[str, Any] | None = table and {
+            "num_grid_per_side": table.num_grid_per_side,
+            "mode": table.interpolation_mode,
+            "align_corners": table.interpolation_align_corners,
+        }
+        if hasattr(tower, "temporal_merge"):
+            self.tower.temporal_merge = _unmerged
 
     def forward(self, images: ImageBatch) -> VisualFeatures:
         """Returns a feature a cell of each temporal patch, of an image one: [B·T/F, N, C]."""
-        return super().forward(temporal_patches(images, frames=self.plan.config.temporal_patch_size))
+        return super().forward(temporal_patches(images, frames=self.plan.clips.temporal_patch))
 
     def features(self, pixels: Tensor, mask: Tensor | None, patches: Size) -> tuple[Tensor, Size]:
-        """Returns the features square by square, M×M of them each, as the merger takes them."""
+        """Returns the features square by square, M×M of them each, where the tower's own merger takes them."""
         from transformers import vision_utils
 
-        config, count = self.plan.config, pixels.shape[0]
-        merge: int = config.spatial_merge_size
+        config, packing, count = self.plan.config, self.plan.packing, pixels.shape[0]
+        merge = 1 if packing.by_rows else self.plan.merge
+        refuse_remainder(pixels, self.plan.patch * self.plan.merge)
         packed = pack_patches(pixels, patch=self.plan.patch, merge=merge)
+        if packing.shape is not None:
+            packed = packed.view(*packing.shape, 3, self.plan.patch, self.plan.patch)
         grids = torch.tensor([[1, *patches]] * count, device="cpu")
         arguments: dict[str, Any] = {
             "position_ids": vision_utils.get_vision_position_ids(grids, merge).to(pixels.device),
@@ -193,21 +252,23 @@ class PackedBackbone(TowerBackbone):
                 grids, merge, window, config.patch_size
             )
             order = arguments["window_index"] = order.to(pixels.device)
-        if (side := getattr(self.tower, "num_grid_per_side", None)) is not None:
+        if self.interpolation is not None:
             indices, shares = vision_utils.get_vision_interpolation_indices_and_weights(
-                grids,
-                num_grid_per_side=side,
-                mode=self.tower.interpolation_mode,
-                align_corners=self.tower.interpolation_align_corners,
-                spatial_merge_size=merge,
+                grids, spatial_merge_size=merge, **self.interpolation
             )
             arguments |= {"interp_indices": indices.to(pixels.device), "interp_weights": shares.to(pixels.device)}
-        output: Tensor = self.tower(packed, grid_thw=grids.to(pixels.device), **arguments).last_hidden_state  # (B·N, C)
+            arguments["frame_index"] = indices.new_zeros(len(indices), device=pixels.device)  # Kimi's: of one frame
+        if not packing.by_rows:
+            grids = grids.to(pixels.device)
+        output: Tensor = self.tower(packed, grid_thw=grids, **arguments).last_hidden_state  # (B·N, C)
         if window is not None:
             squares = output.view(-1, merge**2, output.shape[1])  # (B·N, C) → (B·N/M², M², C)
             output = squares[order.argsort()].flatten(0, 1)
-        features = output.view(count, -1, output.shape[1])
+        features = output.view(count, -1, output.shape[-1])
         if features.shape[1] == patches[0] * patches[1]:
+            if merge > 1 and not packing.merger:
+                features = features.view(count, patches[0] // merge, patches[1] // merge, merge, merge, -1)
+                features = features.transpose(2, 3).flatten(1, 4)  # (B, h/M, w/M, M, M, C) → (B, N, C), row by row
             return features, patches
         return features, (patches[0] // merge, patches[1] // merge)  # merged by a convolution of its own
 
@@ -231,6 +292,25 @@ class Merger(nn.Module):
         if mask is not None and edge > 1:
             mask = mask.view(-1, *features.cells)[:, ::edge, ::edge].flatten(1)
         return VisualFeatures(merged, mask=mask, cells=cells)
+
+
+class RowMerger(nn.Module):
+    """HunyuanOCR's connector, as a stage: squares become one token, rows end in one, images begin and end with one."""
+
+    def __init__(self, merger: nn.Module) -> None:
+        """Take it from the tower."""
+        super().__init__()
+        self.merger: Any = merger
+
+    def forward(self, features: VisualFeatures) -> VisualFeatures:
+        """Returns h/M·(w/M + 1) + 2 features of [B, N, C], as wide as the language model."""
+        assert features.cells is not None
+        merged: Tensor = self.merger(features.embeddings, size=features.cells)
+        mask, edge = features.mask, self.merger.spatial_merge_size
+        if mask is not None:
+            mask = nn.functional.pad(mask.view(-1, *features.cells)[:, ::edge, ::edge], (0, 1), value=True)
+            mask = nn.functional.pad(mask.flatten(1), (1, 1), value=True)
+        return VisualFeatures(merged, mask=mask)
 
 
 class NaflexBackbone(TowerBackbone):
@@ -276,11 +356,92 @@ class PixtralBackbone(TowerBackbone):
         """Returns the features."""
         tower = self.tower
         embeddings = tower.ln_pre(tower.patch_conv(pixels).flatten(2).transpose(1, 2))  # (B, C, h, w) → (B, N, C)
-        rows, columns = (torch.arange(edge, device=pixels.device) for edge in patches)
-        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)  # (N, 2)
-        positions = tower.patch_positional_embedding(embeddings, places)
+        positions = tower.patch_positional_embedding(embeddings, _places(patches, pixels.device))
         attention = None if mask is None else mask[:, None, None, :]  # the same for all heads and queries
         return tower.transformer(embeddings, attention, position_embeddings=positions).last_hidden_state, patches
+
+
+class StepBackbone(TowerBackbone):
+    """Runs Step-3.7's tower, whose own pass reads the patches' places back from the device."""
+
+    def features(self, pixels: Tensor, mask: Tensor | None, patches: Size) -> tuple[Tensor, Size]:
+        """Returns the features of every fourth row and column, as two convolutions leave them."""
+        tower = self.tower
+        hidden = tower.pre_layernorm(tower.embeddings(pixels, interpolate_pos_encoding=True))
+        positions = tower.rotary_emb(hidden, _places(patches, pixels.device))
+        for layer in tower.layers:
+            hidden = layer(hidden, position_embeddings=positions)
+        grid: Tensor = tower.downsampler2(tower.downsampler1(hidden.transpose(1, 2).unflatten(2, patches)))
+        return grid.flatten(2).transpose(1, 2), (grid.shape[2], grid.shape[3])  # (B, C, h/4, w/4) → (B, N/16, C)
+
+
+class TilesBackbone(TowerBackbone):
+    """Runs Llama 3.2 Vision's tower, which takes the tiles of an image and how they lie.
+
+    It has places for four, and computes those without a tile too.
+    """
+
+    def features(self, pixels: Tensor, mask: Tensor | None, patches: Size) -> tuple[Tensor, Size]:
+        """Returns the features of the last layer and of inner ones, side by side, without the tiles' class tokens."""
+        config = self.plan.config
+        edge, count = _edge(config.image_size), len(pixels)
+        rows, columns = tile_grid(config, (pixels.shape[2], pixels.shape[3]))
+        tiles = pixels.reshape(count, 3, rows, edge, columns, edge)  # (B, 3, r, E, c, E)
+        tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # → (B, r·c, 3, E, E)
+        empty = config.max_num_tiles - rows * columns
+        tiles = nn.functional.pad(tiles, (0, 0, 0, 0, 0, 0, 0, empty))
+        lie = config.supported_aspect_ratios.index([rows, columns]) + 1  # 0 is for no image
+        there = torch.arange(config.max_num_tiles, device=pixels.device) < rows * columns
+        output: Tensor = self.tower(
+            pixel_values=tiles.unsqueeze(1),
+            aspect_ratio_ids=torch.full((count, 1), lie, device=pixels.device),
+            aspect_ratio_mask=there.long().expand(count, 1, -1),
+        ).last_hidden_state  # (B, 1, tiles, 1 + N, C)
+        side = edge // self.plan.patch
+        cells = output[:, 0, : rows * columns, 1:].reshape(count, rows, columns, side, side, -1)
+        return cells.transpose(2, 3).flatten(1, 4), patches  # (B, r, c, s, s, C) → (B, N, C), row by row
+
+
+def tile_grid(config: Any, size: Size) -> Size:
+    """Returns the rows and columns of tiles that images of a size (H, W) are cut into.
+
+    Raises:
+        EmbedderError: the tower has no place for them.
+    """
+    edge = _edge(config.image_size)
+    grid = (size[0] // edge, size[1] // edge)
+    if (grid[0] * edge, grid[1] * edge) != size or list(grid) not in config.supported_aspect_ratios:
+        known = ", ".join(f"{rows * edge}x{columns * edge}" for rows, columns in config.supported_aspect_ratios)
+        raise EmbedderError(
+            f"{config.model_type!r} refuses `resolution` {size[0]}x{size[1]}; its tiles of {edge} pixels make {known}"
+        )
+    return grid
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Keeps transformers from caching what is computed on the meta device, for a pass with values would get it.
+
+    BEiT's indices, for one, are kept by the window's size, whatever device they are on.
+    """
+    cached: Any = importlib.import_module("transformers.pytorch_utils")
+    kept = cached.is_torchdynamo_compiling
+    cached.is_torchdynamo_compiling = lambda: True  # under the compiler nothing is cached
+    try:
+        yield
+    finally:
+        cached.is_torchdynamo_compiling = kept
+
+
+def _places(patches: Size, device: torch.device) -> Tensor:
+    """Returns row and column of each patch, [N, 2]."""
+    rows, columns = (torch.arange(edge, device=device) for edge in patches)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def _unmerged(hidden_states: Tensor, *_others: Any, **_named: Any) -> Tensor:
+    """In the place of Kimi's mean over frames, of which an image has one: what it returns is not asked for."""
+    return hidden_states
 
 
 def _to_device(_embeddings: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -355,9 +516,13 @@ class Plan:
     patch: int
     """Pixels that a cell of the features spans along an edge."""
     merge: int
-    """Edge of the squares of patches that become one token in a stage of their own; 1: none."""
+    """Edge of the squares of patches that become one token, here or in the model around the tower; 1: none."""
     channels: int
     """Of the features that are projected."""
+    packing: Packing = Packing()
+    """Of a tower that takes the grids' sizes."""
+    merger: str = ""
+    """The attribute of the tower's own connector, which is a stage of its own; empty: it has none."""
     prefix: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Of the tower's forward, beside the images."""
@@ -394,9 +559,8 @@ def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
     config = _vision_config(name, json.loads(config_json))
     tower = _tower_class(name, config)
     takes = inspect.signature(tower.forward).parameters
-    patch, own = _edge(getattr(config, "patch_size", 4)), getattr(config, "image_size", None)
-    merge = int(getattr(config, "spatial_merge_size", 1))
-    attends = any(hasattr(config, key) for key in ("num_attention_heads", "num_heads"))
+    patch, own = _edge(getattr(config, "patch_size", 4)), _of_a_part(config, "image_size")
+    attends = any(_of_a_part(config, key) is not None for key in ("num_attention_heads", "num_heads"))
     native = config.model_type in NATIVE or "grid_thw" in takes or "spatial_shapes" in takes
     plan = Plan(
         config=config,
@@ -410,22 +574,36 @@ def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
         channels=int(getattr(config, "hidden_size", 0)),
     )
     if "grid_thw" in takes:
-        if absent := [key for key in GRID_SIZES if not hasattr(config, key)]:
+        absent = [key for key in GRID_SIZES if not hasattr(config, key)]
+        if absent and config.model_type not in PACKINGS:
             raise EmbedderError(
                 f"{name} is a {config.model_type!r}, whose grids are not known here (it has no {', '.join(absent)}); "
                 "choose another"
             )
-        width = getattr(config, "out_hidden_size", None) or config.hidden_size
-        clips = Clips(temporal_patch=config.temporal_patch_size)
-        plan = replace(plan, backbone=PackedBackbone, merge=merge, channels=width, clips=clips)
+        packing = PACKINGS.get(config.model_type, Packing())
+        plan = replace(
+            plan,
+            backbone=PackedBackbone,
+            packing=packing,
+            merge=_edge(getattr(config, "merge_kernel_size", None) or config.spatial_merge_size),
+            merger=packing.merger,
+            channels=getattr(config, packing.width, None) or config.hidden_size,
+            clips=Clips(temporal_patch=getattr(config, "temporal_patch_size", 1)),
+        )
     elif "spatial_shapes" in takes:
         plan = replace(plan, backbone=NaflexBackbone)
     elif "patch_attention_mask" in takes:
         plan = replace(plan, backbone=NavitBackbone)
     elif config.model_type == "pixtral":
         plan = replace(plan, backbone=PixtralBackbone)
+    elif config.model_type == "step3p5_vision":
+        plan = replace(plan, backbone=StepBackbone, channels=4 * config.hidden_size)
+    elif "aspect_ratio_ids" in takes:
+        tile_grid(config, plan.resolution)
+        plan = replace(plan, backbone=TilesBackbone, channels=config.vision_output_dim)
     else:
-        return _probed(name, plan, takes, asked)
+        backbone = PatchesBackbone if config.model_type == "molmo2_vision" else TowerBackbone
+        return _probed(name, replace(plan, backbone=backbone), takes, asked)
     unit = plan.patch * plan.merge
     if min(plan.resolution) < unit:
         raise EmbedderError(f"{name} has patches of {unit} pixels; `resolution` needs edges of {unit} at least")
@@ -443,9 +621,10 @@ def _probed(name: str, plan: Plan, takes: Mapping[str, Any], asked: bool) -> Pla
     if "interpolate_pos_encoding" in takes and own is not None and _pair(own) != plan.resolution:
         arguments["interpolate_pos_encoding"] = True
     try:
-        with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
+        with torch.device("meta"), _uncached(), torch.inference_mode(False), torch.enable_grad():
             tower = _create(plan.tower, config).eval()
-            output = tower(pixel_values=torch.empty(1, 3, height, width), **arguments).last_hidden_state
+            given = plan.backbone.given(torch.empty(1, 3, height, width), config)
+            output = tower(pixel_values=given, **arguments).last_hidden_state
             named = {key: parameter for key, parameter in tower.named_parameters() if parameter.requires_grad}
             used: Sequence[Tensor | None] = torch.autograd.grad(
                 output, list(named.values()), torch.empty_like(output), allow_unused=True
@@ -486,9 +665,24 @@ def _vision_config(name: str, content: dict[str, Any]) -> Any:
         config = getattr(config, "vision_config", None) or config
     except Exception as error:  # whatever a configuration class objects to
         raise EmbedderError(f"{name}: its configuration is no valid {kind!r} ({one_line([error])})") from error
+    for part in _parts(config):
+        if getattr(part, "initializer_range", LEAST_SPREAD) < LEAST_SPREAD:
+            part.initializer_range = LEAST_SPREAD
     if hasattr(config, "vision_use_head"):
         config.vision_use_head = False  # a pooling head, whose output no token comes from
     return config
+
+
+def _of_a_part(config: Any, key: str) -> Any:
+    """Returns what a configuration, or the first of its parts that has the key, says; `None`: none has it."""
+    return next((value for part in _parts(config) if (value := getattr(part, key, None)) is not None), None)
+
+
+def _parts(config: Any) -> list[Any]:
+    """Returns a tower's configuration, and those of the towers in it: a chain of towers is one, too."""
+    from transformers import PreTrainedConfig
+
+    return [config, *(part for part in vars(config).values() if isinstance(part, PreTrainedConfig))]
 
 
 def _tower_class(name: str, config: Any) -> type[nn.Module]:
@@ -517,7 +711,8 @@ def _takes_images(tower: Any) -> bool:
     needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
     needed -= {"self", "kwargs"}
     return ("pixel_values" in parameters or "grid_thw" in parameters) and needed <= {
-        "pixel_values", "hidden_states", "grid_thw", "pixel_attention_mask", "spatial_shapes",
+        "pixel_values", "hidden_states", "grid_thw", "pixel_attention_mask", "spatial_shapes", "aspect_ratio_ids",
+        "aspect_ratio_mask",
     }  # fmt: skip
 
 
@@ -625,6 +820,8 @@ def _notes(tower: Any) -> dict[str, str]:
     notes = []
     if getattr(tower.config, "_attn_implementation", "sdpa") not in ("sdpa", None):
         notes.append(f"{tower.config._attn_implementation} attention: transformers has no other for this tower")
+    if (places := getattr(tower.config, "max_num_tiles", None)) is not None:
+        notes.append(f"all {places} places for tiles are computed, those without one too")
     if getattr(tower.config, "deepstack_visual_indexes", None):
         notes.append("DeepStack features of inner layers are computed, and not handed on")
     return {"backbone": "; ".join(notes)} if notes else {}

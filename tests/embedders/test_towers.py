@@ -53,7 +53,7 @@ def beyond_timm(config: dict[str, Any]) -> int:
         return int(biases * config["num_hidden_layers"] * config["hidden_size"])
     if kind == "dinov3_convnext":
         return int(2 * config["hidden_sizes"][-1])  # the last norm
-    if "spatial_merge_size" in config:
+    if "out_hidden_size" in config:
         width, out = config["hidden_size"], config["out_hidden_size"]
         joined = config["spatial_merge_size"] ** 2 * width
         merger = 2 * joined + joined * (joined + 1) + (joined + 1) * out
@@ -95,18 +95,52 @@ def test_every_family_that_timm_has_is_held_against_it() -> None:
     assert not {"clip_vision_model", "siglip_vision_model", "dinov2", "dinov3_vit", "qwen3_5_vision"} & (without - held)
 
 
-@pytest.mark.parametrize("name", TOWERS)
-def test_no_activation_or_epsilon_is_left_to_a_default(name: str) -> None:
-    from transformers import CONFIG_MAPPING
+def test_towers_in_chains_and_cut_ones_are_as_large_as_timm_has_their_parts() -> None:
+    def of_timm(model: str) -> int:
+        with building():
+            return parameters(timm_encoder(model=model))
 
-    config = TOWERS[name]["config"]
-    known = CONFIG_MAPPING[config["model_type"]].from_dict(config).to_dict()
+    def ours(name: str) -> int:
+        with building():
+            return parameters(transformers_encoder(model=name))
+
+    # DeepSeek-OCR: SAM's base, two convolutions of stride 2, CLIP's large without its patches and last norm.
+    convolutions = 9 * (256 * 512 + 512 * 1024)
+    clip = of_timm("vit_large_patch14_clip_quickgelu_224.openai") - 3 * 14**2 * 1024 - 2 * 1024
+    assert ours("deepseek-ocr") == of_timm("samvit_base_patch16.sa1b") + convolutions + clip
+    # Molmo 2: 25 of SigLIP 2's 27 blocks, and no norm behind them.
+    block = 4 * 1152 * 1153 + 2 * 1152 * 4304 + 1152 + 4304 + 4 * 1152
+    assert ours("molmo2") == of_timm("vit_so400m_patch14_siglip_378.v2_webli") - 2 * block - 2 * 1152
+    # Step-3.7: Perception Encoder's lang G with more positions, and two convolutions of stride 2.
+    convolutions = 9 * (1536 * 3072 + 3072 * 6144) + 3072 + 6144
+    positions = (52**2 - 32**2) * 1536
+    assert ours("step-3.7-flash") == of_timm("vit_pe_lang_gigantic_patch14_448.fb_tiling") + convolutions + positions
+
+
+def left_to_defaults(config: dict[str, Any], known: dict[str, Any]) -> list[str]:
+    """Returns the names of activations and the like that a configuration does not tell, in its parts neither."""
     left = [
         key
         for key in known
         if re.search(r"(_act|_activation|_eps|_bias|rope_theta|_ratio)$", key) and key not in config
     ]
-    assert not left
+    parts = [key for key, value in config.items() if isinstance(value, dict) and key in known]
+    return left + [name for key in parts for name in left_to_defaults(config[key], known[key])]
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_no_activation_or_epsilon_is_left_to_a_default(name: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    config = TOWERS[name]["config"]
+    assert not left_to_defaults(config, CONFIG_MAPPING[config["model_type"]].from_dict(config).to_dict())
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_the_source_of_a_bundled_configuration_is_no_class_of_defaults(name: str) -> None:
+    source: str = TOWERS[name]["source"]
+    assert re.search(r"github:[\w.-]+/[\w.-]+ [\w./-]+|(timm|transformers) models/[\w/]+\.py", source), source
+    assert not re.match(r"transformers models/\w+/configuration_", source)
 
 
 def test_pixtral_gates_by_silu() -> None:
