@@ -7,6 +7,7 @@ size.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
@@ -28,16 +29,27 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from vilt_bench.embedding import ImageBatch, Kind, Projection, VisualEmbedder, VisualFeatures, tensors
+from vilt_bench.embedding import (
+    ImageBatch,
+    Kind,
+    ProcessorFactory,
+    Projection,
+    VisualEmbedder,
+    VisualFeatures,
+    tensors,
+)
 from vilt_bench.embedding.cells import cells_with_image, refuse_remainder
 from vilt_bench.embedding.configurations import explained
 from vilt_bench.embedding.merging import merge_similar
+from vilt_bench.embedding.processors import find_processor
 from vilt_bench.embedding.weights import load_strictly, read_state_dict
 from vilt_bench.errors import CheckpointError, EmbedderError
 from vilt_bench.words import did_you_mean, nearest
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 Size = tuple[int, int]
+
+Rgb = tuple[float, float, float]
 
 Normalisation = Literal["own", "none", "half", "imagenet", "clip"]
 RGB: dict[Normalisation, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -47,6 +59,19 @@ RGB: dict[Normalisation, tuple[tuple[float, float, float], tuple[float, float, f
     "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
 }
 """Mean and standard deviation of the pixels, by the names that timm has for them."""
+FAMILIES = {
+    "siglip": "siglip",
+    "_clip_": "clip",
+    "dinov2": "dinov2",
+    "dinov3": "dinov3_vit",
+    "^convnext": "convnext",
+    "^beit": "beit",
+    "^deit": "deit",
+    "^levit": "levit",
+    "^swin": "swin",
+    "^vit_": "vit",
+}
+"""What transformers calls a model's family, by a pattern of timm's names; the first that fits."""
 LARGEST_MERGE = 4
 """Edge of the squares of tokens that models merge to one at their end; what is left of larger ones is a summary."""
 
@@ -117,7 +142,14 @@ def timm_encoder(
         std=std,
         weights=f"{origin}, projection random" if origin else "random",
         notes={"backbone": note} if note else None,
+        processor=_processor(model, plan, mean, std),
     )
+
+
+def _processor(model: str, plan: Plan, mean: Rgb, std: Rgb) -> ProcessorFactory | None:
+    """Returns what loads the processor that transformers has for a model's family; `None`: which it is is not known."""
+    family = next((family for pattern, family in FAMILIES.items() if re.search(pattern, model)), None)
+    return None if family is None else find_processor((family,), resolution=plan.size, mean=mean, std=std)
 
 
 def _merge(tower: nn.Module) -> str:

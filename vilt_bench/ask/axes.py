@@ -38,6 +38,8 @@ AXES: Mapping[str, type] = {
     "fit": str,
     "reduce": str,
     "preprocessing": bool,
+    "preprocessor": str,
+    "decoder": str,
     "interaction": str,
     "text_length": int,
     "images_per_text": int,

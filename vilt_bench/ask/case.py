@@ -48,6 +48,13 @@ WHOLE, STRICT = "whole", "strict"
 """Options that every backend has: to prepare the visual embedder and the interaction as one stage each; to refuse a
 stage that it can't prepare, which eager torch computes otherwise."""
 
+PILLOW, TORCHVISION, PROCESSOR = PREPROCESSORS = ("pillow", "torchvision", "processor")
+"""Who resizes and normalises images: Pillow and torch, torchvision's transforms, or the tower's own processor in
+transformers."""
+PROCESSOR_KINDS = ("fast", "slow")
+"""What computes in a processor: torchvision or Pillow; as in `processor:slow`."""
+DECODERS = ("pillow", "torchvision", "pyav")
+
 ALL = "all"
 """Among the names of what may differ: everything."""
 
@@ -125,6 +132,10 @@ class Case:
     """Paths of images; none: the photographs that come with an installed package; `synthetic`: noise."""
     preprocessing: bool = False
     """Whether decoding, resizing and normalising the images, from files in memory, are a part of the pass."""
+    preprocessor: str = PILLOW
+    """Who resizes and normalises, one of `PREPROCESSORS`; `processor:slow` and `processor:fast` say which of two."""
+    decoder: str | None = None
+    """Who decodes, one of `DECODERS`; `None`: what belongs to the preprocessor."""
     text_length: int = TEXT_LENGTH
     """Text tokens, [CLS] and [SEP] included."""
     images_per_text: int = 1
@@ -187,6 +198,7 @@ class Case:
             raise ConfigError(
                 f"decodes files, and `images` {SYNTHETIC} is none; give photographs", field="preprocessing"
             )
+        self._check_preprocessor()
         for key, value in self.options.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(
@@ -227,6 +239,25 @@ class Case:
     def images_per_pass(self) -> int:
         """How many images a pass sees."""
         return self.batch_size * self.images_per_text
+
+    @property
+    def processor_kind(self) -> str | None:
+        """The kind of the tower's own processor that prepares images, empty for the usual; `None`: it does not."""
+        name, _, kind = self.preprocessor.partition(":")
+        return kind if name == PROCESSOR else None
+
+    def _check_preprocessor(self) -> None:
+        """Refuse what is none, or means nothing where images are prepared beforehand."""
+        kinds = tuple(f"{PROCESSOR}:{kind}" for kind in PROCESSOR_KINDS)
+        _check_choice("preprocessor", self.preprocessor, (*PREPROCESSORS, *kinds))
+        if self.decoder is not None:
+            _check_choice("decoder", self.decoder, DECODERS)
+        for name, usual in (("preprocessor", PILLOW), ("decoder", None)):
+            if getattr(self, name) != usual and not self.preprocessing:
+                raise ConfigError(
+                    "prepares photographs within the pass, which `preprocessing` asks for; give that as well",
+                    field=name,
+                )
 
     def _check_images_per_text(self) -> None:
         """Refuse more images than the interaction joins with a text, or than a batch may have."""
@@ -586,6 +617,16 @@ _NO_FLAGS = frozenset(
     {"embedder", "options", "reduce", "vilt", "linear", "vocabulary", "image_positions", "layer_norm_eps"}
 )
 """Fields that a case's label or another field tells, and those of Python only."""
+
+
+def without_preprocessing(case: Case) -> Case:
+    """Returns a case whose passes see images of the same sizes, and that has nothing to prepare of its own.
+
+    Where the tower's processor decides of sizes, it does so still.
+    """
+    if case.processor_kind is not None:
+        return replace(case, preprocessing=True, decoder=None)
+    return replace(case, preprocessing=False, preprocessor=PILLOW, decoder=None)
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

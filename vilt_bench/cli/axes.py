@@ -21,7 +21,7 @@ Read = Callable[[str], Any]
 NATIVE = "native"
 LISTS = (
     "batch_size", "resolution", "dtype", "text_length", "images_per_text", "reduce", "threads", "interaction",
-    "backend", "quantize",
+    "backend", "quantize", "preprocessor", "decoder",
 )  # fmt: skip
 """Axes that are options of their own; a plan knows more."""
 SINGLE = ("fit", "preprocessing", "device", "seed")

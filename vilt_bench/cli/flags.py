@@ -6,11 +6,12 @@ import re
 
 _ALIKE = (
     "address", "anywhere", "engine",
-    "allow_different", "backend", "batch_size", "budget", "checkpoint", "device", "dtype", "embedder", "facet",
-    "figure", "fit", "format", "heads", "hidden_size", "images_per_text", "interaction", "join", "labels", "layers",
-    "limit", "log", "memory", "mlp_size", "name", "newest", "on", "only", "order", "parameters", "pivot", "precision",
-    "preset", "quantize", "reduce", "resolution", "seed", "since", "span", "stacked", "study_time", "text_length",
-    "text_positions", "threads", "together", "tokens", "tolerance", "trials", "x", "y", "z",
+    "allow_different", "backend", "batch_size", "budget", "checkpoint", "decoder", "device", "dtype", "embedder",
+    "facet", "figure", "fit", "format", "heads", "hidden_size", "images_per_text", "interaction", "join", "labels",
+    "layers", "limit", "log", "memory", "mlp_size", "name", "newest", "on", "only", "order", "parameters", "pivot",
+    "precision", "preprocessor", "preset", "quantize", "reduce", "resolution", "seed", "since", "span", "stacked",
+    "study_time", "text_length", "text_positions", "threads", "together", "tokens", "tolerance", "trials", "x", "y",
+    "z",
 )  # fmt: skip
 FLAGS = {
     **{name: f"--{name.replace('_', '-')}" for name in _ALIKE},

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
 from vilt_bench.ask.case import (
+    DECODERS,
     LANGUAGE_MODEL,
     MOST_IMAGES_PER_VILT,
+    PREPROCESSORS,
     SIZES,
     Case,
     Dtype,
@@ -107,7 +109,7 @@ def add_case(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
 def add_measuring(parser: argparse.ArgumentParser) -> None:
     """Add input, device, effort and output."""
     sampling = Sampling()
-    add_input(parser)
+    add_input(parser, lists=True)
     add_backend(add_where(parser, lists=True), lists=True)
     add_effort(
         parser,
@@ -214,14 +216,28 @@ def add_sort(group: argparse._ActionsContainer, *, default: str) -> None:
     )
 
 
-def add_input(parser: argparse.ArgumentParser) -> None:
-    """Add the images, and what weights and text are made of."""
+def add_input(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
+    """Add the images, and what weights and text are made of; `lists` as for `add_case`."""
+    of = axes.several if lists else axes.one
     group = add_images(parser)
     group.add_argument(
         "--with-preprocessing",
         dest="preprocessing",
         action="store_true",
         help="decode, resize and normalise the photographs within the pass, on the CPU, from files in memory",
+    )
+    group.add_argument(
+        "--preprocessor",
+        type=of(axes.text),
+        metavar="|".join(PREPROCESSORS),
+        help="who resizes and normalises them: Pillow and torch, torchvision's transforms, or the tower's own "
+        f"processor in transformers, fast or slow as in processor:slow (default: {USUAL.preprocessor})",
+    )
+    group.add_argument(
+        "--decoder",
+        type=of(axes.text),
+        metavar="|".join(DECODERS),
+        help="who decodes their files (default: what belongs to the preprocessor)",
     )
     group.add_argument(
         "--seed", type=int, default=USUAL.seed, help=f"of weights, text and noise (default: {USUAL.seed})"

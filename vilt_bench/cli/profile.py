@@ -98,7 +98,7 @@ def _check(asked: argparse.Namespace) -> None:
     if asked.operators < 0:
         raise ConfigError(f"--operators must be 0 or more, got {asked.operators}")
     if asked.preprocessing:
-        raise ConfigError("--with-preprocessing is of Pillow, which has no modules; leave it out of a profile")
+        raise ConfigError("--with-preprocessing is of the host, which has no modules; leave it out of a profile")
     if asked.trace is not None and not asked.trace.endswith((".json", ".json.gz")):
         raise ConfigError(f"--trace {asked.trace}: expected a name with .json or .json.gz")
 

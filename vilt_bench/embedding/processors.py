@@ -118,7 +118,7 @@ class ImageProcessor:
     def description(self) -> str:
         """Its class, what computes, and their versions."""
         backend = getattr(self._processor, "backend", "")
-        library = {"torchvision": "torchvision", "pil": "pillow"}.get(backend, "pillow")
+        library = "torchvision" if backend == "torchvision" else "Pillow"
         kind = next((name for name, value in BACKENDS.items() if value == backend), "")
         told = f"{self.name} of transformers {version('transformers')}"
         return f"{told} ({f'{kind}, ' if kind else ''}{library} {version(library)})"

@@ -51,6 +51,8 @@ RULES: Mapping[str, Mapping[Purpose, Rule]] = {
         "photographs":            (_N, _A, _N, _S, _N, _N, _N, _N),  # what no images asked for came to
         "decoded":                (_N, _A, _N, _A, _A, _N, _A, _N),  # to decode others takes another time
         "preprocessing":          (_A, _A, _A, _A, _A, _N, _A, _A),
+        "preprocessor":           (_A, _A, _A, _A, _A, _N, _A, _A),
+        "decoder":                (_A, _A, _A, _A, _A, _N, _A, _A),
         "text-length":            (_A, _A, _A, _A, _A, _N, _A, _A),
         "images-per-text":        (_A, _A, _A, _A, _A, _N, _A, _A),
         "dtype":                  (_A, _A, _A, _A, _A, _A, _A, _A),
@@ -213,6 +215,8 @@ _FACTS: Mapping[str, Callable[[Any], str]] = {
     "images": lambda run: str(run.case.images),
     **_OF_PHOTOGRAPHS,
     "preprocessing": lambda run: str(run.case.preprocessing),
+    "preprocessor": lambda run: str(run.case.preprocessor),
+    "decoder": lambda run: str(run.case.decoder),
     "text-length": lambda run: str(run.case.text_length),
     "images-per-text": lambda run: str(run.case.images_per_text),
     "dtype": lambda run: str(run.case.dtype),

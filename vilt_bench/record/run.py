@@ -296,6 +296,8 @@ class Model:
     """Tokens that there are; `None` in records that do not say."""
     fit: Fit | None = None
     """How images were fitted to the resolution, as it turned out; `None` in records that do not say."""
+    preprocessing: str | None = None
+    """Who prepared the images within the pass, with versions; `None`: nobody did, or of records that do not say."""
     computation: Computation | None = None
     """Who computed the stages, where it was not eager torch in float32; `None` as well in records that do not say."""
 

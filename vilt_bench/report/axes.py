@@ -99,6 +99,8 @@ AXES: Mapping[str, Axis] = {
         Axis("fit", "Fit", lambda run: "aspect" if run.case.fit == "native" else run.case.fit),
         Axis("reduce", "Reduction", lambda run: run.case.reduce or "none"),
         Axis("preprocessing", "Preprocessing", lambda run: "within the pass" if run.case.preprocessing else "before"),
+        Axis("preprocessor", "Preprocessor", lambda run: run.case.preprocessor),
+        Axis("decoder", "Decoder", lambda run: run.case.decoder or "usual"),
         Axis("interaction", "Interaction", lambda run: run.case.interaction),
         Axis(
             "text-length",

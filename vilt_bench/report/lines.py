@@ -178,6 +178,7 @@ def model_line(run: Summary) -> str:
         f"{model.kind}{joined} · {_fitted(model)} · "
         f"{tokens} tokens · "
         f"{batch} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT}"
+        + ("" if model.preprocessing is None else f", prepared by {model.preprocessing}")
         + ("" if model.is_alone else f" · text: {model.text}")
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vilt_bench.ask import registry
 from vilt_bench.ask.case import Case, label
 from vilt_bench.embedding import Processor, VisualEmbedder
-from vilt_bench.errors import EmbedderError, ViltBenchError
+from vilt_bench.errors import ConfigError, EmbedderError, ViltBenchError
 from vilt_bench.machine.environment import available_memory_bytes
 from vilt_bench.model import SharedModel, VisionLanguageModel, build_shared, shared_sizes
 from vilt_bench.model.assembly import Assembly, assembled
@@ -63,7 +63,7 @@ def memory_needs(
     """
     dtype: torch.dtype = getattr(torch, case.dtype)
     inputs, beside = least_bytes(
-        replace(case, fit="crop") if embedder.fixed_size else case,
+        _fitted(case, embedder),
         resolution=case.resolution or embedder.resolution,
         size_divisor=embedder.size_divisor,
         dtype=dtype,
@@ -99,8 +99,11 @@ def build_inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> 
         raise EmbedderError(
             f"{label(case)} takes images of {height}x{width} pixels only; give `resolution` {height}x{width}"
         )
+    found = native_processor(case, embedder)
+    if case.processor_kind is not None and found is not None:
+        _check_processor(case, embedder, found)
     return make_inputs(
-        replace(case, fit="crop") if embedder.fixed_size else case,
+        _fitted(case, embedder),
         resolution=case.resolution or embedder.resolution,
         size_divisor=embedder.size_divisor,
         mean=embedder.mean,
@@ -108,15 +111,56 @@ def build_inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> 
         device=device,
         dtype=getattr(torch, case.dtype),
         vocabulary=shared_sizes(case.interaction, case.vilt).vocabulary,
-        processor=native_processor(case, embedder),
+        processor=found,
     )
 
 
-def native_processor(case: Case, embedder: VisualEmbedder) -> Processor | None:
-    """Returns the tower's own processor where native sizes are what it makes of the images'; else they are their own.
+def _fitted(case: Case, embedder: VisualEmbedder) -> Case:
+    """Returns the case with the fit that its images get: a fixed size is cropped to, a processor decides by itself."""
+    if embedder.fixed_size:
+        return replace(case, fit="crop")
+    return case if case.processor_kind is None else replace(case, fit="native", resolution=None)
 
-    It does not where the tower has none, or one that makes all images of one size.
+
+def _check_processor(case: Case, embedder: VisualEmbedder, processor: Processor) -> None:
+    """Refuse a processor that decides otherwise than what was asked for, or makes what the embedder does not take.
+
+    Raises:
+        ConfigError: it does.
     """
+    dynamic = not embedder.fixed_size and processor.is_dynamic
+    for name, given in (
+        ("fit", case.fit in ("crop", "exact")),
+        ("resolution", dynamic and case.resolution is not None),
+    ):
+        if given:
+            raise ConfigError(
+                f"{processor.description} decides of sizes itself; leave `{name}` out", field="preprocessor"
+            )
+    if not embedder.fixed_size:
+        return
+    if (made := processor.size(*embedder.resolution)) != embedder.resolution:
+        raise ConfigError(
+            f"{processor.description} makes images of {made[0]}x{made[1]} pixels, and {label(case)} takes "
+            f"{embedder.resolution[0]}x{embedder.resolution[1]}; give `resolution` {made[0]}x{made[1]}",
+            field="preprocessor",
+        )
+
+
+def native_processor(case: Case, embedder: VisualEmbedder) -> Processor | None:
+    """Returns the tower's own processor where it prepares images, or native sizes are what it makes of the images'.
+
+    `None`: they are the images' own, as the tower has none, or one that makes all images of one size.
+
+    Raises:
+        ConfigError: it is to prepare images, and there is none.
+    """
+    if (kind := case.processor_kind) is not None:
+        if embedder.processor is None:
+            raise ConfigError(
+                f"{label(case)} has no processor that is known here; give pillow or torchvision", field="preprocessor"
+            )
+        return embedder.processor(kind)
     if case.fit != "native" or embedder.fixed_size or embedder.processor is None:
         return None
     try:
@@ -220,4 +264,5 @@ def describe_model(
         vocabulary=sizes.vocabulary or None,
         fit=inputs.fit,
         computation=computation,
+        preprocessing=None if inputs.preprocessing is None else inputs.preprocessing.description,
     )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from vilt_bench import files
-from vilt_bench.ask.case import WHOLE, Case, command_line, label, parse_backend
+from vilt_bench.ask.case import WHOLE, Case, command_line, label, parse_backend, without_preprocessing
 from vilt_bench.embedding import ImageBatch, Mark, TextBatch, tensors
 from vilt_bench.errors import CheckpointError, EmbedderError, FileError, InputError, ViltBenchError
 from vilt_bench.model import VisionLanguageModel, gather_stages, stages
@@ -172,7 +172,7 @@ def inspect(case: Case) -> tuple[Model, tuple[Stage, ...]]:
         except FileError as error:
             problem = "there is no such file" if error.missing else error.reason
             raise CheckpointError(f"weights={weights}: {problem}; give the path of a checkpoint") from None
-    case = replace(case, preprocessing=False)  # the model's shapes are the same without
+    case = without_preprocessing(case)
     try:
         embedder = embedder_on_meta(case)
         check_memory(case, embedder, torch.device("cpu"), weights=False)

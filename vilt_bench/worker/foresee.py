@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from vilt_bench import wire
-from vilt_bench.ask.case import ALONE, EAGER, TEXT_LENGTH, Case, ViltConfig
+from vilt_bench.ask.case import ALONE, EAGER, TEXT_LENGTH, Case, ViltConfig, without_preprocessing
 from vilt_bench.ask.forecast import HOST, Forecast, Outlook, Share
 from vilt_bench.errors import ViltBenchError
 from vilt_bench.machine.device import HOST_MEMORY, resolve_device
@@ -119,7 +119,7 @@ def foresee(
 def _shape(case: Case, seen: list[tuple[Case, Shape | ViltBenchError]]) -> Shape:
     """Returns the shape of a case with one image a text; it is found out once for all that differ elsewhere only."""
     alone = replace(
-        case,
+        without_preprocessing(case),
         interaction=ALONE,
         vilt=ViltConfig(hidden_size=shared_sizes(case.interaction, case.vilt).hidden_size),
         text_length=TEXT_LENGTH,
@@ -130,7 +130,6 @@ def _shape(case: Case, seen: list[tuple[Case, Shape | ViltBenchError]]) -> Shape
         dtype="float32",
         device="cpu",
         threads=None,
-        preprocessing=False,
         seed=0,
     )
     found = next((shape for known, shape in seen if known == alone), None)

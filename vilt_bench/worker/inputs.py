@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vilt_bench.ask.case import ALONE, SYNTHETIC, Case, Fit
+from vilt_bench.ask.case import ALONE, PROCESSOR, SYNTHETIC, Case, Fit
 from vilt_bench.ask.images import (
     crop_size,
     find_images,
@@ -21,7 +21,7 @@ from vilt_bench.ask.images import (
     resize,
 )
 from vilt_bench.embedding import ImageBatch, Processor, TextBatch
-from vilt_bench.worker.preprocessing import Encoded, Preprocessing, Target, batch_images, to_tensor
+from vilt_bench.worker.preprocessing import Encoded, Preprocessing, Target, batch_images, check_decoder, to_tensor
 
 MOST_BATCHES = 16
 """They stay on the device, so that no pass waits for its input."""
@@ -148,7 +148,7 @@ def make_inputs(
             for _ in range(BATCHES * case.images_per_pass)
         ]
     else:
-        if processor is not None:
+        if processor is not None and case.processor_kind is None:
             notes.append(f"Native sizes are those that {processor.description} makes of the images'.")
         images = [
             to_tensor(
@@ -185,7 +185,8 @@ def make_inputs(
         text="none" if case.interaction == ALONE else "synthetic token ids",
         resolution=(height, width),
         notes=tuple(notes),
-        preprocessing=Preprocessing(
+        preprocessing=_preprocessing(
+            case,
             Target(
                 resolution=resolution,
                 size_divisor=size_divisor,
@@ -199,12 +200,44 @@ def make_inputs(
             paths,
             device=device,
             dtype=dtype,
+            processor=processor,
         )
         if case.preprocessing
         else None,
         encoded=_encoded(paths, count, per_pass) if case.preprocessing else (),
         fit=None if paths == (SYNTHETIC,) else case.fit,
     )
+
+
+def _preprocessing(
+    case: Case,
+    target: Target,
+    paths: Sequence[str],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    processor: Processor | None,
+) -> Preprocessing:
+    """Returns what prepares the images, checked on each of the files.
+
+    Raises:
+        ConfigError: a package that it needs is not installed.
+        InputError: the decoder can't read a file, or the processor makes images that the embedder does not take.
+    """
+    name = case.preprocessor.partition(":")[0]
+    made = Preprocessing(
+        target,
+        paths,
+        device=device,
+        dtype=dtype,
+        preprocessor=name,
+        decoder=case.decoder,
+        processor=processor if name == PROCESSOR else None,
+    )
+    if (decoder := made.decoder).package != "PIL":
+        for path in paths:
+            check_decoder(decoder, read_encoded(path), image_size(path), f"image {path!r}")
+    return made
 
 
 def _encoded(paths: Sequence[str], count: int, batch_size: int) -> tuple[Encoded, ...]:

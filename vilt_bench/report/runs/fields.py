@@ -37,6 +37,8 @@ def run_fields(run: Summary) -> dict[str, str | int | float | None]:
         "library": model.computation.version if model is not None and model.computation is not None else None,
         "batch_size": run.case.batch_size,
         "images_per_text": run.case.images_per_text,
+        "preprocessor": run.case.preprocessor if run.case.preprocessing else None,
+        "prepared_by": model.preprocessing if model is not None else None,
         "height": height,
         "width": width,
         "fit": model.fit if model is not None else None,
