@@ -1,11 +1,12 @@
 """How often does `vilt-bench gate` cry wolf, what does it find, and how long does it take? On real timings.
 
-Runs the gate again and again on patch32 at 384×640, on identical code and on code with 5% and 10% of real extra
-work (`slow_patch.py`, calibrated here), without and with load that it makes itself. The pairs of processes are kept;
-comparisons are then drawn from each cell's pairs, as many as fit into a gate's time, and judged by the gate's own rule.
-Prints Markdown, for docs/gate.md. Goes on from what an earlier run has measured.
+Runs the gate again and again on patch32 at 384×640 and on a model of some milliseconds a pass, on identical code and on
+code with 3%, 5% and 10% of real extra work (`slow_patch.py`, calibrated here), without and with load that it makes
+itself, each with the time and the tolerance that its aim names. A gate's pairs of processes are kept when it ends; it
+goes on where an earlier run was stopped, with the cell that has fewest. Comparisons are then drawn from each cell's
+pairs, as many as fit into a gate's time, and judged by the gate's own rule. Prints Markdown, for docs/gate.md.
 
-    python benchmarks/gate.py --minutes 120 --output results/gate | python tools/marked.py docs/gate.md gate
+    python benchmarks/gate.py --minutes 30 --output results/gate | python tools/marked.py docs/gate.md gate
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from vilt_bench import Case, Installation, Sampling, ViltConfig, compare, gate
+from vilt_bench.ask.rule import TOLERANCE
 from vilt_bench.judge.compare import LEAST_SESSIONS
 from vilt_bench.judge.estimate import LEAST_UNITS
 from vilt_bench.judge.pairs import LOOKS, Pair, decide, evidence, pairs_of
@@ -35,7 +37,53 @@ from vilt_bench.record import store
 from vilt_bench.record.load import load_folder
 from vilt_bench.record.run import WHOLE, Run
 
-SLOWDOWNS = (0.0, 0.05, 0.1)
+
+@dataclass(frozen=True)
+class Subject:
+    """What is gated."""
+
+    case: Case
+    width: int
+    """Of the extra work's perceptron, whose hidden layer is four times as wide."""
+    trial_rows: int
+    """Of extra work, by which it is calibrated first."""
+
+
+SUBJECTS = {
+    "fast": Subject(
+        Case(
+            "guarded:patch32",
+            resolution=(64, 96),
+            fit="crop",
+            device="cpu",
+            threads=1,
+            vilt=ViltConfig(hidden_size=192, layers=4, heads=3, mlp_size=768),
+        ),
+        width=192,
+        trial_rows=64,
+    ),
+    "patch32": Subject(
+        Case("guarded:patch32", resolution=(384, 640), fit="crop", device="cpu"), width=768, trial_rows=1024
+    ),
+}
+"""By name, which is a folder's."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """How a gate is asked."""
+
+    slowdown: float
+    tolerance: float = TOLERANCE
+    max_time_s: float = 300.0
+
+
+TITLES = {
+    "earlier": "patch32 at 384×640, gates of the rule before",
+    "fast": "A model of some milliseconds a pass",
+    "patch32": "patch32 at 384×640",
+}
+AIMS = (Aim(0.0), Aim(0.03, tolerance=0.015), Aim(0.05, max_time_s=180.0), Aim(0.1, max_time_s=90.0))
 SOURCE = Path(__file__).with_name("slow_patch.py")
 RESAMPLES = 40
 """Of a cell's gates."""
@@ -43,99 +91,119 @@ HISTORY = 10
 """Earlier sessions that `compare` knows."""
 BURST_S, DUTY = 3.0, 0.5
 """Processes of the load are busy so long at most, and so much of the time."""
-CALIBRATION_ROWS, CALIBRATION_PASSES = 1024, 15
+CALIBRATION_S, LEAST_CALIBRATION_PASSES = 4.0, 15
+"""Of passes of each side, and so many at least."""
+CALIBRATED_AT = 0.1
+"""Share of a pass: extra work is calibrated where it is needed, as few rows cost more each than many."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120.0, help="measuring time, about (0: what is there)")
     parser.add_argument("--output", type=Path, default=Path("results/gate"), help="folder of the pairs")
+    parser.add_argument("--subject", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="what is gated")
     parser.add_argument(
         "--load", type=int, nargs="+", default=[0, 1, 2], help="busy processes of others for each core, on average"
     )
-    parser.add_argument("--layers", type=int, default=12, help="of the transformer")
-    parser.add_argument("--max-time", type=float, default=300.0, help="of one gate, in seconds")
     parser.add_argument("--draws", type=int, default=2000, help="comparisons a cell")
     options = parser.parse_args()
-    case = Case(
-        "guarded:patch32", resolution=(384, 640), fit="crop", device="cpu", vilt=ViltConfig(layers=options.layers)
-    )
-    options.output.mkdir(parents=True, exist_ok=True)
     if options.minutes:
-        collect(case, options)
-    print(table(options))
+        collect(options)
+    for name in ("earlier", *SUBJECTS):
+        if (options.output / name / "gates.jsonl").exists():
+            print(f"**{TITLES[name]}**\n\n{table(options.output / name, options)}")
 
 
-def collect(case: Case, options: argparse.Namespace) -> None:
-    """Run gates, cell after cell, until the time is over."""
-    folder = options.output.resolve()
-    rows = calibrate(case, folder)
+def collect(options: argparse.Namespace) -> None:
+    """Run gates, the cell that has fewest pairs first, until the time is over."""
     end_s = time.monotonic() + 60 * options.minutes
-    cells = [(load, slowdown) for slowdown in SLOWDOWNS for load in options.load]
+    rows: dict[str, float] = {}
+    cells = [(name, load, aim) for aim in AIMS for load in options.load for name in options.subject]
+    counts = {cell: len(pool(options.output / cell[0], cell[1], cell[2].slowdown)) for cell in cells}
     while True:
-        load, slowdown = min(cells, key=lambda cell: len(pool(options.output, *cell)))
         left_s = end_s - time.monotonic()
-        if left_s < options.max_time / 4:
+        if not (fitting := [cell for cell in cells if cell[2].max_time_s <= left_s]):
             return
+        name, load, aim = cell = min(fitting, key=counts.__getitem__)
+        folder = options.output.resolve() / name
+        if name not in rows:
+            folder.mkdir(parents=True, exist_ok=True)
+            rows[name] = calibrate(SUBJECTS[name], folder)
         with loaded(load / DUTY * len(os.sched_getaffinity(0))):
             found = gate(
-                case,
-                installation(folder, "baseline", 0),
-                installation(folder, f"slower-{slowdown:g}", round(rows * slowdown)),
-                max_time_s=min(options.max_time, left_s),
+                SUBJECTS[name].case,
+                installation(folder, SUBJECTS[name], "baseline", 0),
+                installation(folder, SUBJECTS[name], f"slower-{aim.slowdown:g}", round(rows[name] * aim.slowdown)),
+                max_time_s=aim.max_time_s,
+                tolerance=aim.tolerance,
             )
-        where = options.output / f"load-{load}" / f"slower-{slowdown:g}"
         if len(found.runs) < 2:
             return
         for run in found.runs:
-            store.save(run, where / str(run.side))
+            store.save(run, folder / f"load-{load}" / f"slower-{aim.slowdown:g}" / str(run.side))
         seen = found.comparison
         line = {
             "load": load,
-            "slowdown": slowdown,
+            "slowdown": aim.slowdown,
+            "tolerance": aim.tolerance,
+            "max_time_s": aim.max_time_s,
             "verdict": seen.verdict,
             "spent_s": round(seen.spent_s, 1),
             "pairs": seen.baseline.processes,
         }
-        with (options.output / "gates.jsonl").open("a") as file:
+        with (folder / "gates.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(
-            f"load {load}×, slower by {slowdown:.0%}: {seen.verdict} in {seen.spent_s:.0f} s: {seen.total.reason}",
+            f"{name}, load {load}×, slower by {aim.slowdown:.0%}: {seen.verdict} after {seen.baseline.processes} "
+            f"pairs, {seen.spent_s:.0f} s: {seen.total.reason}",
             file=sys.stderr,
+            flush=True,
         )
+        counts[cell] += max(1, seen.baseline.processes)
         if found.interrupted:
             return
 
 
-def installation(folder: Path, name: str, rows: int) -> Installation:
+def installation(folder: Path, subject: Subject, name: str, rows: int) -> Installation:
     """Returns an installation in whose folder the embedder does so much extra work."""
     home = folder / name
     home.mkdir(exist_ok=True)
-    (home / "guarded.py").write_text(SOURCE.read_text().replace("ROWS = 0", f"ROWS = {rows}"))
+    source = SOURCE.read_text().replace("ROWS = 0", f"ROWS = {rows}")
+    source = source.replace("WIDTH, HIDDEN = 768, 3072", f"WIDTH, HIDDEN = {subject.width}, {4 * subject.width}")
+    (home / "guarded.py").write_text(source)
     return Installation(name, folder=str(home))
 
 
-def calibrate(case: Case, folder: Path) -> float:
+def calibrate(subject: Subject, folder: Path) -> float:
     """Returns the rows of extra work that take as much CPU time as a pass."""
-    sides = []
-    for name, rows in (("baseline", 0), ("calibration", CALIBRATION_ROWS)):
-        worker = installation(folder, name, rows).start()
-        worker.ask(Prepare(case), Prepared)
-        sides.append(worker)
+    plain_s, extra_s = extra_work(subject, folder, subject.trial_rows)
+    rows = max(1, round(CALIBRATED_AT * subject.trial_rows * plain_s / extra_s))
+    plain_s, extra_s = extra_work(subject, folder, rows)
+    print(
+        f"a pass takes {1000 * plain_s:.1f} ms of CPU time, {rows} rows of extra work {1000 * extra_s:.2f} ms",
+        file=sys.stderr,
+        flush=True,
+    )
+    return rows * plain_s / extra_s
+
+
+def extra_work(subject: Subject, folder: Path, rows: int) -> tuple[float, float]:
+    """Returns the CPU time in seconds of a pass, and of so many rows of extra work."""
+    workers = []
+    for name, count in (("baseline", 0), ("calibration", rows)):
+        worker = installation(folder, subject, name, count).start()
+        worker.ask(Prepare(subject.case), Prepared)
+        workers.append(worker)
     times: list[list[float]] = [[], []]
-    for _ in range(CALIBRATION_PASSES):
-        for worker, seen in zip(sides, times, strict=True):
+    while len(times[0]) < LEAST_CALIBRATION_PASSES or sum(map(sum, times)) < 2 * CALIBRATION_S:
+        for worker, seen in zip(workers, times, strict=True):
             times_s = worker.ask(Sample(instrumented=False), Measured).series.whole.cpu_time_s
             assert times_s is not None
             seen.append(times_s[0])
-    for worker in sides:
+    for worker in workers:
         worker.close()
-    plain, busy = (fmean(sorted(seen)[:5]) for seen in times)
-    print(
-        f"a pass takes {1000 * plain:.0f} ms of CPU time, {CALIBRATION_ROWS} rows of extra work {busy - plain:.3f} s",
-        file=sys.stderr,
-    )
-    return CALIBRATION_ROWS * plain / (busy - plain)
+    plain_s, busy_s = (fmean(sorted(seen)[: len(seen) // 3]) for seen in times)
+    return plain_s, max(busy_s - plain_s, plain_s / 1000)
 
 
 @contextlib.contextmanager
@@ -158,7 +226,7 @@ while True:
 
 
 def gates_of(folder: Path, load: int, slowdown: float) -> list[list[Pair]]:
-    """Returns the pairs of a cell, by gate."""
+    """Returns the pairs of a cell of a subject's folder, by gate."""
     where = folder / f"load-{load}" / f"slower-{slowdown:g}"
     candidates = {run.group: run for run in load_folder(where / "candidate")}
     both = [(run, candidates.get(run.group)) for run in load_folder(where / "baseline")]
@@ -175,35 +243,47 @@ def bare(pair: Pair) -> Pair:
     return Pair(*(replace(side, stages={}) for side in (pair.baseline, pair.candidate)))
 
 
-def table(options: argparse.Namespace) -> str:
+def table(folder: Path, options: argparse.Namespace) -> str:
     """Returns what the gate reaches, as Markdown."""
-    gates = run_gates(options.output)
+    gates = run_gates(folder)
     lines = [
-        "| load | extra work | gates, pairs | slower by | regressed | inconclusive | unchanged | pairs a gate |",
-        "|---|---|---|---|---|---|---|---|",
+        "| load | extra work | tolerance | within | gates, pairs | slower by | regressed | inconclusive | unchanged "
+        "| pairs a gate |",
+        "|" + "---|" * 10,
     ]
     for load in options.load:
-        for slowdown in SLOWDOWNS:
-            cell = [each for each in gates if (each["load"], each["slowdown"]) == (load, slowdown)]
-            pairs = gates_of(options.output, load, slowdown)
+        for aim in aims_of(gates):
+            cell = [each for each in gates if (each["load"], each["slowdown"]) == (load, aim.slowdown)]
+            pairs = gates_of(folder, load, aim.slowdown)
             if sum(map(len, pairs)) < LEAST_UNITS:
                 continue
-            fit = math.floor(options.max_time * sum(map(len, pairs)) / sum(each["spent_s"] for each in cell))
-            lines.append(_row(load, slowdown, pairs, min(fit, max(LOOKS)), draws=options.draws))
-    lines += ["", f"Measured on {_machine(options)}.", "", *_gates(options, gates), "", *_stored(options)]
+            fit = math.floor(aim.max_time_s * sum(map(len, pairs)) / sum(each["spent_s"] for each in cell))
+            lines.append(_row(load, aim, pairs, min(fit, max(LOOKS)), draws=options.draws))
+    lines += ["", f"Measured on {_machine(folder)}.", "", *_gates(folder, gates), "", *_stored(folder, options)]
     return "\n".join(lines) + "\n"
 
 
-def _machine(options: argparse.Namespace) -> str:
+def aims_of(gates: Sequence[Mapping[str, Any]]) -> list[Aim]:
+    """Returns how gates were asked, and identical code likewise by the finest tolerance of any."""
+    asked = {
+        Aim(each["slowdown"], each.get("tolerance", TOLERANCE), each.get("max_time_s", Aim.max_time_s))
+        for each in gates
+    }
+    finest = min((aim.tolerance for aim in asked), default=TOLERANCE)
+    asked |= {replace(aim, tolerance=finest) for aim in asked if not aim.slowdown}
+    return sorted(asked, key=lambda aim: (aim.slowdown, -aim.tolerance))
+
+
+def _machine(folder: Path) -> str:
     where = {
         f"{run.environment.machine}, {run.environment.threads} threads, torch {run.environment.versions['torch']}"
-        for run in load_folder(options.output)
+        for run in load_folder(folder)
         if run.environment is not None
     }
     return "; ".join(sorted(where))
 
 
-def _row(load: int, slowdown: float, gates: Sequence[list[Pair]], most: int, *, draws: int) -> str:
+def _row(load: int, aim: Aim, gates: Sequence[list[Pair]], most: int, *, draws: int) -> str:
     """Returns a cell's row: what gates say that are drawn from its pairs, as many as fit into a gate's time.
 
     Drawn with replacement, each draw from another resample of the cell's gates: the interval is that of the share over
@@ -217,9 +297,9 @@ def _row(load: int, slowdown: float, gates: Sequence[list[Pair]], most: int, *, 
         verdicts: Counter[str] = Counter()
         for _ in range(draws // RESAMPLES):
             drawn = rng.choices(resampled, k=most)
-            if not slowdown:
+            if not aim.slowdown:
                 drawn = [swapped(pair) if rng.random() < 0.5 else pair for pair in drawn]
-            (total, _), count = decide(drawn)
+            (total, _), count = decide(drawn, tolerance=aim.tolerance)
             verdicts[total.verdict] += 1
             used.append(count)
         for name, found in shares.items():
@@ -227,7 +307,8 @@ def _row(load: int, slowdown: float, gates: Sequence[list[Pair]], most: int, *, 
     pairs = [pair for gate in gates for pair in gate]
     wall = evidence(pairs, WHOLE)[0]
     return (
-        f"| {load}× | {slowdown:.0%} | {len(gates)}, {len(pairs)} | "
+        f"| {load}× | {aim.slowdown:.0%} | {100 * aim.tolerance:g}% | {aim.max_time_s:.0f} s "
+        f"| {len(gates)}, {len(pairs)} | "
         f"{100 * wall.estimate:+.1f}% ± {100 * wall.half_width:.1f}% | "
         f"{' | '.join(map(_share, shares.values()))} | {fmean(used):.1f} of {most} |"
     )
@@ -243,12 +324,12 @@ def swapped(pair: Pair) -> Pair:
     return Pair(pair.candidate, pair.baseline)
 
 
-def _stored(options: argparse.Namespace) -> Iterator[str]:
+def _stored(folder: Path, options: argparse.Namespace) -> Iterator[str]:
     """Yields what `compare` says of the gates' sides as sessions of their own: other hours, other loads."""
-    sessions: dict[float, list[Run]] = {slowdown: [] for slowdown in SLOWDOWNS}
-    for slowdown in SLOWDOWNS:
+    sessions: dict[float, list[Run]] = {aim.slowdown: [] for aim in AIMS}
+    for slowdown in list(sessions):
         for load in options.load:
-            where = options.output / f"load-{load}" / f"slower-{slowdown:g}"
+            where = folder / f"load-{load}" / f"slower-{slowdown:g}"
             sessions[slowdown] += [alone(run) for run in load_folder(where / "candidate")]
             sessions[0.0] += [alone(run) for run in load_folder(where / "baseline")]
     sessions = {
@@ -288,18 +369,18 @@ def run_gates(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _gates(options: argparse.Namespace, gates: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _gates(folder: Path, gates: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yields what the gates said that were run in full: the only evidence of which each part is independent."""
     if not gates:
         return
     times = [each["spent_s"] for each in gates]
     yield f"{len(gates)} gates were run in full, {median(times):.0f} s in the median, {max(times):.0f} s at most:"
     yield ""
-    for slowdown in SLOWDOWNS:
-        cells = [pairs for load in options.load for pairs in gates_of(options.output, load, slowdown)]
-        verdicts = Counter(decide(pairs)[0][0].verdict for pairs in cells)
-        said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-        yield f"- {slowdown:.0%} of extra work: {said}"
+    for aim in AIMS:
+        said = Counter(each["verdict"] for each in gates if each["slowdown"] == aim.slowdown)
+        if said:
+            told = ", ".join(f"{count} {verdict}" for verdict, count in said.most_common())
+            yield f"- {aim.slowdown:.0%} of extra work: {told}"
 
 
 if __name__ == "__main__":

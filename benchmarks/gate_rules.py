@@ -4,7 +4,8 @@ A rule is a pair's number (what the passes of both sides come to) and a test ove
 replacement, from each cell's pairs, and decided as `judge.pairs.decide` does for the whole: looks, clocks, tolerance.
 Sides of identical code are swapped at random. Prints Markdown, for docs/gate.md; the first row is the rule in force.
 
-    python benchmarks/gate_rules.py --fast FOLDER --slow results/gate | python tools/marked.py docs/gate.md gate-rules
+    python benchmarks/gate_rules.py --fast FOLDER --slow results/gate/earlier |
+        python tools/marked.py docs/gate.md gate-rules
 
 and with `--by-time` a second one, for the marks `gate-times`.
 

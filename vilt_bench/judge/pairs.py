@@ -21,7 +21,7 @@ SAMPLE_TURNS = 15
 """Thirty passes a process: fewer find less, more find hardly more."""
 PASSES = 2 * (1 + 2 * (WARMUP_TURNS + SAMPLE_TURNS))
 """Of a pair that is not short of time, by both processes, the first calls included."""
-LEAST_TURNS = 3
+LEAST_TURNS = 4
 """A pair that was cut off earlier is not judged."""
 Verdicts = tuple[StageVerdict, tuple[StageVerdict, ...]]
 """Of the whole, and of the stages."""
