@@ -35,3 +35,20 @@ def test_no_line_from_a_name_to_its_point_crosses_another_name():
             drawn = Path(transform.transform(each.arrow_patch.get_path().vertices))
             crossed = [name for name, box in boxes.items() if name != each.get_text() and drawn.intersects_bbox(box)]
             assert crossed == [], each.get_text()
+
+
+def test_no_name_covers_a_marker_of_another_named_or_not():
+    hollow = [(1_430, 1.41), (1_050, 1.9), (1_900, 2.13), (600, 1.8), (620, 1.65), (690, 1.5), (950, 1.05)]
+    named = [(540, 1.87, "patch32, batch size 1"), (900, 2.22, "grid-r50, batch size 2"), (1_600, 2.52, "grid-r50")]
+    with style.styled():
+        sheet = style.Sheet(style.COLUMN_IN, 200)
+        axes = sheet.axes(32, 6, 190, 145)
+        axes.set(xscale="log", xlim=(250, 30_000), ylim=(0, 4.2))
+        style.label_points(axes, named, others=hollow)
+        canvas = FigureCanvasAgg(sheet.figure)
+        canvas.draw()
+        for each in axes.texts:
+            box = Text.get_window_extent(each, canvas.get_renderer())
+            covered = [(x, y) for x, y in [*hollow, *(each[:2] for each in named)]
+                       if box.contains(*axes.transData.transform((x, y)))]  # fmt: skip
+            assert covered == [], each.get_text()

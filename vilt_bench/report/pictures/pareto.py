@@ -169,7 +169,9 @@ def pareto(
         told = numbers if numbered else names
         across = [(panels.ends(at.low, at.high, scales[0]), up.value) for _, at, up in own]
         bars = [(max(end[0], scales[0].low), min(end[1], scales[0].high), height) for end, height in across if end]
-        style.label_points(axes, [(at.value, up.value, told[run.run_id]) for run, at, up in on], bars, ground=True)
+        others = [(at.value, up.value) for run, at, up in own if run.run_id not in chosen]
+        named = [(at.value, up.value, told[run.run_id]) for run, at, up in on]
+        style.label_points(axes, named, bars, others=others, ground=True)
     return sheet.figure
 
 

@@ -200,9 +200,10 @@ def label_points(
     points: Iterable[tuple[float, float, str]],
     bars: Iterable[tuple[float, float, float]] = (),
     *,
+    others: Iterable[tuple[float, float]] = (),
     ground: bool = False,
 ) -> None:
-    """Write names beside points (x, y, name), where they cover nothing else if that can be had.
+    """Write names beside points (x, y, name), where they cover nothing else if that can be had, and markers least.
 
     A name that stands apart has a line to its point, which crosses no other name, and which no name crosses.
 
@@ -210,6 +211,7 @@ def label_points(
         axes: with its limits set.
         points: what is named.
         bars: horizontal error bars (left, right, y) to keep clear of.
+        others: points (x, y) without names, whose markers are to be seen as well.
         ground: whether names have a white ground, as where lines cross them.
     """
     points = list(points)
@@ -217,10 +219,12 @@ def label_points(
     places = [axes.transData.transform((x, y)) for x, y, _ in points]
     scale = axes.figure.dpi / POINTS_PER_INCH
     frame = axes.get_window_extent()
-    taken = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in places]
+    marked = [*places, *(axes.transData.transform(point) for point in others)]
+    markers: list[Box] = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in marked]
+    crossed: list[Box] = []
     for left_end, right_end, at_y in bars:
         (x0, y0), (x1, _) = axes.transData.transform([(left_end, at_y), (right_end, at_y)])
-        taken.append((x0, y0 - 2 * scale, x1, y0 + 2 * scale))
+        crossed.append((x0, y0 - 2 * scale, x1, y0 + 2 * scale))
     names: list[Box] = []
     leaders: list[Path] = []
     for (x, y), (at_x, at_y, name) in zip(places, points, strict=True):
@@ -233,6 +237,7 @@ def label_points(
             (0, -8),
             *((side, up) for up in (8, -8, 15, -15, 22, -22, 30, -30) for side in (6, -6)),
             *((0, up) for up in (15, -15, 22, -22, 30, -30)),
+            *((side, up) for up in (40, -40, 55, -55, 75, -75) for side in (6, -6, 30, -30, 0)),
         ]
         boxes = []
         for right, up in offsets:
@@ -248,12 +253,16 @@ def label_points(
             if (far[index] and any(_crosses(line, other) for other in names))
             or any(_crosses(other, box) for other in leaders)
         }
-        inside = [index for index, box in enumerate(boxes) if frame.x0 <= box[0] and box[2] <= frame.x1]
-        free = [index for index in inside if not any(_overlap(boxes[index], other) for other in taken)]
-        within = [index for index in free if frame.y0 <= boxes[index][1] and boxes[index][3] <= frame.y1]
-        clear = [index for index in within or free or inside if index not in crossing]
-        best = (clear or within or free or inside or [0])[0]
-        taken.append(boxes[best])
+        costs = [
+            (
+                not (frame.x0 <= box[0] and box[2] <= frame.x1),
+                *(sum(_overlap(box, other) for other in those) for those in (markers, names, crossed)),
+                not (frame.y0 <= box[1] and box[3] <= frame.y1),
+                index in crossing,
+            )
+            for index, box in enumerate(boxes)
+        ]
+        best = costs.index(min(costs))
         names.append(boxes[best])
         if far[best]:
             leaders.append(lines[best])
