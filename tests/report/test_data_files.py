@@ -12,8 +12,7 @@ import pytest
 from vilt_bench.cli import main
 from vilt_bench.judge.summary import summarise
 from vilt_bench.record.load import load_all
-from vilt_bench.report import render, render_data
-from vilt_bench.report.runs import data_files
+from vilt_bench.report import data_files, render, render_data
 
 SITTING = Path(__file__).parents[1] / "golden" / "records" / "sitting"
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, get_args
 from vilt_bench.ask.rule import NEWEST, Order
 from vilt_bench.cli import formats, options, screen
 from vilt_bench.errors import ConfigError
+from vilt_bench.report.history import DATA, PICTURES
 from vilt_bench.report.history import FORMATS as TEXTS
-from vilt_bench.report.history import PICTURES
 from vilt_bench.words import counted
 
 if TYPE_CHECKING:
@@ -62,7 +62,16 @@ def register(add: Add) -> None:
         "--newest", type=int, metavar="N", help=f"for --check: runs in whose midst a change is new (default: {NEWEST})"
     )
     group = parser.add_argument_group("output")
-    group.add_argument("--format", choices=[*TEXTS, *PICTURES], help="default: what --output's name says, else a table")
+    group.add_argument(
+        "--format", choices=[*TEXTS, *DATA, *PICTURES], help="default: what --output's name says, else a table"
+    )
+    group.add_argument(
+        "--labels",
+        action="append",
+        default=[],
+        metavar="FILE.toml|NAME=LABEL",
+        help="of a picture: labels, colours and order of your own, as docs/pictures.md has them",
+    )
     group.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
 
 
@@ -77,9 +86,15 @@ def history(asked: argparse.Namespace) -> int:
         raise ConfigError(f"--newest is for 'vilt-bench history check', and at least 1; got {asked.newest}")
     if check and (asked.format is not None or asked.output is not None):
         raise ConfigError("'history check' prints sentences only; --format and --output are for 'vilt-bench history'")
-    asked.format = formats.chosen(asked.format, asked.output, [*TEXTS, *PICTURES])
-    if not check and asked.format in PICTURES and asked.output is None and sys.stdout.isatty():
+    asked.format = formats.chosen(asked.format, asked.output, [*TEXTS, *DATA, *PICTURES])
+    if not check and asked.format in (*DATA, *PICTURES) and asked.output is None and sys.stdout.isatty():
         raise ConfigError(f"--format {asked.format} is not for a terminal; add --output FILE.{asked.format}")
+    if asked.labels and (check or asked.format not in PICTURES):
+        raise ConfigError(f"--labels is for pictures; add --format {'|'.join(PICTURES)}")
+    if asked.format in DATA:
+        from vilt_bench.report import data_files
+
+        data_files.check(asked.format)
     found = trend.history(
         *(folders or [options.RESULTS]),
         embedders=asked.embedder,
@@ -97,10 +112,15 @@ def _print(found: History, asked: argparse.Namespace) -> int:
     from vilt_bench.record import store
     from vilt_bench.report.history import render
 
-    if asked.format in PICTURES:
-        from vilt_bench.report.history import picture
+    if asked.format in (*DATA, *PICTURES):
+        if asked.format in DATA:
+            from vilt_bench.report import data_files
 
-        data = picture.render(found, asked.format)
+            data = data_files.of_history(found, asked.format)
+        else:
+            from vilt_bench.report.history import picture
+
+            data = picture.render(found, asked.format, labels=asked.labels)
         if asked.output is None:
             sys.stdout.buffer.write(data)
         else:

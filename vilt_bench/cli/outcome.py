@@ -18,7 +18,7 @@ from vilt_bench.report import verdicts
 if TYPE_CHECKING:
     from vilt_bench.judge.comparison import Comparison
 
-FILES = {name: format.file for name, format in verdicts.FORMATS.items() if format.file}
+FILES = {name: format.file for name, format in verdicts.FORMATS.items() if format.file} | verdicts.DATA
 """Formats that have a flag of their own, with what it is for."""
 
 
@@ -66,7 +66,12 @@ def finish(comparisons: Sequence[Comparison], asked: argparse.Namespace, *, othe
         path = getattr(asked, format.replace("-", "_"))
         if path is not None:
             try:
-                store.write_text(path, text(format))
+                if format in verdicts.DATA:
+                    from vilt_bench.report import data_files
+
+                    store.write_bytes(path, data_files.of_comparisons(comparisons, format))
+                else:
+                    store.write_text(path, text(format))
             except ViltBenchError as error:
                 problems.append(f"--{format} {error.problem}" if error.field == "path" else str(error))
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
@@ -105,6 +110,10 @@ def _file(format: str, text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text} is a folder; give a file")
     try:
         formats.check(format, text, flag="")
+        if format in verdicts.DATA:
+            from vilt_bench.report import data_files
+
+            data_files.check(format)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error).strip()) from None
     return text

@@ -126,7 +126,7 @@ def report(asked: argparse.Namespace) -> int:
         raise ConfigError(f"give records or folders of them, such as {RESULTS}; 'vilt-bench run' saves them there")
     asked.format = formats.chosen(asked.format, asked.output, [*TEXTS, *DATA_FILES, *PICTURES])
     if asked.format in DATA_FILES:
-        from vilt_bench.report.runs import data_files
+        from vilt_bench.report import data_files
 
         _refuse_terminal(asked)
         data_files.check(asked.format)

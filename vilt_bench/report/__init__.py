@@ -85,10 +85,10 @@ def render_data(runs: Iterable[Run | Summary], format: str, *, quantities: Seque
     if format not in DATA_FILES:
         raise ConfigError(f"must be one of {', '.join(DATA_FILES)} for a file of data; got {format!r}", field="format")
     from vilt_bench.judge.summary import summaries
+    from vilt_bench.report import data_files
     from vilt_bench.report.columns import chosen
-    from vilt_bench.report.runs import data_files
 
-    return data_files.render(summaries(runs), format, quantities=chosen(quantities) if quantities else ())
+    return data_files.of_runs(summaries(runs), format, quantities=chosen(quantities) if quantities else ())
 
 
 def newest_of(runs: Iterable[Run | Summary], count: int | None) -> tuple[list[Summary], list[str]]:

@@ -58,21 +58,24 @@ class Labels:
 
     def in_order(self, runs: Sequence[Summary]) -> list[Summary]:
         """Returns the runs whose embedders are ordered first, then the others as they come."""
+        return sorted(runs, key=self.place)
+
+    def place(self, run: Summary) -> int:
+        """Returns where the run's embedder is ordered, as a number that is least for the first."""
         places = {each: index for index, each in enumerate(self.order)}
-
-        def place(run: Summary) -> int:
-            return places.get((EMBEDDER.name, _key(EMBEDDER.write(EMBEDDER.of(run)))), len(places))
-
-        return sorted(runs, key=place)
+        return places.get((EMBEDDER.name, _key(EMBEDDER.write(EMBEDDER.of(run)))), len(places))
 
     def names(self, runs: Sequence[Summary]) -> dict[str, str]:
         """Returns the names of runs side by side, by their identifiers, embedders called as they are labelled."""
         told = {}
         for run, name in zip(runs, names(runs), strict=True):
-            plain = EMBEDDER.write(EMBEDDER.of(run))
-            rest = name.removeprefix(plain)
-            told[run.run_id] = name if rest == name else f"{self.of(EMBEDDER, EMBEDDER.of(run))}{rest}"
+            told[run.run_id] = self.called(run, name)
         return told
+
+    def called(self, run: Summary, name: str) -> str:
+        """Returns a run's name with its embedder called as it is labelled."""
+        rest = name.removeprefix(EMBEDDER.write(EMBEDDER.of(run)))
+        return name if rest == name else f"{self.of(EMBEDDER, EMBEDDER.of(run))}{rest}"
 
 
 def read(asked: Sequence[str], runs: Sequence[Summary], *, is_colour: Callable[[str], bool]) -> Labels:

@@ -89,3 +89,42 @@ def test_a_sparkline_keeps_the_shape_and_flattens_noise() -> None:
     assert sparkline([1.0] * 100, cells=10) == sparkline([1.0]) * 10
     assert sparkline([1.0, None, 2.0]) == "▁ █"
     assert sparkline([1.0, 2.0], plain=True) == "_#"
+
+
+@pytest.mark.parametrize("format", ["xlsx", "parquet"])
+def test_histories_are_written_as_data_with_the_rows_of_csv(save_history, tmp_path, format) -> None:
+    import openpyxl
+    import pyarrow.parquet
+
+    save_history(tmp_path, 12, since=6, slower=1.3)
+    file = tmp_path / f"history.{format}"
+    assert main(["history", str(tmp_path), "--output", str(file)]) == 0
+    if format == "xlsx":
+        head, *cells = openpyxl.load_workbook(file)["history"].values
+        found = [dict(zip(head, row, strict=True)) for row in cells]
+    else:
+        found = pyarrow.parquet.read_table(file).to_pylist()
+    expected = list(csv.DictReader(io.StringIO(run_render(history(tmp_path), "csv"))))
+    assert list(found[0]) == list(expected[0])
+    assert [(row["commit"], row["stage"]) for row in found] == [(row["commit"], row["stage"]) for row in expected]
+    assert [row["latency_s"] for row in found] == pytest.approx([float(row["latency_s"]) for row in expected])
+
+
+def test_a_picture_of_histories_has_labels_and_colours_of_ones_own(save_history, tmp_path, capsys) -> None:
+    save_history(tmp_path, 8)
+    file, labels = tmp_path / "history.svg", tmp_path / "labels.toml"
+    labels.write_text(
+        '[labels]\ngrid-r50 = "Grid of ResNet-50"\n[colours]\ngrid-r50 = "#123456"\n[titles]\nlatency = "A pass"\n'
+    )
+    arguments = ["history", str(tmp_path), "--stage", "whole", "--labels", str(labels)]
+    embedder = history(tmp_path).cases[0].embedder
+    labels.write_text(labels.read_text().replace("grid-r50", embedder))
+    assert main([*arguments, "--output", str(file)]) == 0
+    text = file.read_text()
+    assert "Grid of ResNet-50" in text
+    assert "A pass: whole (ms)" in text
+    assert "#123456" in text
+    assert main([*arguments, "--labels", "nobody=x", "--output", str(file)]) == 2
+    assert "no run has embedder 'nobody'" in capsys.readouterr().err
+    assert main(arguments) == 2
+    assert "--labels is for pictures; add --format svg|png|pdf" in capsys.readouterr().err

@@ -518,3 +518,33 @@ def test_throughput_of_a_side_that_was_not_measured_is_unknown(make_comparison: 
     (told,) = json.loads(render([found], "json"))["comparisons"]
     assert told["images_per_second"] == {"baseline": None, "candidate": pytest.approx(10)}
     assert "Throughput" not in render([found], "markdown")
+
+
+def test_comparisons_are_written_as_data_a_row_a_stage(regressed: Comparison, without_baseline: Comparison) -> None:
+    import openpyxl
+    import pyarrow.parquet
+
+    from vilt_bench.report import data_files
+
+    table = pyarrow.parquet.read_table(io.BytesIO(data_files.of_comparisons([regressed, without_baseline], "parquet")))
+    found = table.to_pylist()
+    assert len(found) == 2 + len(regressed.stages) + len(without_baseline.stages)
+    assert (found[0]["stage"], found[0]["verdict"], found[0]["ratio"]) == (
+        regressed.total.name, "regressed", regressed.total.ratio.value,  # type: ignore[union-attr]
+    )  # fmt: skip
+    assert table.schema.field("ratio").type == "double"
+    book = openpyxl.load_workbook(io.BytesIO(data_files.of_comparisons([regressed], "xlsx")))
+    head, first, *_ = book["stages"].values
+    assert dict(zip(head, first, strict=True)) == pytest.approx(found[0])
+
+
+def test_comparisons_are_written_beside_what_is_printed(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = (str(store.save(make_run(run_id=name), str(tmp_path))) for name in ("before", "after"))
+    file = tmp_path / "verdicts.xlsx"
+    assert main(["compare", before, after, "--xlsx", str(file)]) in (0, 3)
+    assert file.read_bytes().startswith(b"PK")
+    capsys.readouterr()
+    assert main(["compare", before, after, "--parquet", str(tmp_path / "x.xlsx")]) == 2
+    assert "the name says xlsx, and it would get parquet" in capsys.readouterr().err

@@ -14,6 +14,8 @@ FORMATS = {"table": "table", "csv": "tidy_csv", "json": "summary_json", "markdow
 """By name: the module here that writes it; imported when asked for."""
 PICTURES = ("svg", "png", "pdf")
 """Formats of `picture.render`."""
+DATA = ("xlsx", "parquet")
+"""Formats of `report.data_files`, with the rows of CSV."""
 
 
 def render(history: History, format: str) -> str:
@@ -27,6 +29,6 @@ def render(history: History, format: str) -> str:
         ConfigError: there is no such format.
     """
     if format not in FORMATS:
-        raise ConfigError(f"`format` must be one of {', '.join([*FORMATS, *PICTURES])}; got {format!r}")
+        raise ConfigError(f"`format` must be one of {', '.join([*FORMATS, *PICTURES, *DATA])}; got {format!r}")
     text: str = import_module(f"{__name__}.{FORMATS[format]}").render(history)
     return text

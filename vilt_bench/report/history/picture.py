@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
-from typing import Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Literal, cast
 
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -13,8 +16,13 @@ from vilt_bench.errors import ConfigError
 from vilt_bench.judge.history import CaseHistory, History, shown_stages
 from vilt_bench.record.run import WHOLE
 from vilt_bench.report import clean
+from vilt_bench.report.axes import EMBEDDER
 from vilt_bench.report.history.words import case_line, date, machine_line, order_lines, title
+from vilt_bench.report.labels import Labels, read
 from vilt_bench.report.pictures import style
+
+if TYPE_CHECKING:
+    from vilt_bench.judge.summary import Summary
 
 _PANEL_PT = 62.0
 _GAP_PT = 15.0
@@ -27,11 +35,25 @@ _FULL = 200
 """Above this many runs, points get smaller and lose their intervals."""
 
 
-def render(history: History, format: Literal["svg", "png", "pdf"], *, width_in: float = style.PAGE_IN) -> bytes:
+def render(
+    history: History,
+    format: Literal["svg", "png", "pdf"],
+    *,
+    labels: Sequence[str] = (),
+    width_in: float = style.PAGE_IN,
+) -> bytes:
     """Returns the picture as a file's content.
 
+    Args:
+        history: of any cases.
+        format: of the file.
+        labels: of the user's own, as `report.labels.read` has them: what embedders are called, the colours of their
+            points, which comes first, and the title of the latency.
+        width_in: in inches.
+
     Raises:
-        ConfigError: there are more histories than a picture can hold.
+        ConfigError: there are more histories than a picture can hold, or labels can't be read or name what is not
+            there.
     """
     if len(history.cases) > MOST_CASES:
         raise ConfigError(
@@ -39,17 +61,20 @@ def render(history: History, format: Literal["svg", "png", "pdf"], *, width_in: 
             "`since` or folder"
         )
     with style.styled():
-        return style.write(draw(history, width_in=width_in), format, title="Latency over commits, by stage")
+        own = read(labels, list(map(_as_run, history.cases)), is_colour=is_color_like)
+        return style.write(draw(history, labels=own, width_in=width_in), format, title="Latency over commits, by stage")
 
 
-def draw(history: History, *, width_in: float = style.PAGE_IN) -> Figure:
+def draw(history: History, *, labels: Labels | None = None, width_in: float = style.PAGE_IN) -> Figure:
     """Returns one block a history, one panel a stage; call it under `style.styled`.
 
     Stages are the whole and its components, or those asked for. Axes of latency do not begin at zero.
     """
     width = width_in * style.POINTS_PER_INCH
-    heads = [_head(case, history, width - 8) for case in history.cases]
-    panels = [_panels(case, history) for case in history.cases]
+    own = labels or Labels()
+    cases = sorted(history.cases, key=lambda case: own.place(_as_run(case)))
+    heads = [_head(case, history, own, width - 8) for case in cases]
+    panels = [_panels(case, history) for case in cases]
     foot = style.wrap(_FOOTER.format(order=history.order), width - 8, style.SMALL_PT)
     height = sum(
         len(head) * _LINE_PT + 6 + len(stages) * (_PANEL_PT + _GAP_PT) + _FOOT_PT
@@ -57,15 +82,16 @@ def draw(history: History, *, width_in: float = style.PAGE_IN) -> Figure:
     )
     sheet = style.Sheet(width_in, height + len(foot) * _LINE_PT + 4)
     top = 2.0
-    for case, head, stages in zip(history.cases, heads, panels, strict=True):
+    titled = f"{own.titles['latency']}: " if "latency" in own.titles else ""
+    for case, head, stages in zip(cases, heads, panels, strict=True):
         for index, line in enumerate(head):
-            sheet.write(4, top, line, weight="bold" if index < len(_named(case, width - 8)) else "normal")
+            sheet.write(4, top, line, weight="bold" if index < len(_named(case, own, width - 8)) else "normal")
             top += _LINE_PT
         top += 6
         for stage in stages:
-            sheet.write(_LEFT_PT, top, f"{title(stage)} (ms)", size=style.SMALL_PT)
+            sheet.write(_LEFT_PT, top, f"{titled}{title(stage)} (ms)", size=style.SMALL_PT)
             axes = sheet.axes(_LEFT_PT, top + _GAP_PT - 5, width - _LEFT_PT - _RIGHT_PT, _PANEL_PT - 4)
-            _panel(axes, case, stage)
+            _panel(axes, case, stage, own.colour(EMBEDDER, EMBEDDER.of(_as_run(case))))
             _label_runs(axes, case, history)
             axes.tick_params(labelbottom=stage == stages[-1])
             top += _PANEL_PT + _GAP_PT
@@ -82,14 +108,22 @@ _FOOTER = (
 )
 
 
-def _head(case: CaseHistory, history: History, width: float) -> list[str]:
+def _head(case: CaseHistory, history: History, own: Labels, width: float) -> list[str]:
     lines = style.wrap(f"{case_line(case)} · {machine_line(case)}", width)
     remarks = (line for remark in order_lines(case, history) for line in style.wrap(remark, width))
-    return [*_named(case, width), *lines, *remarks]
+    return [*_named(case, own, width), *lines, *remarks]
 
 
-def _named(case: CaseHistory, width: float) -> list[str]:
-    return style.wrap(case.name, width, bold=True)
+def _named(case: CaseHistory, own: Labels, width: float) -> list[str]:
+    return style.wrap(own.called(_as_run(case), case.name), width, bold=True)
+
+
+def _as_run(case: CaseHistory) -> Summary:
+    """Returns a history as far as labels know runs: what was asked, and where."""
+    where = SimpleNamespace(
+        machine=case.machine, fingerprint=case.fingerprint, device=case.device, threads=case.threads
+    )
+    return cast("Summary", SimpleNamespace(case=case.case, environment=where, model=None, side=None))
 
 
 def _panels(case: CaseHistory, history: History) -> list[str]:
@@ -97,10 +131,10 @@ def _panels(case: CaseHistory, history: History) -> list[str]:
     return shown if history.stages else [stage for stage in shown if "." not in stage]
 
 
-def _panel(axes: Axes, case: CaseHistory, stage: str) -> None:
+def _panel(axes: Axes, case: CaseHistory, stage: str, own: str | None) -> None:
     found = [(index, latency) for index, point in enumerate(case.points) if (latency := point.latency(stage))]
     many = len(case.points) > _FULL
-    colour = style.LOOKS[stage.partition(".")[0]].colour if stage != WHOLE else style.MUTED
+    colour = own or (style.LOOKS[stage.partition(".")[0]].colour if stage != WHOLE else style.MUTED)
     size = 1.2 if many else 2.4
     places, values = [index for index, _ in found], [1000 * latency.value for _, latency in found]
     if not many:

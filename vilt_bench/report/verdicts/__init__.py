@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from vilt_bench.judge.comparison import Comparison
 
-__all__ = ["FORMATS", "Format", "Undecided", "exit_code", "overall", "render", "show"]
+__all__ = ["DATA", "FORMATS", "Format", "Undecided", "exit_code", "overall", "render", "show"]
 
 
 class Format(NamedTuple):
@@ -39,6 +39,8 @@ FORMATS = {
     "bencher": Format("bencher", "Bencher Metric Format, for that dashboard"),
 }
 """By name; `github` is the annotations of a workflow's run."""
+DATA = {"xlsx": "a workbook of a row a stage", "parquet": "Parquet of a row a stage"}
+"""Formats of `report.data_files`, by name: what a file of it is for."""
 
 
 def show(comparisons: Sequence[Comparison], console: Console) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib import import_module
 from typing import Any
 
+from vilt_bench.ask.case import case_name
 from vilt_bench.errors import ConfigError
+from vilt_bench.judge.comparison import Comparison
+from vilt_bench.judge.history import History, rows
 from vilt_bench.judge.summary import Row, Summary
 from vilt_bench.report import clean
 from vilt_bench.report.columns import Quantity
@@ -22,8 +25,7 @@ MOST_ROWS = 1_048_576
 """Of a sheet. Source: likewise."""
 _WIDEST = 40
 """Characters that a column of a workbook has room for when it is opened."""
-_RUNS, _STAGES = "runs", "stages"
-_UNITS = ("_s", "_j", "_w", "_bytes", "_percent")
+_NUMBERS = ("_s", "_j", "_w", "_bytes", "_percent", "ratio", "_low", "_high", "_units", "change")
 """How names of numbers end, which tells the type of a column without a value."""
 
 
@@ -42,33 +44,90 @@ def check(format: str) -> None:
         ) from None
 
 
-def render(runs: Sequence[Summary], format: str, *, quantities: Sequence[Quantity] = ()) -> bytes:
-    """Returns a file's content.
+def of_runs(runs: Sequence[Summary], format: str, *, quantities: Sequence[Quantity] = ()) -> bytes:
+    """Returns a file of runs: a sheet with a row a run, its whole, and one, the table of Parquet, with a row a stage.
 
     Args:
         runs: in order.
-        format: `xlsx`: a sheet with a row a run, its whole, and one with a row a stage; numbers are numbers, and no
-            text is a formula. `parquet`: a row a stage.
+        format: `xlsx` or `parquet`.
         quantities: as for CSV.
+
+    Raises:
+        ConfigError: as `written`.
+    """
+    return written({each: _of_runs(runs, quantities, whole=each == "runs") for each in ("runs", "stages")}, format)
+
+
+def of_history(history: History, format: str) -> bytes:
+    """Returns a file of histories, a row a run and stage, as CSV has them.
+
+    Raises:
+        ConfigError: as `written`.
+    """
+    return written({"history": rows(history)}, format)
+
+
+def of_comparisons(comparisons: Iterable[Comparison], format: str) -> bytes:
+    """Returns a file of comparisons: a row a stage, the whole first.
+
+    Raises:
+        ConfigError: as `written`.
+    """
+    return written({"stages": (row for each in comparisons for row in _of_comparison(each))}, format)
+
+
+def written(sheets: Mapping[str, Iterable[Mapping[str, Any]]], format: str) -> bytes:
+    """Returns a file's content.
+
+    Args:
+        sheets: rows by the sheet's title, each by its columns' names, which all have alike.
+        format: `xlsx`: all sheets; numbers are numbers, and no text is a formula. `parquet`: the last.
 
     Raises:
         ConfigError: its library is missing, or a sheet has no room for the rows.
     """
     check(format)
-    return _workbook(runs, quantities) if format == "xlsx" else _parquet(runs, quantities)
+    plain = {
+        title: [{name: _value(value) for name, value in row.items()} for row in found]
+        for title, found in sheets.items()
+    }
+    return _workbook(plain) if format == "xlsx" else _parquet(list(plain.values())[-1])
 
 
-def _rows(runs: Sequence[Summary], quantities: Sequence[Quantity], *, whole: bool = False) -> Iterator[dict[str, Any]]:
+def _of_runs(runs: Sequence[Summary], quantities: Sequence[Quantity], *, whole: bool) -> Iterator[dict[str, Any]]:
     """Yields the rows of all stages, or those of the wholes."""
     for run in runs:
         told = run_fields(run)
         for row in [run.whole] if whole else run.rows:
-            yield {name: _value(value) for name, value in {**told, **_fields(row, quantities)}.items()}
+            yield {**told, **_fields(row, quantities)}
 
 
 def _fields(row: Row, quantities: Sequence[Quantity]) -> dict[str, Any]:
     counts = " ".join(f"{key}={count}" for key, count in row.counts.items())
     return {**stage_fields(row, quantities), "counts": counts or None}
+
+
+def _of_comparison(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    for stage in (comparison.total, *comparison.stages):
+        ratio = stage.ratio
+        yield {
+            "case": case_name(comparison.case),
+            "verdict": comparison.verdict,
+            "method": comparison.method,
+            "baseline": comparison.baseline.name,
+            "candidate": comparison.candidate.name,
+            "stage": stage.name,
+            "stage_verdict": stage.verdict,
+            "reason": stage.reason,
+            "baseline_s": stage.baseline_s,
+            "candidate_s": stage.candidate_s,
+            "ratio": None if ratio is None else ratio.value,
+            "ratio_low": None if ratio is None else ratio.low,
+            "ratio_high": None if ratio is None else ratio.high,
+            "ratio_units": None if ratio is None else ratio.units,
+            "clock": stage.channel or None,
+            "tolerance": comparison.tolerance,
+        }
 
 
 def _value(value: Any) -> Any:
@@ -78,7 +137,7 @@ def _value(value: Any) -> Any:
     return clean.line(value if isinstance(value, str) else str(value))
 
 
-def _workbook(runs: Sequence[Summary], quantities: Sequence[Quantity]) -> bytes:
+def _workbook(sheets: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     from openpyxl import Workbook
     from openpyxl.cell import WriteOnlyCell
     from openpyxl.styles import Font
@@ -88,17 +147,16 @@ def _workbook(runs: Sequence[Summary], quantities: Sequence[Quantity]) -> bytes:
     book.properties.creator = "vilt-bench"
     # The same file for the same runs.
     book.properties.created = book.properties.modified = datetime(2000, 1, 1)
-    for title in (_RUNS, _STAGES):
-        rows = list(_rows(runs, quantities, whole=title == _RUNS))
-        if len(rows) >= MOST_ROWS:
+    for title, found in sheets.items():
+        if len(found) >= MOST_ROWS:
             raise ConfigError(
-                f"xlsx has room for {MOST_ROWS - 1} rows, and there are {len(rows)}; give `format` parquet"
+                f"xlsx has room for {MOST_ROWS - 1} rows, and there are {len(found)}; give `format` parquet"
             )
         sheet = book.create_sheet(title)
         sheet.freeze_panes = "A2"
-        names = list(rows[0]) if rows else []
+        names = list(found[0]) if found else []
         for index, name in enumerate(names, 1):
-            longest = max(len(name), *(len(str(row[name])) for row in rows if row[name] is not None), 1)
+            longest = max(len(name), *(len(str(row[name])) for row in found if row[name] is not None), 1)
             sheet.column_dimensions[get_column_letter(index)].width = min(longest + 2, _WIDEST)
 
         def cell(value: Any, *, head: bool = False, sheet: Any = sheet) -> Any:
@@ -114,22 +172,21 @@ def _workbook(runs: Sequence[Summary], quantities: Sequence[Quantity]) -> bytes:
 
         if names:
             sheet.append([cell(name, head=True) for name in names])
-        for row in rows:
+        for row in found:
             sheet.append([cell(value) for value in row.values()])
         if names:
-            sheet.auto_filter.ref = f"A1:{get_column_letter(len(names))}{len(rows) + 1}"
+            sheet.auto_filter.ref = f"A1:{get_column_letter(len(names))}{len(found) + 1}"
     file = io.BytesIO()
     book.save(file)
     return file.getvalue()
 
 
-def _parquet(runs: Sequence[Summary], quantities: Sequence[Quantity]) -> bytes:
+def _parquet(found: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    rows = list(_rows(runs, quantities))
-    names = list(rows[0]) if rows else []
-    columns = {name: [row[name] for row in rows] for name in names}
+    names = list(found[0]) if found else []
+    columns = {name: [row[name] for row in found] for name in names}
     made = pyarrow.table(
         {name: pyarrow.array(_alike(values), _type(pyarrow, name, values)) for name, values in columns.items()}
     )
@@ -153,4 +210,4 @@ def _type(pyarrow: Any, name: str, values: Sequence[Any]) -> Any:
     types = {str: pyarrow.string(), bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}
     if kinds:
         return types[kinds.pop()]
-    return pyarrow.float64() if name.endswith(_UNITS) else pyarrow.string()
+    return pyarrow.float64() if name.endswith(_NUMBERS) else pyarrow.string()
