@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from vilt_bench.ask.case import Case
 from vilt_bench.judge.remarks import (
     AccuracyUnknown,
     Computed,
@@ -12,11 +13,14 @@ from vilt_bench.judge.remarks import (
     largest_deviation,
     remarks,
 )
-from vilt_bench.judge.summary import summarise
+from vilt_bench.judge.summary import summaries, summarise
 from vilt_bench.record.codec import decode, encode
 from vilt_bench.record.run import Computation, Deviation, PreparedStage, Run
 from vilt_bench.report import render
+from vilt_bench.report.lines import comparison_remarks, verdict_words
+from vilt_bench.report.page.data import facts
 from vilt_bench.report.remarks import sentence
+from vilt_bench.report.runs import markdown, table
 
 STAGE = "visual_embedder.projection"
 
@@ -51,6 +55,18 @@ def test_a_difference_beyond_what_its_precision_explains_comes_first(make_run, p
     if isinstance(first, OutputDeviates):
         assert first.parts == ((STAGE, relative, largest_deviation(precision), precision),)
         assert sentence(first).startswith("NOT THE SAME OUTPUT as eager float32's: projection by ")
+
+
+def test_side_by_side_a_run_of_another_answer_is_told_before_all_else_in_each_format(make_run):
+    same = computed(make_run(case=Case("grid-r50")), differing(0.0, "float32"), Deviation(0.0, 0.0, 0.0))
+    other = computed(make_run(), differing(0.3, "float32"), Deviation(0.0, 0.0, 0.0))
+    found = summaries([same, other])
+    for written in (markdown.render, table.render):
+        text = " ".join(written(found).split())
+        assert "NOT THE SAME OUTPUT as eager float32's: patch32. Times are of another answer." in text
+    assert comparison_remarks(found)[0].startswith("NOT THE SAME OUTPUT")
+    assert [words.endswith(" · NOT THE SAME OUTPUT") for words in map(verdict_words, found)] == [False, True]
+    assert "1 NOT THE SAME OUTPUT" in dict(facts(found, []))["How sure"]
 
 
 def test_the_whole_has_the_bound_of_its_coarsest_stage(make_run):

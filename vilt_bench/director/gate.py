@@ -31,6 +31,7 @@ from vilt_bench.judge.significance import GATE_ERROR, PLANNED_PAIRS, best_detect
 from vilt_bench.record.journal import Note
 from vilt_bench.record.run import SLOWDOWNS, WHOLE, Failure, Run, Trial
 from vilt_bench.wire import Patience
+from vilt_bench.words import counted
 
 LONGEST_S = 86_400.0
 """That may be asked for: a day for a case."""
@@ -360,7 +361,8 @@ def _notes(lockstep: Lockstep, total: StageVerdict) -> Iterator[str]:
     if lockstep.cut:
         yield f"The time was over before a pair of processes was measured: {lockstep.cut}."
     if lockstep.interrupted:
-        yield f"Interrupted: the verdict is that of the {len(lockstep.pairs)} pairs of processes until then."
+        pairs = counted(len(lockstep.pairs), "pair")
+        yield f"Interrupted: the verdict is that of the {pairs} of processes until then."
     if before.location and before.location == after.location and _are_one(lockstep):
         yield "Both sides are the same installation: what differs is noise."
     elif before.origin and before.origin == after.origin:
@@ -379,8 +381,8 @@ def _notes(lockstep: Lockstep, total: StageVerdict) -> Iterator[str]:
         more = next((count for count in (PLANNED_PAIRS, max(LOOKS)) if count > len(lockstep.pairs)), None)
         advice = f"{more} pairs take about {more * needed_s:.0f} s here, or use" if more else "use"
         yield (
-            f"{len(lockstep.pairs)} pairs of processes in {lockstep.spent_s:.0f} s were not enough for this noise; "
-            f"{advice} a quieter machine."
+            f"{counted(len(lockstep.pairs), 'pair')} of processes in {lockstep.spent_s:.0f} s: not enough for this "
+            f"noise; {advice} a quieter machine."
         )
 
 

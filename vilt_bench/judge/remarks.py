@@ -137,7 +137,8 @@ class OutputDeviates:
     """An output lies further from eager float32's than its precision explains: the times are of another answer."""
 
     parts: tuple[tuple[str, float, float, str], ...]
-    """Stage, or `whole`; the relative difference; the bound; the precision that it is of."""
+    """Stage, or `whole`; the relative difference, by norms where the largest is within the bound; the bound; the
+    precision that it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,9 +499,10 @@ def _outputs(run: Run) -> Iterator[Remark]:
     coarsest = max((stage.precision for stage in made.stages), key=largest_deviation, default="float32")
     compared.append((WHOLE, made.deviation, coarsest))
     far = [
-        (name, relative, largest_deviation(precision), precision)
+        (name, beyond[0], bound, precision)
         for name, found, precision in compared
-        if found is not None and (relative := max(found.relative, found.relative_l2)) > largest_deviation(precision)
+        for bound in [largest_deviation(precision)]
+        if found is not None and (beyond := [each for each in (found.relative, found.relative_l2) if each > bound])
     ]
     if far:
         yield OutputDeviates(tuple(far))

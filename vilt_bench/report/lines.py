@@ -11,7 +11,10 @@ from vilt_bench.judge.summary import Summary
 from vilt_bench.judge.throughput import images_per_second
 from vilt_bench.record.run import NONE, Environment, Model
 from vilt_bench.report.numbers import ABSENT, interval, milliseconds_interval, milliseconds_of, percent
-from vilt_bench.words import counted
+from vilt_bench.words import counted, first_few
+
+OTHER_OUTPUT = "NOT THE SAME OUTPUT"
+"""Of a run whose times are of another answer than eager float32's."""
 
 
 def name(run: Summary, *, without: Collection[str] = ()) -> str:
@@ -80,7 +83,9 @@ def comparison_remarks(runs: Sequence[Summary], named: Sequence[str] | None = No
         ranks: whether bars of latencies are shown.
     """
     found = list(zip(named or names(runs), runs, strict=True))
-    return [*_different_inputs(found), *(_different_ranks(found) if ranks else ())]
+    others = [name for name, run in found if has_other_output(run)]
+    told = [f"{OTHER_OUTPUT} as eager float32's: {first_few(others)}. Times are of another answer."] if others else []
+    return [*told, *_different_inputs(found), *(_different_ranks(found) if ranks else ())]
 
 
 def _different_inputs(runs: Sequence[tuple[str, Summary]]) -> Iterator[str]:
@@ -158,9 +163,17 @@ def headline(run: Summary) -> str:
             *([] if share is None else [f"visual embedder {percent(share)}"]),
             run.verdict,
         ]
-    return " · ".join(
-        [*said, *(["NOT THE SAME OUTPUT"] if any(isinstance(r, OutputDeviates) for r in run.remarks) else [])]
-    )
+    return " · ".join([*said, *([OTHER_OUTPUT] if has_other_output(run) else [])])
+
+
+def has_other_output(run: Summary) -> bool:
+    """Returns whether a run's output lies further from eager float32's than its precision explains."""
+    return any(isinstance(remark, OutputDeviates) for remark in run.remarks)
+
+
+def verdict_words(run: Summary) -> str:
+    """Returns how sure a run's time is, and that it is of another answer, where it is."""
+    return " · ".join([run.verdict, *([OTHER_OUTPUT] if has_other_output(run) else [])])
 
 
 def model_line(run: Summary) -> str:

@@ -19,7 +19,17 @@ from vilt_bench.judge.trace import MOST
 from vilt_bench.report import axes, clean
 from vilt_bench.report.axes import AXES, Axis
 from vilt_bench.report.columns import LATENCY, QUANTITIES, RANK, SHARE, Quantity, usual
-from vilt_bench.report.lines import machine_line, model_line, names, pixels, text_words, throughput_line
+from vilt_bench.report.lines import (
+    OTHER_OUTPUT,
+    has_other_output,
+    machine_line,
+    model_line,
+    names,
+    pixels,
+    text_words,
+    throughput_line,
+    verdict_words,
+)
 from vilt_bench.report.numbers import ABSENT, milliseconds, milliseconds_interval
 from vilt_bench.report.remarks import sentences
 from vilt_bench.report.runs.tables import usual_side_by_side
@@ -105,7 +115,7 @@ def _quantities(runs: Sequence[Summary], chosen: Sequence[Quantity]) -> Iterator
             told = _of_rows(quantity, Column("Whole", "ms", "95% interval"), "whole", [run.whole for run in runs])
             texts = [_failed(run) or text for run, text in zip(runs, told.texts, strict=True)]
             yield Told("whole", told.title, texts, told.values, "quantity", shown=shown)
-            verdicts = [f"{SIGNS[run.verdict]} {run.verdict}" for run in runs]
+            verdicts = [f"{SIGNS[run.verdict]} {verdict_words(run)}" for run in runs]
             yield Told("verdict", "Verdict", verdicts, verdicts, "axis", shown=True, number=False)
         elif quantity.name == SHARE.name:
             title = Column("Visual share", "%")
@@ -460,6 +470,7 @@ def facts(runs: Sequence[Summary], told: Sequence[Told]) -> list[tuple[str, str]
         return []
     tally = {verdict: sum(run.verdict == verdict for run in runs) for verdict in SIGNS}
     sure = " · ".join(f"{SIGNS[verdict]} {count:,} {verdict}" for verdict, count in tally.items() if count)
+    sure += f" · {others:,} {OTHER_OUTPUT}" if (others := sum(map(has_other_output, runs))) else ""
     machines = list(dict.fromkeys(filter(None, map(machine_line, runs))))
     more = f" – and {len(machines) - _FEW:,} more" if len(machines) > _FEW else ""
     has_text = any(run.case.interaction != ALONE for run in runs)

@@ -18,7 +18,7 @@ from vilt_bench.report.columns import (
     Quantity,
     built,
 )
-from vilt_bench.report.lines import names, pixels, tokens
+from vilt_bench.report.lines import names, pixels, tokens, verdict_words
 from vilt_bench.report.numbers import ABSENT, milliseconds, milliseconds_interval, number
 from vilt_bench.report.tables import Column, Line, Table, lines, text_column
 
@@ -113,7 +113,7 @@ def _compared(
             yield Column("Whole", "ms"), [_whole(run, narrow=narrow) for run in runs]
             ends = Column("95% interval", "ms", least_width=quantity.column.least_width)
             yield ends, [_interval(run) for run in runs]
-            yield replace(text_column("Verdict"), least_width=ends.least_width), [run.verdict for run in runs]
+            yield replace(text_column("Verdict"), least_width=ends.least_width), list(map(verdict_words, runs))
         elif quantity.name == SHARE.name:
             title = replace(quantity.column, title="Share of visual embedder", screen="Visual\nshare")
             yield title, [quantity.text(run.components["visual_embedder"]) for run in runs]
