@@ -18,6 +18,7 @@ from vilt_bench.worker.failures import StageError, failure_of
 from vilt_bench.worker.meters.energy import measure_energy
 from vilt_bench.worker.meters.latency import DeviceTimer, SynchronizingTimer, timer_for
 from vilt_bench.worker.meters.memory import measure_memory
+from vilt_bench.worker.meters.peak import measure_peak
 from vilt_bench.worker.runner import prepare, time_block
 
 MEBIBYTE = 2**20
@@ -359,3 +360,12 @@ def test_a_device_that_another_package_brings_is_found_and_described(on_device):
     assert differs
     assert refused == "`device` lagging:3: there is no such lagging device; there is lagging, cpu"
     assert gpu is energy is None
+
+
+def peaks_largest_bytes():
+    return measure_peak(lagging(), torch.float32, time_s=0.001).bandwidths[-1][0]
+
+
+def test_a_slow_device_is_not_asked_for_the_work_of_a_fast_one(on_device):
+    # 20 times a gibibyte takes a datacentre's GPU 10 ms, and this one, which computes on the host, seconds.
+    assert on_device(peaks_largest_bytes) < 2**30

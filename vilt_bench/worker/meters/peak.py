@@ -7,7 +7,7 @@ follows from them is `record.peak`'s.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.nn.functional import conv2d, linear
 
 from vilt_bench.record.peak import Peak
 
-CPU_EDGES, ACCELERATOR_EDGES = (384, 768, 1536), (4096, 8192)
+CPU_EDGES, ACCELERATOR_EDGES = (384, 768, 1536), (1024, 2048, 4096, 8192)
 """Rows and columns of matrices: large enough for arithmetic to be the limit; the small fit a busy machine's gaps."""
 CPU_SPANS, ACCELERATOR_SPANS = tuple(4**power for power in range(8, 15)), tuple(4**power for power in range(10, 16))
 """Bytes that are moved: from within the nearest cache, 64 KiB or 1 MiB, to more than caches hold, 256 MiB or 1 GiB."""
@@ -25,6 +25,8 @@ TIME_S = 0.08
 """For each measurement, at most, but for its first passes."""
 LONGEST_COLD_S = 0.1
 """A first pass that takes longer, of a machine without kernels for the dtype, has to do."""
+LONGEST_PASS_S = 0.02
+"""An accelerator that takes longer for a size is not asked for a larger one: only the fastest need the last."""
 LEAST_PASSES = 3
 REPEATS = 20
 """Moves within a pass on an accelerator, so that launching and waiting weigh little."""
@@ -54,18 +56,20 @@ def measure_peak(
     """
     begin = time.perf_counter()
     on_cpu = device.type == "cpu"
-    edges, spans = (CPU_EDGES, CPU_SPANS) if on_cpu else (ACCELERATOR_EDGES, ACCELERATOR_SPANS)
+    edges: Sequence[int] = CPU_EDGES if on_cpu else ACCELERATOR_EDGES
+    spans = CPU_SPANS if on_cpu else ACCELERATOR_SPANS
     if brief and on_cpu:
         edges, spans = BRIEF_EDGES, BRIEF_SPANS
     with torch.inference_mode():
-        fastest = max(
-            (2 * edge**3 / wall_s, name, cpu_s / wall_s)
-            for edge in edges
-            for name, work in _products(edge, device, dtype, packed or {}).items()
-            for wall_s, cpu_s in [_fastest(work, device, time_s)]
-        )
-        bandwidths = tuple((span, max(_bandwidths(span, device, time_s))) for span in spans)
-    flops_per_s, kernel, cores = fastest
+        products = _by_size(edges, lambda edge: _products(edge, device, dtype, packed or {}), device, time_s)
+        moves = _by_size(spans, lambda span: _moves(span, device), device, time_s / 2)
+    flops_per_s, kernel, cores = max(
+        (2 * edge**3 / wall_s, name, cpu_s / wall_s)
+        for edge, taken in products.items()
+        for name, (wall_s, cpu_s) in taken.items()
+    )
+    repeats = 1 if on_cpu else REPEATS
+    bandwidths = tuple((span, span * repeats / min(taken.values())[0]) for span, taken in moves.items())
     return Peak(
         flops_per_s,
         bandwidths,
@@ -97,8 +101,8 @@ def _products(
     return found
 
 
-def _bandwidths(span: int, device: torch.device, time_s: float) -> list[float]:
-    """Returns bytes per second of a copy that reads half of the bytes and writes the other, and of a sum of them."""
+def _moves(span: int, device: torch.device) -> dict[str, Callable[[], Tensor]]:
+    """Returns a copy of one half of the bytes to the other, and a sum of all; repeated on an accelerator."""
     repeats = 1 if device.type == "cpu" else REPEATS
     whole = torch.ones(span // 4, device=device)  # pages touched
     source, target = whole.chunk(2)
@@ -111,8 +115,22 @@ def _bandwidths(span: int, device: torch.device, time_s: float) -> list[float]:
 
         return work
 
-    moves = (lambda: target.copy_(source), whole.sum)
-    return [span * repeats / _fastest(repeated(move), device, time_s / 2)[0] for move in moves]
+    return {"copy": repeated(lambda: target.copy_(source)), "sum": repeated(whole.sum)}
+
+
+def _by_size(
+    sizes: Sequence[int],
+    work_of: Callable[[int], Mapping[str, Callable[[], Tensor]]],
+    device: torch.device,
+    time_s: float,
+) -> dict[int, dict[str, tuple[float, float]]]:
+    """Returns by size and kernel what the fastest pass took; of an accelerator up to the first size that takes long."""
+    found: dict[int, dict[str, tuple[float, float]]] = {}
+    for size in sizes:
+        found[size] = {name: _fastest(work, device, time_s) for name, work in work_of(size).items()}
+        if device.type != "cpu" and min(found[size].values())[0] > LONGEST_PASS_S:
+            break
+    return found
 
 
 def _fastest(work: Callable[[], Tensor], device: torch.device, time_s: float) -> tuple[float, float]:
