@@ -384,7 +384,7 @@ def _read(path: str, use: Callable[[bytes | None, Image.Image], T]) -> T:
     Raises:
         InputError: the file can't be used, or the function can't use the image; one line that names the file.
     """
-    _check_is_file(path)
+    check_is_file(path)
     with _told(path), _unwarned():
         try:
             # Not by its name: Pillow then maps a TIFF to memory, and does not turn it where it lies on its side.
@@ -440,16 +440,25 @@ def _told(path: str) -> Iterator[None]:
         ) from None
 
 
-def _check_is_file(path: str) -> None:
+def check_is_file(path: str, *, kind: str = "image") -> None:
+    """Refuse what is no file that could be an image; `kind` is what messages call it.
+
+    Raises:
+        InputError: it is missing, no file, empty, or absurdly large.
+    """
     try:
         size = files.check_regular(path)  # opening a pipe would wait for a writer
     except FileError as error:
         if error.missing:
-            raise InputError(f"no image {path!r}; give the path of an image file") from None
+            raise InputError(f"no {kind} {path!r}; give the path of {_a(kind)} file") from None
         if files.is_folder(path):
-            raise InputError(f"{path!r} is a folder; give the image files in it") from None
-        raise InputError(f"image {error}; give an image file that can be read") from None
+            raise InputError(f"{path!r} is a folder; give the {kind} files in it") from None
+        raise InputError(f"{kind} {error}; give {_a(kind)} file that can be read") from None
     if size == 0:
-        raise InputError(f"image {path!r} is empty; give an image file")
+        raise InputError(f"{kind} {path!r} is empty; give {_a(kind)} file")
     if size > files.LARGEST_BYTES:
-        raise InputError(f"image {path!r} is larger than a GiB; give a smaller file")
+        raise InputError(f"{kind} {path!r} is larger than a GiB; give a smaller file")
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

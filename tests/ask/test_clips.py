@@ -1,0 +1,127 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av")
+
+import av
+
+from vilt_bench.ask.clips import check_clips, clip_size, describe_clip, even_places, repeats, sample_clip
+from vilt_bench.errors import InputError
+
+STEP = 30
+"""Of gray from frame to frame, far above what the codec changes."""
+MakeClip = Callable[..., str]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> MakeClip:
+    """Returns what writes a clip whose frames are lighter and lighter, and returns its path."""
+
+    def make(count: int, *, rate: int = 10, name: str = "clip.mp4", times: list[int] | None = None) -> str:
+        path = tmp_path / name
+        with av.open(str(path), "w") as container:
+            stream: Any = container.add_stream("mpeg4", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            container.start_encoding()
+            for index in range(count):
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), index * STEP, dtype=np.uint8))
+                if times is not None:
+                    frame.pts = times[index]
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return str(path)
+
+    return make
+
+
+def shades(images: Any) -> list[int]:
+    """Returns which frames of the clip the images are."""
+    return [round(float(np.asarray(image).mean()) / STEP) for image in images]
+
+
+@pytest.mark.parametrize(("total", "count"), [(7, 3), (7, 7), (100, 8), (64, 16), (33, 32)])
+def test_frames_are_taken_evenly_as_transformers_does(total: int, count: int) -> None:
+    processing = pytest.importorskip("transformers.video_processing_utils")
+    known = SimpleNamespace(total_num_frames=total, fps=10.0)
+    expected = processing.BaseVideoProcessor.sample_frames(SimpleNamespace(num_frames=None, fps=None), known, count)
+    assert even_places(total, count) == [int(each) for each in expected]
+
+
+def test_the_frames_of_a_clip_are_those_at_the_places(clip: MakeClip) -> None:
+    found = sample_clip(clip(7), 3, None)
+    assert found.places == (0, 2, 4)
+    assert shades(found.images) == [0, 2, 4]
+    assert found.images[0].size == (64, 48)
+
+
+def test_with_a_rate_the_frame_shown_at_each_time_is_taken(clip: MakeClip) -> None:
+    assert sample_clip(clip(8), 3, 4.0).places == (0, 2, 5)  # at 0, 0.25 and 0.5 seconds of ten frames a second
+    uneven = clip(4, name="uneven.mp4", times=[0, 1, 5, 6])
+    found = sample_clip(uneven, 6, 10.0)
+    assert found.places == (0, 1, 1, 1, 1, 2)
+    assert shades(found.images) == list(found.places)
+
+
+def test_a_clip_of_fewer_frames_says_how_many_and_repeats_them(clip: MakeClip) -> None:
+    short = clip(3)
+    evenly, at_a_rate, enough = (sample_clip(short, *asked) for asked in ((6, None), (5, 10.0), (3, 10.0)))
+    assert evenly.places == (0, 0, 1, 1, 2, 2)
+    assert at_a_rate.places == (0, 1, 2, 2, 2)
+    assert repeats(short, evenly) == "clip.mp4 has 3 frames for the 6 asked for; they are repeated."
+    assert repeats(short, enough) == ""
+
+
+def test_formats_that_do_not_say_how_many_frames_they_have_are_counted(clip: MakeClip) -> None:
+    assert sample_clip(clip(7, name="clip.mkv"), 3, None).places == (0, 2, 4)
+
+
+def test_a_clip_is_described_by_its_header(clip: MakeClip) -> None:
+    path = clip(3)
+    assert clip_size(path) == (48, 64)
+    size = f"{Path(path).stat().st_size:,}"
+    assert describe_clip(path) == f"clip.mp4 (mpeg4, 48×64 pixels, 10 frames/s, {size} bytes)"
+
+
+def sound() -> bytes:
+    """Returns a file with sound and no pictures."""
+    content = io.BytesIO()
+    with av.open(content, "w", format="wav") as container:
+        stream: Any = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), dtype=np.int16), layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return content.getvalue()
+
+
+def test_what_is_no_clip_is_one_line(clip: MakeClip, tmp_path: Path) -> None:
+    whole = Path(clip(7)).read_bytes()
+    for content, said in (
+        (b"", "is empty"),
+        (b"no clip" * 100, r"can't be decoded \(Invalid data"),
+        (whole[:300], r"can't be decoded \(Invalid data"),
+        (sound(), "has no frames"),
+        (Path(clip(0, name="none.mp4")).read_bytes(), "has no frames"),
+    ):
+        path = tmp_path / "bad.mp4"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=said) as caught:
+            check_clips([str(path)])
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    for missing, said in ((str(tmp_path / "none"), "no clip"), (str(tmp_path), "is a folder; give the clip files")):
+        with pytest.raises(InputError, match=said):
+            check_clips([missing])
+
+
+def test_without_pyav_the_message_has_the_command(clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clip(1)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "av" else object())
+    with pytest.raises(InputError, match=r"read by PyAV, which is not installed; install it: python -m pip install"):
+        check_clips([path])
