@@ -76,6 +76,9 @@ PACKINGS = {
 }
 """Types that differ from the Qwen-VL towers; GLM-V's do not."""
 
+CLIPS = {"vjepa2": ("frames_per_clip", False), "videomae": ("num_frames", True)}
+"""Types that take clips: what the configuration calls their number of frames, and whether it is the only one."""
+
 _REFUSALS = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError, IndexError)
 """What transformers' models raise where they can't do what they are asked for."""
 
@@ -271,6 +274,34 @@ class PackedBackbone(TowerBackbone):
                 features = features.transpose(2, 3).flatten(1, 4)  # (B, h/M, w/M, M, M, C) → (B, N, C), row by row
             return features, patches
         return features, (patches[0] // merge, patches[1] // merge)  # merged by a convolution of its own
+
+
+class ClipBackbone(TowerBackbone):
+    """Runs a tower that takes clips whole, in tubelets of F frames that attend to each other: V-JEPA 2, VideoMAE."""
+
+    def forward(self, images: ImageBatch) -> VisualFeatures:
+        """Returns a feature a cell of each tubelet: [B·T/F, N, C].
+
+        Raises:
+            EmbedderError: the images are not the frames of such clips.
+        """
+        clips = self.plan.clips
+        grids = clips.grids(images.frames, name=f"a {self.plan.config.model_type!r}")
+        assert images.frames is not None
+        cells = (images.pixels.shape[2] // self.plan.patch, images.pixels.shape[3] // self.plan.patch)
+        pixels = images.pixels.view(-1, images.frames, *images.pixels.shape[1:])  # (B·T, 3, H, W) → (B, T, 3, H, W)
+        whole: Tensor = self.run(pixels)
+        features = whole.reshape(len(pixels) * grids, -1, whole.shape[2])  # (B, T/F·N, C) → (B·T/F, N, C)
+        mask = cells_with_image(images.mask, cells)
+        if mask is not None:  # the same for all frames of a clip
+            mask = mask[:: clips.temporal_patch]
+        return VisualFeatures(features, mask=mask, cells=cells)
+
+    def run(self, clips: Tensor) -> Tensor:
+        """Returns the features of clips [B, T, 3, H, W], a tubelet behind the other: [B, T/F·N, C]."""
+        # V-JEPA 2's encoder by itself: the model around it gathers features for its predictor, which is left out.
+        run = self.tower.encoder if self.plan.unused else self.tower
+        return cast("Tensor", run(clips).last_hidden_state)
 
 
 class Merger(nn.Module):
@@ -560,6 +591,7 @@ def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
     tower = _tower_class(name, config)
     takes = inspect.signature(tower.forward).parameters
     patch, own = _edge(getattr(config, "patch_size", 4)), _of_a_part(config, "image_size")
+    own = getattr(config, "crop_size", None) if own is None else own
     attends = any(_of_a_part(config, key) is not None for key in ("num_attention_heads", "num_heads"))
     native = config.model_type in NATIVE or "grid_thw" in takes or "spatial_shapes" in takes
     plan = Plan(
@@ -573,6 +605,8 @@ def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
         merge=1,
         channels=int(getattr(config, "hidden_size", 0)),
     )
+    if config.model_type in CLIPS:
+        return _of_clips(name, plan)
     if "grid_thw" in takes:
         absent = [key for key in GRID_SIZES if not hasattr(config, key)]
         if absent and config.model_type not in PACKINGS:
@@ -608,6 +642,28 @@ def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
     if min(plan.resolution) < unit:
         raise EmbedderError(f"{name} has patches of {unit} pixels; `resolution` needs edges of {unit} at least")
     return plan
+
+
+def _of_clips(name: str, plan: Plan) -> Plan:
+    """Returns the plan of a tower that takes clips.
+
+    Raises:
+        EmbedderError: it refuses the size.
+    """
+    config = copy.deepcopy(plan.config)
+    height, width = plan.resolution
+    if height % plan.patch or width % plan.patch:
+        raise EmbedderError(f"{name} has patches of {plan.patch} pixels; `resolution` needs multiples of {plan.patch}")
+    frames, fixed = CLIPS[config.model_type]
+    if hasattr(config, "crop_size"):
+        if height != width:
+            raise EmbedderError(f"{name} takes squares; give `resolution` {height}x{height} or {width}x{width}")
+        config.crop_size = height  # by which it tells where a patch is
+    else:
+        config.image_size = plan.resolution  # its table of positions is computed
+    clips = Clips(int(config.tubelet_size), int(getattr(config, frames)), fixed=fixed)
+    unused = ("predictor",) if config.model_type == "vjepa2" else ()
+    return replace(plan, config=config, backbone=ClipBackbone, fixed=True, clips=clips, unused=unused)
 
 
 def _probed(name: str, plan: Plan, takes: Mapping[str, Any], asked: bool) -> Plan:
@@ -710,9 +766,9 @@ def _takes_images(tower: Any) -> bool:
     parameters = inspect.signature(tower.forward).parameters
     needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
     needed -= {"self", "kwargs"}
-    return ("pixel_values" in parameters or "grid_thw" in parameters) and needed <= {
-        "pixel_values", "hidden_states", "grid_thw", "pixel_attention_mask", "spatial_shapes", "aspect_ratio_ids",
-        "aspect_ratio_mask",
+    return bool({"pixel_values", "pixel_values_videos", "grid_thw"} & parameters.keys()) and needed <= {
+        "pixel_values", "pixel_values_videos", "hidden_states", "grid_thw", "pixel_attention_mask", "spatial_shapes",
+        "aspect_ratio_ids", "aspect_ratio_mask",
     }  # fmt: skip
 
 

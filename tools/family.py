@@ -10,7 +10,7 @@ from typing import Any
 
 from marked import ROOT
 
-from vilt_bench.ask.catalog import FAMILY_COLUMNS, Entry
+from vilt_bench.ask.catalog import FAMILY_COLUMNS, FRAMES, Entry
 from vilt_bench.ask.registry import FAMILY_FILE
 
 
@@ -23,13 +23,15 @@ def row_of(name: str, entry: Entry) -> dict[str, Any]:
     """Returns a model's line."""
     height, width = entry.resolution
     row = (name, entry.kind, height, width, entry.visual_tokens, entry.parameters, entry.flops)
-    return dict(zip(FAMILY_COLUMNS, row, strict=True))
+    return {**dict(zip(FAMILY_COLUMNS, row, strict=True)), FRAMES: entry.frames}
 
 
 def write(rows: Iterable[Mapping[str, Any]], table: Path) -> None:
     """Write the lines; of a row only what a catalogue has is kept."""
+    rows = list(rows)
+    columns = (*FAMILY_COLUMNS, *([FRAMES] if any(row.get(FRAMES) for row in rows) else []))
     with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FAMILY_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     print(f"wrote {table.name}", file=sys.stderr)

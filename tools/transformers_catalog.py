@@ -18,6 +18,7 @@ DOCS = ROOT / "docs" / "embedders.md"
 
 
 def main() -> None:
+    from vilt_bench.ask.catalog import FRAMES
     from vilt_bench.worker.catalog import compute
 
     towers: dict[str, dict[str, Any]] = json.loads((ROOT / "embedders" / "towers.json").read_text(encoding="utf-8"))
@@ -30,7 +31,8 @@ def main() -> None:
         "| name | input | tokens | parameters, M | GFLOPs | configuration of |",
         "|---|---|--:|--:|--:|---|",
         *(
-            f"| `{row['name']}` | {row['height']}×{row['width']} | {row['visual_tokens']} "
+            f"| `{row['name']}` | {f'{row[FRAMES]} frames of ' if row[FRAMES] else ''}{row['height']}×{row['width']} "
+            f"| {row['visual_tokens']} "
             f"| {row['parameters'] / 1e6:.1f} | {row['flops'] / 1e9:.1f} | {towers[row['name']]['hub']} |"
             for row in rows
         ),

@@ -27,13 +27,13 @@ def check_embedder(
     Checked: types, shapes and masks; equal tokens for equal images, other tokens for other images; every
     parameter in exactly one stage; stages run by hand equal the whole; a mark sees each stage once, in order, and
     changes nothing; the same shapes on the meta device; `hidden_size` obeyed; an image's tokens independent of
-    the rest of the batch.
+    the rest of the batch. An embedder of clips is held to it with clips of as many frames as it says that it is for.
 
     Args:
         factory: of the embedder.
         resolution: (height, width) of the images, in pixels, given to a factory that takes it as well;
             `None`: the embedder's own, which may take long.
-        batch_size: images at once.
+        batch_size: images, or clips, at once.
         device: where to run.
         **options: keyword arguments of the factory, but for `hidden_size`.
 
@@ -47,10 +47,11 @@ def check_embedder(
         torch.manual_seed(0)
         embedder = _build(name, factory, HIDDEN_SIZES[0], options).to(device).eval()
         height, width = resolution or _whole(embedder.resolution, embedder.size_divisor)
-        images = ImageBatch(torch.randn(batch_size, 3, height, width).to(device))
+        frames = embedder.clips.frames
+        images = ImageBatch(torch.randn(batch_size * (frames or 1), 3, height, width).to(device), frames=frames)
 
         tokens = embedder(images)
-        _check_tokens(name, tokens, batch_size, HIDDEN_SIZES[0])
+        _check_tokens(name, tokens, batch_size * embedder.clips.grids(frames), HIDDEN_SIZES[0])
         _require(_equal(tokens, embedder(images)), f"{name} gives other tokens for the same images in eval mode")
         _check_parameters(name, embedder)
         _check_chain(name, embedder, images, tokens)
@@ -104,11 +105,13 @@ def _check_chain(name: str, embedder: VisualEmbedder, images: ImageBatch, tokens
 
 
 def _check_images(name: str, embedder: VisualEmbedder, images: ImageBatch, tokens: VisualTokens) -> None:
-    alone = embedder(ImageBatch(images.pixels[:1]))
+    first = images._replace(pixels=images.pixels[: images.frames or 1])
+    alone = embedder(first)
     _require(
-        _close(alone.embeddings, tokens.embeddings[:1]), f"{name} gives an image other tokens alone than in a batch"
+        _close(alone.embeddings, tokens.embeddings[: len(alone.embeddings)]),
+        f"{name} gives an image other tokens alone than in a batch",
     )
-    other = embedder(ImageBatch(images.pixels[:1].flip(-1) + 1))
+    other = embedder(first._replace(pixels=first.pixels.flip(-1) + 1))
     _require(
         other.embeddings.shape != alone.embeddings.shape or not _close(other.embeddings, alone.embeddings),
         f"{name} gives different images the same tokens",
@@ -125,7 +128,7 @@ def _check_meta(
     try:
         with torch.device("meta"):
             embedder = _build(name, factory, HIDDEN_SIZES[0], options).eval()
-        found = embedder(ImageBatch(images.pixels.to("meta")))
+        found = embedder(images._replace(pixels=images.pixels.to("meta")))
     except (RuntimeError, NotImplementedError) as error:
         first = str(error).partition("\n")[0]
         raise AssertionError(f"{name} does not run on the meta device, where FLOPs are counted: {first}") from error

@@ -93,6 +93,17 @@ TINY: dict[str, dict[str, Any]] = {
         "encoder_config": {**SIZES, "num_key_value_heads": 1},
     },
 }  # fmt: skip
+TINY_CLIPS: dict[str, dict[str, Any]] = {
+    "vjepa2": {
+        "model_type": "vjepa2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "crop_size": 32,
+        "patch_size": 8, "frames_per_clip": 4, "pred_hidden_size": 16, "pred_num_attention_heads": 2,
+        "pred_num_hidden_layers": 1,
+    },
+    "videomae": {
+        "model_type": "videomae", **SIZES, "image_size": 32, "patch_size": 8, "num_frames": 4,
+        "use_mean_pooling": False,
+    },
+}  # fmt: skip
 
 POOLED = ("head.", "post_layernorm.", "pooler.", "layernorm.", "query_1024")
 """What only pooled outputs need, or images of another size."""
@@ -160,12 +171,16 @@ def images() -> ImageBatch:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in ("deepseek-ocr", "deepseek-ocr-2") else ()) for name in TINY],
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("deepseek-ocr", "deepseek-ocr-2") else ())
+        for name in (*TINY, *TINY_CLIPS)
+    ],
 )
 def test_towers_of_each_family_keep_the_contract(name: str, folder: MakeFolder) -> None:
-    kind = TINY[name]["model_type"]
+    config = (TINY | TINY_CLIPS)[name]
+    kind = config["model_type"]
     size = OF_THEIRS[kind][1] if kind in OF_THEIRS else SQUARE
-    check_embedder(partial(transformers_encoder, model=folder(TINY[name])), resolution=size)
+    check_embedder(partial(transformers_encoder, model=folder(config)), resolution=size)
 
 
 def theirs(config: dict[str, Any]) -> Any:
@@ -348,6 +363,39 @@ def test_the_mask_of_a_temporal_patch_is_its_frames(folder: MakeFolder) -> None:
     assert tokens.mask.tolist() == [[True] * 12] * 2 + [[True, True, False, False] * 3] * 2
 
 
+@pytest.mark.parametrize(("name", "frames"), [("vjepa2", 4), ("vjepa2", 2), ("videomae", 4)])
+def test_towers_of_clips_compute_what_transformers_does(name: str, frames: int, folder: MakeFolder) -> None:
+    clips = torch.randn(2, frames, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = theirs(TINY_CLIPS[name])
+    embedder = transformers_encoder(model=folder(TINY_CLIPS[name]), resolution=(32, 32)).eval()
+    missing, unexpected = model.load_state_dict(embedder.stages["backbone"].tower.state_dict(), strict=False)
+    assert not unexpected
+    assert all(key.startswith("predictor.") for key in missing)
+    with torch.no_grad():
+        expected = model(clips).last_hidden_state
+        tokens = embedder.stages["backbone"](ImageBatch(clips.flatten(0, 1), frames=frames))
+    assert expected.shape == (2, 16 * frames // 2, 32)
+    assert tokens.embeddings.shape == (2 * frames // 2, 16, 32)
+    assert tokens.cells == (4, 4)
+    torch.testing.assert_close(tokens.embeddings.reshape(expected.shape), expected, atol=1e-5, rtol=0)
+
+
+def test_a_tower_of_clips_says_what_it_takes(folder: MakeFolder) -> None:
+    pixels = torch.zeros(3, 3, 32, 32)
+    path = folder(TINY_CLIPS["vjepa2"])
+    embedder = transformers_encoder(model=path, resolution=(32, 32))
+    with pytest.raises(EmbedderError, match="a 'vjepa2' takes clips; give `frames` 4"):
+        embedder(ImageBatch(pixels))
+    with pytest.raises(EmbedderError, match="takes 2 frames together; give `frames` in multiples of that, got 3"):
+        embedder(ImageBatch(pixels, frames=3))
+    for size, said in (((32, 48), "takes squares; give `resolution` 32x32 or 48x48"), ((20, 20), "multiples of 8")):
+        with pytest.raises(EmbedderError, match=said):
+            transformers_encoder(model=path, resolution=size)
+    fixed = transformers_encoder(model=folder(TINY_CLIPS["videomae"]))
+    with pytest.raises(EmbedderError, match="a 'videomae' takes clips of 4 frames; give `frames` 4"):
+        fixed(ImageBatch(pixels[:2], frames=2))
+
+
 def test_a_pass_on_the_meta_device_leaves_no_indices_to_one_with_values(folder: MakeFolder) -> None:
     from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
@@ -410,6 +458,7 @@ def test_bundled_towers_have_as_many_parameters_as_transformers_counts(name: str
         "siglip_vision_model": ("head.",),
         "siglip2_vision_model": ("head.",),
         "deepseek_ocr2_vision": ("query_768",),  # of images of another size
+        "vjepa2": ("predictor.",),
     }
     with building():
         embedder, model = transformers_encoder(model=name), theirs(config)

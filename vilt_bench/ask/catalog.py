@@ -17,13 +17,15 @@ FILE = "catalog.json"
 """In a package's top folder: an entry for each of its embedders, by name."""
 FAMILY_COLUMNS = ("name", "kind", "height", "width", "visual_tokens", "parameters", "flops")
 """Of a family's catalogue, see `FAMILY_FILE`."""
+FRAMES = "frames"
+"""One more of these, where some of a family take clips."""
 HIDDEN_SIZE = 768
 """D that the entries are for."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a catalogue says of an embedder as it is named, at D = 768 and for one image."""
+    """What a catalogue says of an embedder as it is named, at D = 768 and for one image, or one clip."""
 
     kind: str
     resolution: tuple[int, int]
@@ -35,6 +37,8 @@ class Entry:
     stages: tuple[str, ...] = ()
     about: str = ""
     """The first sentence of the factory's documentation."""
+    frames: int | None = None
+    """Of the clip; `None`: it takes images."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ def read_family(package: str, family: str) -> dict[str, Entry]:
                 size = (int(row["height"]), int(row["width"]))
                 tokens, parameters = int(row["visual_tokens"]), int(row["parameters"])
                 flops = int(row["flops"]) if row["flops"] else None
-                found[f"{family}/{row['name']}"] = Entry(row["kind"], size, tokens, parameters, flops)
+                frames = int(row[FRAMES]) if row.get(FRAMES) else None
+                found[f"{family}/{row['name']}"] = Entry(row["kind"], size, tokens, parameters, flops, frames=frames)
     return found
 
 

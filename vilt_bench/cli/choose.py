@@ -109,7 +109,8 @@ def choose(asked: argparse.Namespace) -> int:
         patterns=tuple(asked.embedder),
         order=asked.sort,
     )
-    entries = catalog.entries()
+    # What clips cost is no choice among towers of images.
+    entries = {name: entry for name, entry in catalog.entries().items() if entry.frames is None}
     towers = fitting(entries, wanted)
     if asked.measure is not None:
         store.check_writable(asked.output)

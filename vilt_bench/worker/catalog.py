@@ -54,7 +54,8 @@ def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None
         EmbedderError: the embedder fails, or looks at values, which the meta device does not have.
     """
     height, width = crop_size(resolution or embedder.resolution, size_divisor=embedder.size_divisor)
-    images = ImageBatch(torch.empty(1, 3, height, width, device="meta"))
+    frames = embedder.clips.frames
+    images = ImageBatch(torch.empty(frames or 1, 3, height, width, device="meta"), frames=frames)
     outputs: list[VisualTokens] = []
 
     def forward(mark: Mark | None) -> None:
@@ -72,10 +73,11 @@ def entry_of(embedder: VisualEmbedder, resolution: tuple[int, int] | None = None
     return Entry(
         kind=embedder.kind,
         resolution=(height, width),
-        visual_tokens=outputs[0].embeddings.shape[1],
+        visual_tokens=outputs[0].embeddings.shape[:2].numel(),
         parameters=sum(parameter.numel() for parameter in embedder.parameters()),
         flops=flops,
         stages=tuple(embedder.stages),
+        frames=frames,
     )
 
 

@@ -93,4 +93,5 @@ def _cells(entry: Entry | None) -> Sequence[str]:
         return [ABSENT] * 5
     height, width = entry.resolution
     flops = ABSENT if entry.flops is None else f"{entry.flops / 1e9:,.2f}"
-    return [entry.kind, f"{height}×{width}", f"{entry.visual_tokens:,}", f"{entry.parameters / 1e6:,.2f}", flops]
+    size = f"{height}×{width}" if entry.frames is None else f"{entry.frames} frames of {height}×{width}"
+    return [entry.kind, size, f"{entry.visual_tokens:,}", f"{entry.parameters / 1e6:,.2f}", flops]
