@@ -33,6 +33,9 @@ LATENCIES_S = {
 QUIET = Conditions(cpu_share=0.99)
 MakeRun = Callable[..., Run]
 MakePlugin = Callable[..., None]
+MakeClip = Callable[..., str]
+STEP = 30
+"""Of gray from frame to frame of a clip, far above what its codec changes."""
 
 
 def series(latencies_s: Mapping[str, float], *, blocks: Sequence[int], noise: float, rng: random.Random) -> Series:
@@ -385,3 +388,26 @@ def all_kinds(
     without_baseline: Comparison,
 ) -> list[Comparison]:
     return [unchanged, regressed, improved, inconclusive, without_baseline]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> MakeClip:
+    """Returns what writes a clip whose frames are lighter and lighter, and returns its path."""
+    av = pytest.importorskip("av")
+    np = pytest.importorskip("numpy")
+
+    def make(count: int, *, rate: int = 10, name: str = "clip.mp4", times: Sequence[int] | None = None) -> str:
+        path = tmp_path / name
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            container.start_encoding()
+            for index in range(count):
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), index * STEP, dtype=np.uint8))
+                if times is not None:
+                    frame.pts = times[index]
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return str(path)
+
+    return make

@@ -96,6 +96,15 @@ def test_more_images_than_an_interaction_joins_with_a_text_are_left_out_and_said
     assert "Left out: patch32 with `interaction` vilt `images_per_text` 4" in " ".join(found.notes)
 
 
+def test_frames_are_an_axis_as_they_are_written():
+    axes = {"frames": ["none", 8, "8@2", "16@2"]}
+    found = Sweep(["patch32"], axes, {"images": ("walk.mp4",), "interaction": "none"}).cases()
+    assert [(case.frames, case.frame_rate) for case in found] == [(None, None), (8, None), (8, 2.0), (16, 2.0)]
+    left_out = Sweep(["patch32"], {**axes, "interaction": ["vilt", "none"]}, {"images": ("walk.mp4",)}).expand()
+    assert [case.frames for case in left_out.cases if case.interaction == "vilt"] == [None]
+    assert "`frames` of a clip are none that `interaction` vilt joins" in " ".join(left_out.notes)
+
+
 def test_longer_texts_among_several_have_a_longer_table_of_positions_unless_one_is_given():
     found = Sweep(["patch32"], {"text_length": [40, 128]}).expand()
     assert [(case.text_length, case.vilt.text_positions) for case in found.cases] == [(40, 40), (128, 128)]

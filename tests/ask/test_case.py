@@ -1,3 +1,4 @@
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,10 @@ from vilt_bench.ask.case import (
     command_line,
     label,
     parse_embedder,
+    parse_frames,
     parse_option,
     parse_resolution,
+    write_frames,
 )
 from vilt_bench.errors import ConfigError
 
@@ -83,6 +86,15 @@ def test_malformed_options_are_refused_with_the_text(text: str) -> None:
         ({"images_per_text": 2, "interaction": "lxmert"}, "none that `interaction` lxmert can join"),
         ({"images_per_text": 2, "interaction": "none"}, "`images_per_text` would be for; leave it out"),
         ({"images_per_text": 2, "batch_size": 65_536}, "131,072 images a pass; expected 65,536 at most"),
+        ({"frames": 0, "interaction": "none"}, "`frames`"),
+        ({"frames": 10**6, "interaction": "none"}, "`frames`"),
+        ({"frames": 4096, "batch_size": 100, "interaction": "none"}, "are 409,600 a pass; expected 65,536 at most"),
+        ({"frames": 8}, "none that `interaction` vilt joins; give `interaction` none, or lm:NAME"),
+        ({"frames": 8, "fit": "native", "interaction": "none"}, "synthetic frames have no size of their own"),
+        ({"frames": 8, "preprocessing": True, "interaction": "none"}, "synthetic frames are none; give `images` CLIP"),
+        ({"frame_rate": 2.0}, "is of `frames`; give them as well"),
+        ({"frames": 8, "frame_rate": 2.0, "interaction": "none"}, "synthetic frames have no time"),
+        ({"frames": 8, "frame_rate": math.nan, "images": ("a.mp4",), "interaction": "none"}, "`frame_rate`"),
         ({"text_length": 41}, "`text_positions` 41"),
         ({"threads": 0}, "`threads`"),
         ({"device": "GPU 0"}, "no device is called 'GPU 0'"),
@@ -153,3 +165,21 @@ def test_backends_with_the_same_options_are_the_same_backend():
     assert cases[0] == cases[1]
     assert case_name(cases[0]) == "patch32 (torch:attention=math,channels_last)"
     assert "--backend torch:attention=math,channels_last" in command_line(cases[0], "run")
+
+
+@pytest.mark.parametrize(("text", "read"), [("8", (8, None)), ("8@2", (8, 2.0)), ("16@0.5", (16, 0.5))])
+def test_frames_read_as_their_number_and_rate(text: str, read: tuple[int, float | None]) -> None:
+    assert parse_frames(text) == read
+    assert write_frames(*read) == text
+
+
+@pytest.mark.parametrize("text", ["", "8@", "@2", "8@2fps", "-1", "8.5", "8x2", "1e3", "all"])
+def test_malformed_frames_are_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ConfigError, match="N\\[@FPS\\], as in 8 or 8@2"):
+        parse_frames(text)
+
+
+def test_frames_name_a_case_and_are_in_its_command() -> None:
+    case = Case("patch32", images=("walk.mp4",), frames=8, frame_rate=2.0, interaction="none")
+    assert "frames 8, frame_rate 2.0" in case_name(case)
+    assert "--frames 8@2" in command_line(case, "run")

@@ -1,5 +1,4 @@
 import io
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,33 +10,10 @@ pytest.importorskip("av")
 
 import av
 
-from vilt_bench.ask.clips import check_clips, clip_size, describe_clip, even_places, repeats, sample_clip
+from tests.conftest import STEP, MakeClip
+from vilt_bench.ask.case import Case
+from vilt_bench.ask.clips import check_clips, check_inputs, clip_size, describe_clip, even_places, repeats, sample_clip
 from vilt_bench.errors import InputError
-
-STEP = 30
-"""Of gray from frame to frame, far above what the codec changes."""
-MakeClip = Callable[..., str]
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> MakeClip:
-    """Returns what writes a clip whose frames are lighter and lighter, and returns its path."""
-
-    def make(count: int, *, rate: int = 10, name: str = "clip.mp4", times: list[int] | None = None) -> str:
-        path = tmp_path / name
-        with av.open(str(path), "w") as container:
-            stream: Any = container.add_stream("mpeg4", rate=rate)
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            container.start_encoding()
-            for index in range(count):
-                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), index * STEP, dtype=np.uint8))
-                if times is not None:
-                    frame.pts = times[index]
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        return str(path)
-
-    return make
 
 
 def shades(images: Any) -> list[int]:
@@ -73,7 +49,9 @@ def test_a_clip_of_fewer_frames_says_how_many_and_repeats_them(clip: MakeClip) -
     evenly, at_a_rate, enough = (sample_clip(short, *asked) for asked in ((6, None), (5, 10.0), (3, 10.0)))
     assert evenly.places == (0, 0, 1, 1, 2, 2)
     assert at_a_rate.places == (0, 1, 2, 2, 2)
-    assert repeats(short, evenly) == "clip.mp4 has 3 frames for the 6 asked for; they are repeated."
+    assert repeats(short, evenly) == (
+        "clip.mp4 has fewer frames than the 6 asked for: 3 are used, some of them more than once."
+    )
     assert repeats(short, enough) == ""
 
 
@@ -125,3 +103,11 @@ def test_without_pyav_the_message_has_the_command(clip: MakeClip, monkeypatch: p
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "av" else object())
     with pytest.raises(InputError, match=r"read by PyAV, which is not installed; install it: python -m pip install"):
         check_clips([path])
+
+
+def test_a_clip_in_an_images_place_is_answered_with_the_option_that_takes_it(clip: MakeClip) -> None:
+    path = clip(1)
+    with pytest.raises(InputError, match="is a clip; give `frames` N, such as 8"):
+        check_inputs([Case("patch32", images=(path,))])
+    check_inputs([Case("patch32", images=(path,), frames=2, interaction="none")])
+    check_inputs([Case("patch32", frames=2, interaction="none")])

@@ -143,3 +143,15 @@ def test_a_sample_that_stands_for_several_counts_as_that_many() -> None:
         list(numpy.percentile(expanded, [100 * 5 / 12, 100 * 8 / 12, 100 * 11 / 12]))
     )
     assert percentiles([once, thrice], [1, 3], shares)[::4] == [1.0, 30.0]
+
+
+def test_rows_of_a_run_on_clips_tell_of_frames_and_not_of_images(make_run: MakeRun) -> None:
+    run = make_run(case=Case("patch32", batch_size=2, frames=8, interaction="none"))
+    for row in summarise(run).rows:
+        assert row.latency is not None
+        assert row.images_per_second is row.time_per_image is None
+        assert row.frames_per_second is not None
+        assert row.time_per_frame is not None
+        assert row.frames_per_second.value == pytest.approx(16 / row.latency.value)
+        assert row.time_per_frame.value == pytest.approx(row.latency.value / 16)
+    assert all(row.frames_per_second is row.time_per_frame is None for row in summarise(make_run()).rows)

@@ -32,7 +32,12 @@ CASE = {
     "reduce": {"reduce": "avg-pool:2"},
     "images": {"images": ("a.jpg",)},
     "preprocessing": {"preprocessing": True},
+    "preprocessor": {"preprocessor": "torchvision"},
+    "decoder": {"decoder": "torchvision"},
+    "frames": {"frames": 8},
+    "frame-rate": {"frame_rate": 2.0},
     "text-length": {"text_length": 20},
+    "images-per-text": {"images_per_text": 2},
     "dtype": {"dtype": "bfloat16"},
     "batch-size": {"batch_size": 2},
     "backend": {"backend": "onednn"},
@@ -74,7 +79,7 @@ APART: Mapping[Purpose, set[str]] = {
     "history": {*CASE, *ENVIRONMENT, "side", "decoded"} - ASKED,
     "rank": {
         *ENVIRONMENT, "preprocessing", "text-length", "dtype", "batch-size", "backend", "quantize", "interaction",
-        "vilt", "vilt-bench", "side",
+        "vilt", "vilt-bench", "side", "preprocessor", "decoder", "frames", "frame-rate", "images-per-text",
     },
 }  # fmt: skip
 # Where a record that does not tell a setting contradicts none.
@@ -123,8 +128,11 @@ def untold(run: Run, setting: str) -> Run:
 @pytest.mark.parametrize("purpose", PURPOSES)
 @pytest.mark.parametrize("fact", RULES)
 def test_a_fact_keeps_runs_apart_for_the_purposes_that_ask_for_it(run: Run, fact: str, purpose: Purpose) -> None:
-    if fact == "decoded":  # only where that is a part of the pass
+    if fact in ("decoded", "preprocessor", "decoder"):  # only where that is a part of the pass
         run = replace(run, case=replace(run.case, preprocessing=True))
+    if fact.startswith("frame"):
+        clips = {"images": ("a.mp4",), "frames": 4, "interaction": "none"}
+        run = replace(run, case=replace(run.case, **clips))  # type: ignore[arg-type]
     other = otherwise(run, fact)
     apart = fact in APART[purpose]
     assert alike(run, run, purpose)

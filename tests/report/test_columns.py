@@ -177,3 +177,14 @@ def test_no_number_of_a_chosen_column_is_cut(long_run: Run, width: int) -> None:
     for each in columns.QUANTITIES:
         assert text.count(each.text(summarise(long_run).whole)) >= 2
     assert text.count("\nwhole ") == text.count("\nStage ")
+
+
+def test_runs_on_clips_have_frames_in_the_place_of_images(make_run: Callable[..., Run]) -> None:
+    of_clips = make_run("patch16", case=Case("patch16", frames=8, interaction="none"), run_id="b", group="b")
+    shown = render([of_clips], "markdown")
+    assert " frames/s · " in shown
+    assert " ms a frame" in shown
+    assert "8 frames a clip" in shown
+    assert "images" not in shown.lower()
+    both = render([of_clips, make_run(run_id="a", group="a")], "markdown")
+    assert "Images/s | Frames/s" in both or "Frames/s | Images/s" in both

@@ -242,13 +242,16 @@ def test_inputs_that_differ_are_told_with_what_makes_them_equal(towers: list[Run
 
 def test_cases_that_differ_in_any_field_bear_different_names_side_by_side(make_run: MakeRun) -> None:
     vilt = ViltConfig(layers=3)
+    clips = {"images": ("a.mp4",), "frames": 8, "interaction": "none"}
     cases = [
         Case("patch32"),
         *(Case("patch32", **field) for field in (
             {"resolution": (384, 384)}, {"fit": "exact"}, {"reduce": "avg-pool:2"}, {"images": ("a.jpg",)},
             {"preprocessing": True}, {"text_length": 20}, {"batch_size": 8}, {"device": "cuda"}, {"dtype": "bfloat16"},
             {"threads": 1}, {"backend": "onednn"}, {"quantize": "int8"},
-            {"checkpoint": "a"}, {"interaction": "bert"}, {"vilt": vilt},
+            {"checkpoint": "a"}, {"interaction": "bert"}, {"vilt": vilt}, {"images_per_text": 2}, clips,
+            {**clips, "frame_rate": 2.0}, {**clips, "frames": 4},
+            {"preprocessing": True, "preprocessor": "torchvision"}, {"preprocessing": True, "decoder": "torchvision"},
             {"seed": 1}, {"options": {"a": 1}}, {"options": {"a": "1"}}, {"options": {"a": "1,b=2"}},
             {"options": {"a": 1, "b": 2}},
         )),

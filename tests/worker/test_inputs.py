@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops, ImageStat
 
+from tests.conftest import STEP, MakeClip
 from vilt_bench.ask.case import Case
 from vilt_bench.ask.images import check_images, find_images, image_size, read_image, resize, target_size
 from vilt_bench.errors import InputError
@@ -152,6 +153,36 @@ def test_each_text_has_as_many_images_as_asked_for(tmp_path: Path) -> None:
     assert (len(images.pixels), len(text.token_ids)) == (6, 2)
     assert torch.equal(images.pixels[:3], images.pixels[3:])  # text by text, and within it image by image
     assert len({float(image.mean()) for image in images.pixels[:3]}) == 3
+
+
+def test_frames_of_a_clip_are_rows_one_behind_the_other(clip: MakeClip) -> None:
+    paths = (clip(6, name="a.mp4"), clip(6, name="b.mp4"))
+    case = Case("patch32", images=paths, frames=3, batch_size=2, interaction="none", fit="crop")
+    inputs = inputs_of(case, resolution=(32, 32), mean=(0.0,) * 3, std=(1.0,) * 3)
+    images, _ = inputs.batches[0]
+    assert (images.pixels.shape, images.frames, images.mask) == ((6, 3, 32, 32), 3, None)
+    shades = (images.pixels.mean(dim=(1, 2, 3)) * 255 / STEP).round().tolist()
+    assert shades == [0, 2, 4, 0, 2, 4]
+    assert (inputs.names, inputs.notes) == (("a.mp4", "b.mp4"), ())
+    short = inputs_of(replace(case, frames=8, images=paths[:1]), resolution=(32, 32))
+    assert short.notes == ("a.mp4 has fewer frames than the 8 asked for: 6 are used, some of them more than once.",)
+
+
+def test_frames_are_noise_where_no_clip_is_given() -> None:
+    inputs = inputs_of(Case("patch32", frames=3, batch_size=2, interaction="none"), resolution=(32, 64))
+    images, _ = inputs.batches[0]
+    assert (images.pixels.shape, images.frames, inputs.names) == ((6, 3, 32, 64), 3, ("synthetic",))
+    assert len({float(frame.sum()) for frame in images.pixels}) == 6
+
+
+def test_clips_decoded_within_the_pass_are_those_decoded_before(clip: MakeClip) -> None:
+    case = Case("patch32", images=(clip(6),), frames=3, interaction="none", fit="crop", preprocessing=True)
+    inputs = inputs_of(case, resolution=(32, 32))
+    assert inputs.preprocessing is not None
+    found = inputs.preprocessing(inputs.encoded[0])
+    assert found.frames == 3
+    assert torch.equal(found.pixels, inputs.batches[0][0].pixels)
+    assert "clip.mp4 (mpeg4, 48×64 pixels, 10 frames/s" in inputs.preprocessing.notes["decode"]
 
 
 def test_a_second_round_of_photographs_is_mirrored() -> None:

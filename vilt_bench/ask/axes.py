@@ -19,8 +19,10 @@ from vilt_bench.ask.case import (
     parse_device,
     parse_dtype,
     parse_embedder,
+    parse_frames,
     parse_resolution,
     write_backend,
+    write_frames,
 )
 from vilt_bench.errors import ConfigError
 from vilt_bench.words import counted, did_you_mean, nearest
@@ -31,7 +33,7 @@ MOST_COMBINATIONS = 10_000
 NATIVE = "native"
 """As a resolution: each image's own size, which is a fit."""
 NONE = "none"
-"""As a reduction or quantisation: none."""
+"""As a reduction, quantisation or frames: none."""
 
 AXES: Mapping[str, type] = {
     "resolution": str,
@@ -41,6 +43,7 @@ AXES: Mapping[str, type] = {
     "preprocessor": str,
     "decoder": str,
     "interaction": str,
+    "frames": str,
     "text_length": int,
     "images_per_text": int,
     "dtype": str,
@@ -345,10 +348,12 @@ def _value(name: str, value: Any) -> Any:
             return tuple(value)
         case "resolution" if isinstance(value, str) and value != NATIVE:
             return parse_resolution(value)
-        case "resolution" | "threads" | "reduce" | "quantize" if value is None:
+        case "resolution" | "threads" | "reduce" | "frames" | "quantize" if value is None:
             return None
-        case "reduce" | "quantize" if value == NONE:
+        case "reduce" | "frames" | "quantize" if value == NONE:
             return None
+        case "frames" if isinstance(value, int | str) and not isinstance(value, bool):
+            return write_frames(*parse_frames(str(value)))
         case "dtype" if isinstance(value, str):
             return parse_dtype(value)
         case "device" if isinstance(value, str):
@@ -394,6 +399,8 @@ def _case(
     given = {**common, **combination}
     if given.get("resolution") == NATIVE:
         given |= {"resolution": None, "fit": NATIVE}
+    if isinstance(frames := given.get("frames"), str):
+        given["frames"], given["frame_rate"] = parse_frames(frames)
     moot = [name for name in _MOOT.get(given.get("interaction", ""), ()) if name in combination]
     for name in moot:
         del given[name]

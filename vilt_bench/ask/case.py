@@ -31,6 +31,8 @@ LARGEST_EDGE_PIXELS = 16_384
 LARGEST_BATCH = 65_536
 TEXT_LENGTH = 40
 """Tokens of the paper's texts."""
+MOST_FRAMES = 4096
+"""Of a clip; the longest contexts hold fewer."""
 MOST_IMAGES_PER_VILT = 2
 """ViLT's checkpoints have a modality type for a first image and one for a second."""
 SYNTHETIC = "synthetic"
@@ -129,7 +131,12 @@ class Case:
     reduce: str | None = None
     """A reduction of the visual tokens, `NAME:N` of `REDUCTIONS`; `None`: as many as the embedder makes."""
     images: tuple[str, ...] = ()
-    """Paths of images; none: the photographs that come with an installed package; `synthetic`: noise."""
+    """Paths of images; none: the photographs that come with an installed package; `synthetic`: noise. With `frames`,
+    paths of clips; none: noise."""
+    frames: int | None = None
+    """Frames of a clip that stand in an image's place; `None`: images."""
+    frame_rate: float | None = None
+    """Frames a second at which they are taken from a clip's beginning; `None`: evenly from all of it."""
     preprocessing: bool = False
     """Whether decoding, resizing and normalising the images, from files in memory, are a part of the pass."""
     preprocessor: str = PILLOW
@@ -166,7 +173,7 @@ class Case:
             ConfigError: a value is impossible.
         """
         # Only what is read has a name of its own there: a record, or the request of a director, of an older version.
-        for name in ("text_length", "images_per_text", "batch_size", "threads", "seed"):
+        for name in ("frames", "text_length", "images_per_text", "batch_size", "threads", "seed"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _whole(name, value))
         if self.resolution is not None:
@@ -194,6 +201,7 @@ class Case:
             )
         if self.reduce is not None:
             parse_reduction(self.reduce)
+        self._check_frames()
         if self.preprocessing and SYNTHETIC in self.images:
             raise ConfigError(
                 f"decodes files, and `images` {SYNTHETIC} is none; give photographs", field="preprocessing"
@@ -259,8 +267,51 @@ class Case:
                     field=name,
                 )
 
+    def _check_frames(self) -> None:
+        """Refuse frames that no clip has, or that nothing joins."""
+        if self.frame_rate is not None:
+            if isinstance(self.frame_rate, bool) or not isinstance(self.frame_rate, int | float):
+                raise ConfigError(f"must be a number, got {self.frame_rate!r}", field="frame_rate")
+            object.__setattr__(self, "frame_rate", float(self.frame_rate))
+            if not 0.001 <= self.frame_rate <= 1000:
+                raise ConfigError(
+                    f"must be between 0.001 and 1000 a second, got {self.frame_rate:g}", field="frame_rate"
+                )
+            if self.frames is None:
+                raise ConfigError("is of `frames`; give them as well", field="frame_rate")
+        if self.frames is None:
+            return
+        _check_count("frames", self.frames, least=1, most=MOST_FRAMES)
+        if self.fit == "native" and not self.images:
+            raise ConfigError(
+                "synthetic frames have no size of their own; give `resolution` HxW instead of native, or `images` with "
+                "clips",
+                field="frames",
+            )
+        if self.preprocessing and not self.images:
+            raise ConfigError("decodes files, and synthetic frames are none; give `images` CLIP", field="preprocessing")
+        if self.processor_kind is not None:
+            raise ConfigError(
+                "is of images, and `frames` are of clips; give pillow or torchvision", field="preprocessor"
+            )
+        if self.decoder not in (None, "pyav"):
+            raise ConfigError("decodes no clips, which PyAV does; leave it out", field="decoder")
+        if self.frame_rate is not None and (not self.images or SYNTHETIC in self.images):
+            raise ConfigError("is of clips, and synthetic frames have no time; give `images` CLIP", field="frame_rate")
+        if self.language_model is None and self.interaction != ALONE:
+            raise ConfigError(
+                f"`frames` of a clip are none that `interaction` {self.interaction} joins; give `interaction` {ALONE}, "
+                f"or {LANGUAGE_MODEL}NAME"
+            )
+
     def _check_images_per_text(self) -> None:
         """Refuse more images than the interaction joins with a text, or than a batch may have."""
+        if self.frames is not None and self.images_per_pass * self.frames > LARGEST_BATCH:
+            raise ConfigError(
+                f"{self.frames} frames of each of {self.images_per_pass} clips are "
+                f"{self.images_per_pass * self.frames:,} a pass; expected {LARGEST_BATCH:,} at most",
+                field="frames",
+            )
         if self.images_per_pass > LARGEST_BATCH:
             raise ConfigError(
                 f"`batch_size` {self.batch_size} with `images_per_text` {self.images_per_text} are "
@@ -478,6 +529,23 @@ def write_backend(name: str, options: Mapping[str, Option]) -> str:
     return f"{name}:{','.join(told)}" if told else name
 
 
+def parse_frames(text: str) -> tuple[int, float | None]:
+    """Returns how many frames a text like `8` or `8@2` asks for, and at how many a second.
+
+    Raises:
+        ConfigError: it is not N or N@FPS.
+    """
+    match = re.fullmatch(r"(\d{1,9})(?:@(\d{1,9}(?:\.\d{1,9})?))?", text.strip())
+    if match is None:
+        raise ConfigError(f"{text!r} is not N[@FPS], as in 8 or 8@2 for two a second", field="frames")
+    return int(match[1]), None if match[2] is None else float(match[2])
+
+
+def write_frames(frames: int | None, rate: float | None) -> str | None:
+    """Returns how `frames` are asked for, as `parse_frames` reads it; `None`: none are."""
+    return None if frames is None else f"{frames}" if rate is None else f"{frames}@{rate:g}"
+
+
 def parse_reduction(text: str) -> tuple[str, int]:
     """Returns name and number of a text like `pixel-shuffle:2`.
 
@@ -562,13 +630,17 @@ def unusual(case: Case) -> dict[str, str]:
             continue
         for each in fields(part):
             value = getattr(part, each.name)
-            if each.name in ("embedder", "options", "reduce", "vilt", "linear") or value == getattr(plain, each.name):
+            if each.name in _TOLD_ELSEWHERE or value == getattr(plain, each.name):
                 continue
             text = "×".join(map(str, value)) if each.name == "resolution" else _listed(value)
             said[each.name] = (
                 text if each.name in ("resolution", "device", "dtype", "backend", "quantize") else f"{each.name} {text}"
             )
     return said
+
+
+_TOLD_ELSEWHERE = ("embedder", "options", "reduce", "vilt", "linear")
+"""Fields that the label or other fields tell."""
 
 
 @cache
@@ -604,6 +676,8 @@ def command_line(case: Case, command: str) -> str:
             match each.name:
                 case "images":
                     words += ["--image", *value]
+                case "frames":
+                    words += ["--frames", str(write_frames(case.frames, case.frame_rate))]
                 case "preprocessing":
                     words.append("--with-preprocessing")
                 case "resolution":
@@ -613,9 +687,7 @@ def command_line(case: Case, command: str) -> str:
     return shlex.join(words)
 
 
-_NO_FLAGS = frozenset(
-    {"embedder", "options", "reduce", "vilt", "linear", "vocabulary", "image_positions", "layer_norm_eps"}
-)
+_NO_FLAGS = frozenset({*_TOLD_ELSEWHERE, "frame_rate", "vocabulary", "image_positions", "layer_norm_eps"})
 """Fields that a case's label or another field tells, and those of Python only."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from vilt_bench import files
-from vilt_bench.ask.images import check_is_file
+from vilt_bench.ask.case import SYNTHETIC, Case
+from vilt_bench.ask.images import check_images, check_is_file, find_images
 from vilt_bench.errors import InputError
-from vilt_bench.words import counted
 
 INSTALL = "install it: python -m pip install 'av>=15'"
 """Of PyAV, as the extra `video` asks for it."""
@@ -40,6 +40,31 @@ def even_places(total: int, count: int) -> list[int]:
     Source: the rule of transformers' video processors, `BaseVideoProcessor.sample_frames`.
     """
     return [place * total // count for place in range(count)]
+
+
+def input_paths(case: Case) -> tuple[str, ...]:
+    """Returns the paths of a case's images or clips; noise where it asks for frames and names no clip.
+
+    Raises:
+        InputError: as `find_images`.
+    """
+    return find_images(case.images or ((SYNTHETIC,) if case.frames is not None else ()))
+
+
+def check_inputs(cases: Iterable[Case]) -> None:
+    """Refuse, before any process is started, images and clips that can't be opened.
+
+    Raises:
+        InputError: as `check_images`, or as `check_clips` where frames are asked for; or a clip is given without.
+    """
+    for clips, images in dict.fromkeys((case.frames is not None, case.images) for case in cases):
+        if not clips:
+            for path in images:
+                if path.lower().endswith(ENDINGS) and files.is_file(path):
+                    raise InputError(f"{path!r} is a clip; give `frames` N, such as 8, to take frames of it")
+            check_images(images)
+        elif images and find_images(images) != (SYNTHETIC,):
+            check_clips(images)
 
 
 def check_clips(paths: Sequence[str]) -> None:
@@ -99,7 +124,10 @@ def repeats(path: str, sampled: Sampled) -> str:
     asked, used = len(sampled.places), len(set(sampled.places))
     if used == asked:
         return ""
-    return f"{Path(path).name} has {counted(used, 'frame')} for the {asked} asked for; they are repeated."
+    return (
+        f"{Path(path).name} has fewer frames than the {asked} asked for: {used} "
+        f"{'is' if used == 1 else 'are'} used, some of them more than once."
+    )
 
 
 def describe_clip(path: str) -> str:

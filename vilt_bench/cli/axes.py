@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vilt_bench.ask.case import parse_dtype, parse_resolution
+from vilt_bench.ask.axes import NONE
+from vilt_bench.ask.case import parse_dtype, parse_frames, parse_resolution, write_frames
 from vilt_bench.cli import values
 from vilt_bench.cli.flags import in_flags
 from vilt_bench.errors import ConfigError
@@ -20,7 +21,7 @@ Read = Callable[[str], Any]
 
 NATIVE = "native"
 LISTS = (
-    "batch_size", "resolution", "dtype", "text_length", "images_per_text", "reduce", "threads", "interaction",
+    "batch_size", "resolution", "dtype", "text_length", "images_per_text", "frames", "reduce", "threads", "interaction",
     "backend", "quantize", "preprocessor", "decoder",
 )  # fmt: skip
 """Axes that are options of their own; a plan knows more."""
@@ -41,6 +42,8 @@ def number(text: str) -> int:
 
 
 dtype = values.read_by(parse_dtype)
+frames = values.read_by(lambda text: text if text == NONE else write_frames(*parse_frames(text)))
+"""Reads N[@FPS], or `none`."""
 
 
 def resolution(text: str) -> tuple[int, int] | str:

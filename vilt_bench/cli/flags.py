@@ -7,11 +7,11 @@ import re
 _ALIKE = (
     "address", "anywhere", "engine",
     "allow_different", "backend", "batch_size", "budget", "checkpoint", "decoder", "device", "dtype", "embedder",
-    "facet", "figure", "fit", "format", "heads", "hidden_size", "images_per_text", "interaction", "join", "labels",
-    "layers", "limit", "log", "memory", "mlp_size", "name", "newest", "on", "only", "order", "parameters", "pivot",
-    "precision", "preprocessor", "preset", "quantize", "reduce", "resolution", "seed", "since", "span", "stacked",
-    "study_time", "text_length", "text_positions", "threads", "together", "tokens", "tolerance", "trials", "x", "y",
-    "z",
+    "facet", "figure", "fit", "format", "frames", "heads", "hidden_size", "images_per_text", "interaction", "join",
+    "labels", "layers", "limit", "log", "memory", "mlp_size", "name", "newest", "on", "only", "order", "parameters",
+    "pivot", "precision", "preprocessor", "preset", "quantize", "reduce", "resolution", "seed", "since", "span",
+    "stacked", "study_time", "text_length", "text_positions", "threads", "together", "tokens", "tolerance", "trials",
+    "x", "y", "z",
 )  # fmt: skip
 FLAGS = {
     **{name: f"--{name.replace('_', '-')}" for name in _ALIKE},
@@ -19,6 +19,7 @@ FLAGS = {
     "embedders": "--embedder",
     "folder": "--output",
     "decides": "--gate",
+    "frame_rate": "--frames N@FPS",
     "images": "--image",
     "max_time_s": "--max-time",
     "path": "--output",

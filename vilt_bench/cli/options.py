@@ -87,6 +87,13 @@ def add_case(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
         help="images of each text, whose tokens the interaction gets one after the other: for a language model as many "
         f"as fit, for ViLT {MOST_IMAGES_PER_VILT} at most (default: {USUAL.images_per_text})",
     )
+    group.add_argument(
+        "--frames",
+        type=of(axes.frames),
+        metavar="N[@FPS]",
+        help="N frames of a clip in an image's place, evenly from all of it, or FPS a second from its beginning; clips "
+        "are given as --image, else frames are noise; behind a language model or none (default: images)",
+    )
     group.add_argument("--weights", metavar="PATH", help="weights of the visual embedder (default: random)")
     group = parser.add_argument_group("the shared model (defaults: ViLT-B/32)")
     group.add_argument(
@@ -258,7 +265,7 @@ def add_images(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="photographs to run on, or 'synthetic' for noise (default: two that come along)",
+        help="photographs to run on, with --frames clips, or 'synthetic' for noise (default: two that come along)",
     )
     group.add_argument(
         "--fit",

@@ -14,7 +14,7 @@ from typing import Literal
 
 from vilt_bench import errors
 from vilt_bench.ask.case import Case, Option
-from vilt_bench.ask.images import check_images, find_images
+from vilt_bench.ask.clips import check_inputs, input_paths
 from vilt_bench.ask.rule import GATE_TIME_S, TOLERANCE, Decides
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import Draft, new_id, now
@@ -92,7 +92,7 @@ def gate(
             fails later, or a baseline that has no such embedder or fails later, is missing.
     """
     check_limits(tolerance, max_time_s, patience_s)
-    check_images(case.images)
+    check_inputs([case])
     installations = {BASELINE: baseline, CANDIDATE: candidate or HERE}
     patience = Patience(patience_s, max_time_s)
     started_at, group = now(), new_id()
@@ -410,7 +410,7 @@ def _anchored(case: Case) -> Case:
     return replace(
         case,
         # By their paths: what comes along with another version may be other photographs.
-        images=tuple(str(anchor(image)) for image in find_images(case.images)),
+        images=tuple(str(anchor(image)) for image in input_paths(case)),
         options={key: anchor(value) if is_path(key, value) else value for key, value in case.options.items()},
         checkpoint=None if case.checkpoint is None else str(anchor(case.checkpoint)),
     )

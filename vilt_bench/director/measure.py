@@ -13,7 +13,7 @@ from functools import partial
 from vilt_bench import errors, protocol
 from vilt_bench.ask import registry
 from vilt_bench.ask.case import Case, Sampling, case_name, names_apart
-from vilt_bench.ask.images import check_images
+from vilt_bench.ask.clips import check_inputs
 from vilt_bench.director.commit import read_source
 from vilt_bench.director.draft import LEAST_BLOCKS, WARMUP_SHARE, Draft, new_id, now
 from vilt_bench.director.limits import Peaks
@@ -387,8 +387,7 @@ def check_cases(cases: Iterable[Case]) -> None:
     cases = list(cases)
     for embedder in dict.fromkeys(case.embedder for case in cases):
         registry.check_name(embedder)
-    for images in dict.fromkeys(case.images for case in cases):
-        check_images(images)
+    check_inputs(cases)
 
 
 def _trial(

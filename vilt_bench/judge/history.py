@@ -19,7 +19,7 @@ from vilt_bench.errors import ConfigError, RecordError, ViltBenchError
 from vilt_bench.judge.change_points import ERROR, LEAST_RUNS, find_shifts
 from vilt_bench.judge.estimate import Estimate, estimate
 from vilt_bench.judge.latency import trial_median
-from vilt_bench.judge.throughput import images_per_second
+from vilt_bench.judge.throughput import images_of, images_per_second
 from vilt_bench.record.alike import MAY_BE_UNTOLD, key
 from vilt_bench.record.codec import decode
 from vilt_bench.record.journal import InProgressError
@@ -492,7 +492,7 @@ def rows(history: History) -> Iterator[dict[str, Any]]:
                 if found is None:
                     continue
                 height, width = point.pixels or (None, None)
-                rate = images_per_second(found, case.case.images_per_pass)
+                rate = images_per_second(found, images_of(case.case))
                 yield {
                     "case": case.name,
                     "embedder": case.embedder,

@@ -12,7 +12,7 @@ from vilt_bench.judge.latency import Latencies, latencies
 from vilt_bench.judge.limit import Limit, limits
 from vilt_bench.judge.ranking import Place, rank
 from vilt_bench.judge.remarks import Remark, Verdict, remarks, verdict
-from vilt_bench.judge.throughput import Passes, images_per_second, single_passes, time_per_image
+from vilt_bench.judge.throughput import Passes, frames_of, images_of, images_per_second, single_passes, time_per_image
 from vilt_bench.judge.turns import Turns, turns_of
 from vilt_bench.record.run import (
     WHOLE,
@@ -61,6 +61,10 @@ class Row:
     images_per_second: Estimate | None = None
     """As if no other stage took time."""
     time_per_image: Estimate | None = None
+    """Seconds."""
+    frames_per_second: Estimate | None = None
+    """Likewise, of clips, which have no images."""
+    time_per_frame: Estimate | None = None
     """Seconds."""
     passes: Passes | None = None
     """Of the whole only: its uninstrumented passes one by one."""
@@ -143,25 +147,25 @@ def summarise(run: Run) -> Summary:
     """Returns the run judged: every estimate and remark is computed here, once."""
     found = latencies(run)
     names = _stage_names(run)
-    images = run.case.images_per_pass
+    case = run.case
     rows: list[Row] = []
     components: dict[Component, Row] = {}
     for component in COMPONENTS:
         inner = [name for name in names if name.partition(".")[0] == component]
         counted = [stage for stage in run.stages if stage.component == component]
-        whole = components[component] = _row(found, images, "component", component, component, counted)
+        whole = components[component] = _row(found, case, "component", component, component, counted)
         if inner == [component]:
-            rows.append(_row(found, images, "stage", component, component, counted))
+            rows.append(_row(found, case, "stage", component, component, counted))
             continue
         if inner:
             rows.append(whole)
         rows += [
-            _row(found, images, "stage", name, component, [stage for stage in counted if stage.name == name])
+            _row(found, case, "stage", name, component, [stage for stage in counted if stage.name == name])
             for name in inner
         ]
     # Pillow's work and memory are not counted: the whole's are the model's.
     model = [stage for stage in run.stages if stage.component != OPTIONAL]
-    rows.append(_row(found, images, "whole", WHOLE, None, model, passes=single_passes(run)))
+    rows.append(_row(found, case, "whole", WHOLE, None, model, passes=single_passes(run)))
     known = limits(run, found)
     rows = [replace(row, limit=known.get(row.name)) for row in _with_computation(run, rows)]
     return Summary(
@@ -241,7 +245,7 @@ def _stage_names(run: Run) -> list[str]:
 
 def _row(
     found: Latencies,
-    images: int,
+    case: Case,
     level: Level,
     name: str,
     component: str | None,
@@ -251,7 +255,7 @@ def _row(
 ) -> Row:
     latency = found.whole if level == "whole" else found.stages.get(name)
     share = 1.0 if level == "whole" and latency is not None else _share(latency, found.total)
-    return counted_row(level, name, component, stages, latency=latency, share=share, images=images, passes=passes)
+    return counted_row(level, name, component, stages, latency=latency, share=share, case=case, passes=passes)
 
 
 def counted_row(
@@ -262,13 +266,14 @@ def counted_row(
     *,
     latency: Estimate | None = None,
     share: float | None = None,
-    images: int = 1,
+    case: Case | None = None,
     passes: Passes | None = None,
 ) -> Row:
     """Returns the row of what was counted of stages; without what is named, of a model that was not run."""
     flops = [stage.flops for stage in stages if stage.flops is not None]
     peaks = [stage.memory.peak_bytes for stage in stages if stage.memory is not None]
     one = stages[0] if level == "stage" and stages else None
+    images, frames = (None, None) if case is None else (images_of(case), frames_of(case))
     return Row(
         level=level,
         name=name,
@@ -284,6 +289,8 @@ def counted_row(
         stages=tuple(stages),
         images_per_second=images_per_second(latency, images),
         time_per_image=time_per_image(latency, images),
+        frames_per_second=images_per_second(latency, frames),
+        time_per_frame=time_per_image(latency, frames),
         passes=passes,
     )
 

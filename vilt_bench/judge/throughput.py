@@ -12,6 +12,7 @@ from vilt_bench.judge.estimate import CONFIDENCE, Estimate, Samples
 from vilt_bench.judge.latency import known_percentiles
 
 if TYPE_CHECKING:
+    from vilt_bench.ask.case import Case
     from vilt_bench.record.run import Run
 
 SHARES = (0.50, 0.90, 0.95, 0.99)
@@ -31,12 +32,24 @@ class Passes:
     p99: float | None
 
 
-def images_per_second(latency: Estimate | None, images: int) -> Estimate | None:
-    """Returns the images of a pass over its latency, with the interval that follows; `None` where none is known.
+def images_of(case: Case) -> int | None:
+    """Returns how many images a pass has; `None` where it has frames of clips."""
+    return case.images_per_pass if case.frames is None else None
+
+
+def frames_of(case: Case) -> int | None:
+    """Returns how many frames of clips a pass has; `None` where it has images."""
+    return None if case.frames is None else case.images_per_pass * case.frames
+
+
+def images_per_second(latency: Estimate | None, images: int | None) -> Estimate | None:
+    """Returns the images, or frames, of a pass over its latency, with the interval that follows.
+
+    `None` where one is not known.
 
     Where the latency's interval reaches zero, that of the throughput has no upper end.
     """
-    if latency is None or not latency.value:
+    if images is None or latency is None or not latency.value:
         return None
     return replace(
         latency,
@@ -46,10 +59,12 @@ def images_per_second(latency: Estimate | None, images: int) -> Estimate | None:
     )
 
 
-def time_per_image(latency: Estimate | None, images: int) -> Estimate | None:
-    """Returns the latency over the images of a pass, its interval likewise; seconds, `None` where none is known."""
+def time_per_image(latency: Estimate | None, images: int | None) -> Estimate | None:
+    """Returns the latency over the images, or frames, of a pass, its interval likewise; seconds, `None`: not known."""
     if latency is None or images == 1:
         return latency
+    if images is None:
+        return None
     low, high = latency.low, latency.high
     return replace(
         latency,

@@ -6,6 +6,7 @@ M of an image, D hidden size.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from vilt_bench.embedding import VisualEmbedder, VisualTokens
@@ -62,6 +63,23 @@ class Assembly(nn.Module):
             cells=tokens.cells if whole else None,
             images=self.images,
         )
+
+
+class Newline(nn.Module):
+    """Puts the parts of an image one behind the other, and a learned token at their end: [B·n, t, N, D] to [B·n, M, D].
+
+    Source: LLaVA-OneVision's `image_newline`, of which a clip has one, behind its last frame.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        """Make the token, as transformers does."""
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(hidden_size) / hidden_size**0.5)
+
+    def forward(self, parts: Tensor) -> Tensor:
+        """Returns the tokens of all parts, and the newline."""
+        end = self.token.to(parts.dtype).expand(len(parts), 1, -1)
+        return torch.cat([parts.flatten(1, 2), end], dim=1)
 
 
 def assembled(embedder: VisualEmbedder, assembly: Assembly | None) -> VisualEmbedder:

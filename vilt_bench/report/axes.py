@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass, replace
 
 from vilt_bench.ask.axes import shown
-from vilt_bench.ask.case import label, written_options
+from vilt_bench.ask.case import label, write_frames, written_options
 from vilt_bench.errors import ConfigError
 from vilt_bench.judge.summary import Summary
 from vilt_bench.record import alike
@@ -102,6 +102,13 @@ AXES: Mapping[str, Axis] = {
         Axis("preprocessor", "Preprocessor", lambda run: run.case.preprocessor),
         Axis("decoder", "Decoder", lambda run: run.case.decoder or "usual"),
         Axis("interaction", "Interaction", lambda run: run.case.interaction),
+        Axis(
+            "frames",
+            "Frames",
+            lambda run: write_frames(run.case.frames, run.case.frame_rate) or "none",
+            number=lambda run: run.case.frames,
+            rank=lambda run: (run.case.frames or 0, run.case.frame_rate or 0),
+        ),
         Axis(
             "text-length",
             "Text tokens",

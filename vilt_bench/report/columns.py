@@ -154,6 +154,30 @@ TIME_PER_IMAGE = Quantity(
     scale=1e3,
     timed=True,
 )
+FRAMES_PER_SECOND = Quantity(
+    "frames_per_second",
+    Column("Frames/s", aside="95% interval"),
+    lambda row: row.frames_per_second,
+    interval,
+    fields=_estimate_fields(
+        ("frames_per_second", "frames_per_second_low", "frames_per_second_high"), lambda row: row.frames_per_second
+    ),
+    usual=False,
+    more_is_better=True,
+    timed=True,
+)
+TIME_PER_FRAME = Quantity(
+    "time_per_frame",
+    Column("Time per frame", "ms", "95% interval", screen="A frame"),
+    lambda row: row.time_per_frame,
+    milliseconds_interval,
+    fields=_estimate_fields(
+        ("time_per_frame_s", "time_per_frame_low_s", "time_per_frame_high_s"), lambda row: row.time_per_frame
+    ),
+    usual=False,
+    scale=1e3,
+    timed=True,
+)
 PASSES = Quantity(
     "passes",
     Column("Passes"),
@@ -268,7 +292,7 @@ LIMIT = Quantity(
 OF_BACKENDS = (DIFFERENCE, PREPARING, COMPUTED_BY)
 """What a table tells as well of runs whose record says who computed the stages."""
 QUANTITIES: Sequence[Quantity] = (
-    *(LATENCY, IMAGES_PER_SECOND, TIME_PER_IMAGE, PASSES, *PERCENTILES),
+    *(LATENCY, IMAGES_PER_SECOND, TIME_PER_IMAGE, FRAMES_PER_SECOND, TIME_PER_FRAME, PASSES, *PERCENTILES),
     *(RANK, RELATIVE_TIME),
     *(SHARE, PARAMETERS, FLOPS, MACS, PEAK),
     LIMIT,

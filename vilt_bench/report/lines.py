@@ -60,13 +60,17 @@ def tokens(model: Model | None) -> str:
 
 
 def text_words(case: Case) -> list[str]:
-    """Returns how long the text is; nothing where there is none."""
-    return [] if case.interaction == ALONE else [f"{case.text_length} text tokens", *images_words(case)]
+    """Returns how long the text is, nothing where there is none; and what `images_words` says."""
+    return [*([] if case.interaction == ALONE else [f"{case.text_length} text tokens"]), *images_words(case)]
 
 
 def images_words(case: Case) -> list[str]:
-    """Returns how many images a text has; nothing where it is one."""
-    return [] if case.images_per_text == 1 else [f"{case.images_per_text} images a text"]
+    """Returns how many images a text has, nothing where it is one; of clips how many frames they have, as well."""
+    if case.frames is None:
+        return [] if case.images_per_text == 1 else [f"{case.images_per_text} images a text"]
+    rate = "" if case.frame_rate is None else f", {case.frame_rate:g} a second"
+    frames = f"{counted(case.frames, 'frame')} a clip{rate}"
+    return [frames] if case.images_per_text == 1 else [f"{case.images_per_text} clips a text", frames]
 
 
 def size_line(model: Model | None) -> str:
@@ -186,28 +190,32 @@ def model_line(run: Summary) -> str:
         weighed = f"weights {model.visual_weights} (visual embedder), {model.shared_weights} (shared)"
     joined = "" if model.interaction == "vilt" else f" · interaction: {model.interaction}{_language_sizes(model)}"
     tokens = f"{model.visual_tokens} visual" + ("" if model.is_alone else f" + {model.text_tokens} text")
+    seen = "images" if case.frames is None else "clips"
     batch = " · ".join([f"batch {case.batch_size}", *images_words(case)])
     return (
         f"{model.kind}{joined} · {_fitted(model)} · "
         f"{tokens} tokens · "
-        f"{batch} · {case.dtype} · {weighed} · images: {', '.join(model.images) or ABSENT}"
+        f"{batch} · {case.dtype} · {weighed} · {seen}: {', '.join(model.images) or ABSENT}"
         + ("" if model.preprocessing is None else f", prepared by {model.preprocessing}")
         + ("" if model.is_alone else f" · text: {model.text}")
     )
 
 
 def throughput_line(run: Summary) -> str:
-    """Returns images a second, time an image and percentiles of the whole, in one line; empty where it has no times.
+    """Returns images or frames a second, time each and percentiles of the whole, in one line; empty without times.
 
     Of a single image the time is the latency itself, and not told again; texts a second only where there are fewer.
     """
     whole, found = run.whole, run.whole.passes
-    if whole.images_per_second is None:
+    rate = whole.images_per_second or whole.frames_per_second
+    if rate is None:
         return ""
-    said = f"{interval(whole.images_per_second)} images/s"
+    said = f"{interval(rate)} {'images' if run.case.frames is None else 'frames'}/s"
     if run.case.images_per_text > 1:
         said += f" · {interval(images_per_second(whole.latency, run.case.batch_size))} texts/s"
-    if run.case.images_per_pass > 1:
+    if run.case.frames is not None:
+        said += f" · {milliseconds_interval(whole.time_per_frame)} ms a frame"
+    elif run.case.images_per_pass > 1:
         said += f" · {milliseconds_interval(whole.time_per_image)} ms an image"
     if found is None:
         return said

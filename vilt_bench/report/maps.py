@@ -269,7 +269,7 @@ def conditions(runs: Sequence[Summary], told: Sequence[Axis], labels: Labels) ->
             lines.append("Unknown machine")
     same = [f"{_prefix(each)}{written(each, [each.of(runs[0])])[each.of(runs[0])]}"
             for each in known.AXES.values() if each.name in ("embedder", "resolution", "dtype", "batch-size",
-                                                             "images-per-text", "interaction", "reduce")
+                                                             "images-per-text", "frames", "interaction", "reduce")
             and each.name not in apart and not _usual(each, runs[0])]  # fmt: skip
     if same:
         lines.append(f"All: {', '.join(same)}.")
@@ -296,9 +296,15 @@ def inputs(runs: Sequence[Summary], labels: Labels) -> list[str]:
     return [f"Not one input: {'; '.join(said[:_SHOWN])}."] if said else []
 
 
+_GOES_WITHOUT_SAYING: Mapping[str, tuple[Hashable, ...]] = {
+    "resolution": ("own",), "interaction": ("vilt",), "reduce": ("none",), "images-per-text": (1,), "frames": ("none",),
+}  # fmt: skip
+"""Values by axis."""
+
+
 def _usual(along: Axis, run: Summary) -> bool:
     """Returns whether a value goes without saying."""
-    return along.of(run) in {"resolution": ("own",), "interaction": ("vilt",), "reduce": ("none",)}.get(along.name, ())
+    return along.of(run) in _GOES_WITHOUT_SAYING.get(along.name, ())
 
 
 def _by_embedder(runs: Iterable[Summary], of: Callable[[Summary], str | None], labels: Labels) -> dict[str, list[str]]:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from vilt_bench.ask import registry
-from vilt_bench.ask.case import Case, label
+from vilt_bench.ask.case import Case, label, parse_reduction
 from vilt_bench.embedding import Processor, VisualEmbedder
 from vilt_bench.errors import ConfigError, EmbedderError, ViltBenchError
 from vilt_bench.machine.environment import available_memory_bytes
 from vilt_bench.model import SharedModel, VisionLanguageModel, build_shared, shared_sizes
-from vilt_bench.model.assembly import Assembly, assembled
+from vilt_bench.model.assembly import Assembly, Newline, assembled
 from vilt_bench.model.reduction import reduced
 from vilt_bench.record.run import NONE, Computation, Model
 from vilt_bench.worker.deferred import lean_torchvision
@@ -161,7 +161,8 @@ def native_processor(case: Case, embedder: VisualEmbedder) -> Processor | None:
                 f"{label(case)} has no processor that is known here; give pillow or torchvision", field="preprocessor"
             )
         return embedder.processor(kind)
-    if case.fit != "native" or embedder.fixed_size or embedder.processor is None:
+    # A processor of images has other limits than one of clips.
+    if case.fit != "native" or case.frames is not None or embedder.fixed_size or embedder.processor is None:
         return None
     try:
         found = embedder.processor("")
@@ -195,12 +196,22 @@ def _build_embedder(case: Case, hidden_size: int) -> VisualEmbedder:
         )
     if case.reduce is not None:
         embedder = reduced(embedder, case.reduce)
-    return assembled(embedder, assembly_of(case))
+    return assembled(embedder, assembly_of(case, embedder))
 
 
-def assembly_of(case: Case) -> Assembly | None:
-    """Returns what joins the tokens of all that the tower takes for a text; `None`: it takes one image."""
-    return Assembly(images=case.images_per_text) if case.images_per_text > 1 else None
+def assembly_of(case: Case, embedder: VisualEmbedder) -> Assembly | None:
+    """Returns what joins the tokens of all that the tower takes for a text; `None`: it takes one image.
+
+    Raises:
+        EmbedderError: the embedder does not take such clips, or no images.
+    """
+    grids = embedder.clips.grids(case.frames, name=label(case))
+    newline = None
+    if case.frames is not None and case.reduce is not None and parse_reduction(case.reduce)[0] == "bilinear-pool":
+        newline = Newline(embedder.hidden_size)
+    if case.images_per_text == grids == 1 and newline is None:
+        return None
+    return Assembly(images=case.images_per_text, parts=grids, arrange=newline)
 
 
 def _build_shared(case: Case) -> SharedModel:

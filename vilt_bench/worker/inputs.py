@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from vilt_bench import files
 from vilt_bench.ask.case import ALONE, PROCESSOR, SYNTHETIC, Case, Fit
+from vilt_bench.ask.clips import clip_size, input_paths, repeats, sample_clip
 from vilt_bench.ask.images import (
     crop_size,
-    find_images,
     fitted_size,
     image_size,
     read_encoded,
@@ -74,24 +76,24 @@ def least_bytes(
     Raises:
         InputError: an image can't be read, or does not fit the resolution.
     """
-    paths = find_images(case.images)[: MOST_BATCHES * case.images_per_pass]
+    paths = input_paths(case)[: MOST_BATCHES * case.images_per_pass]
     if paths == (SYNTHETIC,):
         sizes = [crop_size(resolution, size_divisor=1 if case.fit == "exact" else size_divisor)]
         images = BATCHES * case.images_per_pass
     else:
         sizes = [
             fitted_size(
-                *image_size(path),
+                *(image_size(path) if case.frames is None else clip_size(path)),
                 resolution=resolution,
                 size_divisor=size_divisor,
                 fit=case.fit,
                 native=None if processor is None else processor.size,
-                name=f"image {path!r}",
+                name=_named(path, case),
             )
             for path in paths
         ]
         images = len(sizes)
-    scalars = 3 * max(height for height, _ in sizes) * max(width for _, width in sizes)
+    scalars = (case.frames or 1) * 3 * max(height for height, _ in sizes) * max(width for _, width in sizes)
     count = max(BATCHES, math.ceil(images / case.images_per_pass))
     texts = 8 * case.batch_size * text_length(case)
     on_device = count * (case.images_per_pass * scalars * dtype.itemsize + texts)
@@ -135,34 +137,38 @@ def make_inputs(
         InputError: an image can't be read, or does not fit the resolution.
     """
     notes = []
+    kind = "images" if case.frames is None else "clips"
     rule = None if processor is None else processor.size
-    paths = find_images(case.images)
+    paths = input_paths(case)
     if len(paths) > (most := MOST_BATCHES * case.images_per_pass):
-        notes.append(f"Of {len(paths)} images the first {most} were used, as many as are kept on the device.")
+        notes.append(f"Of {len(paths)} {kind} the first {most} were used, as many as are kept on the device.")
         paths = paths[:most]
     if paths == (SYNTHETIC,):
         size = crop_size(resolution, size_divisor=1 if case.fit == "exact" else size_divisor)
         generator = torch.Generator().manual_seed(case.seed)
+        shape = (3, *size) if case.frames is None else (case.frames, 3, *size)
         images = [
-            torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)
+            torch.randint(256, shape, dtype=torch.uint8, generator=generator)
             for _ in range(BATCHES * case.images_per_pass)
         ]
     else:
         if processor is not None and case.processor_kind is None:
             notes.append(f"Native sizes are those that {processor.description} makes of the images'.")
-        images = [
-            to_tensor(
-                resize(
-                    read_image(path),
-                    resolution=resolution,
-                    size_divisor=size_divisor,
-                    fit=case.fit,
-                    native=rule,
-                    name=f"image {path!r}",
-                )
+
+        def fitted(image: Image.Image, path: str) -> Tensor:
+            name = _named(path, case)
+            return to_tensor(
+                resize(image, resolution=resolution, size_divisor=size_divisor, fit=case.fit, native=rule, name=name)
             )
-            for path in paths
-        ]
+
+        images = []
+        for path in paths:
+            if case.frames is None:
+                images.append(fitted(read_image(path), path))
+                continue
+            sampled = sample_clip(path, case.frames, case.frame_rate)
+            notes += filter(None, [repeats(path, sampled)])
+            images.append(torch.stack([fitted(frame, path) for frame in sampled.images]))
     texts = torch.Generator().manual_seed(case.seed)
     # More than the usual number of batches where it takes them to see every image.
     per_pass = case.images_per_pass
@@ -172,12 +178,13 @@ def make_inputs(
         image_batch = _image_batch(images, first=index * per_pass, batch_size=per_pass, mean=mean, std=std)
         token_ids = _token_ids(case.batch_size, text_length(case), vocabulary=vocabulary, generator=texts)
         mask = None if image_batch.mask is None else image_batch.mask.to(device)
-        batches.append((ImageBatch(image_batch.pixels.to(device, dtype), mask), TextBatch(token_ids.to(device))))
+        pixels = image_batch.pixels.to(device, dtype)
+        batches.append((ImageBatch(pixels, mask, case.frames), TextBatch(token_ids.to(device))))
     height, width = batches[0][0].pixels.shape[-2:]
     if batches[0][0].mask is not None:
         notes.append(
-            f"The images differ in size: padded to {height}×{width} pixels, attention masked; "
-            "--fit crop, or images of one size, avoid that."
+            f"The {kind} differ in size: padded to {height}×{width} pixels, attention masked; "
+            "--fit crop, or one size for all, avoids that."
         )
     return Inputs(
         batches=tuple(batches),
@@ -196,6 +203,8 @@ def make_inputs(
                 masked=batches[0][0].mask is not None,
                 mean=mean,
                 std=std,
+                frames=case.frames,
+                frame_rate=case.frame_rate,
             ),
             paths,
             device=device,
@@ -204,7 +213,7 @@ def make_inputs(
         )
         if case.preprocessing
         else None,
-        encoded=_encoded(paths, count, per_pass) if case.preprocessing else (),
+        encoded=_encoded(paths, case, count) if case.preprocessing else (),
         fit=None if paths == (SYNTHETIC,) else case.fit,
     )
 
@@ -234,18 +243,22 @@ def _preprocessing(
         decoder=case.decoder,
         processor=processor if name == PROCESSOR else None,
     )
-    if (decoder := made.decoder).package != "PIL":
+    if (decoder := made.decoder).package != "PIL" and case.frames is None:
         for path in paths:
             check_decoder(decoder, read_encoded(path), image_size(path), f"image {path!r}")
     return made
 
 
-def _encoded(paths: Sequence[str], count: int, batch_size: int) -> tuple[Encoded, ...]:
+def _named(path: str, case: Case) -> str:
+    return f"{'image' if case.frames is None else 'clip'} {path!r}"
+
+
+def _encoded(paths: Sequence[str], case: Case, count: int) -> tuple[Encoded, ...]:
     """Returns the files of each batch: all in turn, as often as it takes."""
-    contents = list(map(read_encoded, paths))
+    contents = list(map(read_encoded if case.frames is None else files.read_bytes, paths))
+    size = case.images_per_pass
     return tuple(
-        Encoded(tuple(contents[(index * batch_size + row) % len(contents)] for row in range(batch_size)))
-        for index in range(count)
+        Encoded(tuple(contents[(index * size + row) % len(contents)] for row in range(size))) for index in range(count)
     )
 
 
@@ -257,11 +270,12 @@ def _image_batch(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> ImageBatch:
-    """Returns the images `first` to `first + batch_size` of the endless cycle, as float32."""
+    """Returns the images `first` to `first + batch_size` of the endless cycle, as float32; of clips all frames."""
     rows = (divmod(first + row, len(images)) for row in range(batch_size))
+    taken = [_mirrored(images[index], cycle) for cycle, index in rows]
     return batch_images(
-        [_mirrored(images[index], cycle) for cycle, index in rows],
-        canvas=(max(image.shape[1] for image in images), max(image.shape[2] for image in images)),
+        [frame for image in taken for frame in (image.unbind() if image.ndim == 4 else (image,))],
+        canvas=(max(image.shape[-2] for image in images), max(image.shape[-1] for image in images)),
         # By all images, not this batch's: with and without a mask are different work.
         masked=len({image.shape for image in images}) > 1,
         mean=mean,
@@ -270,8 +284,8 @@ def _image_batch(
 
 
 def _mirrored(image: Tensor, cycle: int) -> Tensor:
-    """Returns the image [3, h, w] as it is, mirrored left-right, top-bottom, or both, in turn."""
-    return image.flip([edge for edge, bit in ((2, 1), (1, 2)) if cycle & bit])
+    """Returns the image [3, h, w], or clip, as it is, mirrored left-right, top-bottom, or both, in turn."""
+    return image.flip([edge for edge, bit in ((-1, 1), (-2, 2)) if cycle & bit])
 
 
 def _token_ids(batch_size: int, length: int, *, vocabulary: int, generator: torch.Generator) -> Tensor:

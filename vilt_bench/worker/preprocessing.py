@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vilt_bench.ask.case import PILLOW, PROCESSOR, TORCHVISION, Fit
+from vilt_bench.ask.clips import describe_clip, sample_encoded
 from vilt_bench.ask.images import SizeRule, describe_file, fitted_size, resize
 from vilt_bench.embedding import Chain, ImageBatch, Mark, Processor
 from vilt_bench.errors import InputError
@@ -27,6 +28,9 @@ PREPROCESSING: Component = "preprocessing"
 """What the names of its stages begin with."""
 OWN_DECODER = {PILLOW: "pillow", TORCHVISION: "torchvision", PROCESSOR: "pillow"}
 """By preprocessor: who decodes where nobody else is asked for, as the libraries' own documentation has it."""
+
+OF_CLIPS = "pyav"
+"""Who decodes clips."""
 
 
 class Encoded(NamedTuple):
@@ -63,6 +67,10 @@ class Target:
     std: tuple[float, float, float]
     native: SizeRule | None = None
     """Of sizes where the fit is native; `None`: the images' own."""
+    frames: int | None = None
+    """Of each clip; `None`: the files are images."""
+    frame_rate: float | None = None
+    """At which they are taken; `None`: evenly."""
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Returns the (height, width) that it takes of an image's."""
@@ -105,9 +113,13 @@ class Preprocessing(Chain):
             ConfigError: the decoder's package is not installed.
         """
         on_host = device.type == "cpu"
-        decodes = find_decoder(decoder or OWN_DECODER[preprocessor])
+        decodes = find_decoder(decoder or (OWN_DECODER[preprocessor] if target.frames is None else OF_CLIPS))
         on_cpu = dtype if on_host else torch.float32
-        stages: dict[str, nn.Module] = {"decode": Decode(decodes, to=preprocessor)}
+        stages: dict[str, nn.Module] = {
+            "decode": Decode(decodes, to=preprocessor)
+            if target.frames is None
+            else DecodeClips(target, to=preprocessor)
+        }
         if preprocessor == PROCESSOR:
             assert processor is not None
             stages |= {"processor": Process(processor), "collate": Collate(processor, target, dtype=on_cpu)}
@@ -124,9 +136,8 @@ class Preprocessing(Chain):
         self.decoder = decodes
         self.description = who if decodes.description in who else f"{who}, decoded by {decodes.description}"
         """Who prepares the images, with versions."""
-        self.notes = {
-            "decode": f"{', '.join(map(describe_file, paths))}; by {decodes.description}, files in memory, one thread"
-        }
+        described = ", ".join(map(describe_file if target.frames is None else describe_clip, paths))
+        self.notes = {"decode": f"{described}; by {decodes.description}, files in memory, one thread"}
         if processor is not None and processor.packs:
             self.notes["collate"] = (
                 "puts the processor's patches together to images again, which the tower here cuts itself"
@@ -191,6 +202,24 @@ def _as_tensor(image: Any) -> Tensor:
     return to_tensor(image) if isinstance(image, Image.Image) else image
 
 
+class DecodeClips(nn.Module):
+    """Decodes the frames of clips that are asked for, and what they need of others, to RGB, upright."""
+
+    def __init__(self, target: Target, *, to: str = PILLOW) -> None:
+        """Remember which, and whose images are wanted."""
+        super().__init__()
+        self.target = target
+        self.to_tensor = to == TORCHVISION
+
+    def forward(self, encoded: Encoded) -> Decoded:
+        """Returns the frames, clip by clip."""
+        assert self.target.frames is not None
+        frames: list[Any] = []
+        for file in encoded.files:
+            frames += sample_encoded(file, self.target.frames, self.target.frame_rate).images
+        return Decoded(tuple(map(to_tensor, frames) if self.to_tensor else frames))
+
+
 class Resize(nn.Module):
     """Resizes to the size that the model takes, bicubic."""
 
@@ -230,7 +259,7 @@ class Normalise(nn.Module):
         target = self.target
         images = [to_tensor(image) for image in decoded.images]
         batch = batch_images(images, canvas=target.canvas, masked=target.masked, mean=target.mean, std=target.std)
-        return batch._replace(pixels=batch.pixels.to(self.dtype))
+        return batch._replace(pixels=batch.pixels.to(self.dtype), frames=target.frames)
 
 
 class TorchvisionResize(nn.Module):
@@ -318,14 +347,14 @@ class Collate(nn.Module):
 def padded(images: Sequence[Tensor], target: Target, *, dtype: torch.dtype) -> ImageBatch:
     """Returns normalised images [3, h, w] as a batch, padded at the bottom and right with zeros."""
     if not target.masked:
-        return ImageBatch(torch.stack(list(images)).to(dtype))
+        return ImageBatch(torch.stack(list(images)).to(dtype), frames=target.frames)
     pixels = torch.zeros(len(images), 3, *target.canvas, dtype=dtype)
     mask = torch.zeros(len(images), *target.canvas, dtype=torch.bool)
     for row, image in enumerate(images):
         height, width = image.shape[-2:]
         pixels[row, :, :height, :width] = image
         mask[row, :height, :width] = True
-    return ImageBatch(pixels, mask)
+    return ImageBatch(pixels, mask, target.frames)
 
 
 class Transfer(nn.Module):
@@ -340,7 +369,7 @@ class Transfer(nn.Module):
     def forward(self, images: ImageBatch) -> ImageBatch:
         """Returns the batch there."""
         mask = None if images.mask is None else images.mask.to(self.device)
-        return ImageBatch(images.pixels.to(self.device, self.dtype), mask)
+        return images._replace(pixels=images.pixels.to(self.device, self.dtype), mask=mask)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from vilt_bench.judge.history import CaseHistory, History, shown_stages
-from vilt_bench.judge.throughput import images_per_second
+from vilt_bench.judge.throughput import images_of, images_per_second
 from vilt_bench.report.history.words import SPARK_CELLS, percent, sparkline, title
 from vilt_bench.report.numbers import ABSENT, milliseconds_interval, milliseconds_of, number
 from vilt_bench.report.tables import Cell, Column, Line, Table, lines, text_column
@@ -36,7 +36,7 @@ def levels(case: CaseHistory, history: History, *, cells: int = SPARK_CELLS, pla
         said: list[Cell | str] = [
             title(stage),
             milliseconds_interval(newest_s := case.points[-1].latency(stage)),
-            ABSENT if (rate := images_per_second(newest_s, case.case.images_per_pass)) is None else number(rate.value),
+            ABSENT if (rate := images_per_second(newest_s, images_of(case.case))) is None else number(rate.value),
             milliseconds_of(level),
             percent(level / first) if changes else ABSENT,
             str(len(changes)) if case.enough else ABSENT,

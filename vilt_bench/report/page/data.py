@@ -383,7 +383,7 @@ def _waits(runs: Sequence[Summary]) -> list[dict[str, Any]]:
     What must agree is what makes times comparable: machine, device, threads, precision, backend and batch.
     """
     same = ("machine", "device", "threads", "dtype", "backend", "batch-size")
-    own = ("interaction", "text-length", "images-per-text", "sizes")
+    own = ("interaction", "text-length", "images-per-text", "frames", "sizes")
 
     def key(run: Summary, of: Sequence[str]) -> tuple[Any, ...]:
         return tuple(AXES[name].of(run) for name in of)
@@ -452,7 +452,7 @@ def lead(runs: Sequence[Summary]) -> list[Part]:
     # How many times as long says something where both do the same work: as many images, the same after them.
     is_one_question = all(
         getattr(least[1].case, each) == getattr(most[1].case, each)
-        for each in ("batch_size", "interaction", "text_length", "images_per_text")
+        for each in ("batch_size", "interaction", "text_length", "images_per_text", "frames")
     )
     times = most[0].value / least[0].value if least[0].value and is_one_question else None
     more = [] if times is None else [(": ", False), (f"{times:,.1f} times as long", True)]

@@ -39,6 +39,8 @@ def run_fields(run: Summary) -> dict[str, str | int | float | None]:
         "images_per_text": run.case.images_per_text,
         "preprocessor": run.case.preprocessor if run.case.preprocessing else None,
         "prepared_by": model.preprocessing if model is not None else None,
+        "frames": run.case.frames,
+        "frame_rate_hz": run.case.frame_rate,
         "height": height,
         "width": width,
         "fit": model.fit if model is not None else None,

@@ -9,6 +9,7 @@ from vilt_bench.judge.summary import TITLES, Summary, shown_components
 from vilt_bench.record.run import Component
 from vilt_bench.report import columns as known
 from vilt_bench.report.columns import (
+    FRAMES_PER_SECOND,
     IMAGES_PER_SECOND,
     LATENCY,
     RANK,
@@ -77,11 +78,16 @@ def usual_side_by_side(runs: Sequence[Summary]) -> list[Quantity]:
     ranked = any(run.whole.place is not None for run in runs)
     # A place among the others needs room that is then not there for what is known without a run.
     wide, widest = (_WIDE_RANKED, _WIDEST_RANKED) if ranked else (WIDE, _WIDEST)
-    rate = replace(
-        IMAGES_PER_SECOND,
-        column=replace(IMAGES_PER_SECOND.column, aside="", least_width=widest),
-        write=lambda found: ABSENT if found is None else number(found.value),
-    )
+    # Those of clips have frames in the images' place.
+    asked = dict.fromkeys(IMAGES_PER_SECOND if run.case.frames is None else FRAMES_PER_SECOND for run in runs)
+    rates = [
+        replace(
+            each,
+            column=replace(each.column, aside="", least_width=widest),
+            write=lambda found: ABSENT if found is None else number(found.value),
+        )
+        for each in asked or [IMAGES_PER_SECOND]
+    ]
     place = [RANK, replace(RELATIVE_TIME, column=replace(RELATIVE_TIME.column, least_width=WIDE))] if ranked else []
     share = replace(SHARE, column=replace(SHARE.column, least_width=wide))
     counted = [
@@ -90,7 +96,7 @@ def usual_side_by_side(runs: Sequence[Summary]) -> list[Quantity]:
     ]
     # A terminal has intervals in the runs' own tables: these come last. The latency itself it always has.
     latency = replace(LATENCY, column=replace(LATENCY.column, least_width=_WIDEST_RANKED + 30))
-    return [latency, *place, *_where_known(runs, known.DIFFERENCE), rate, share, *counted]
+    return [latency, *place, *_where_known(runs, known.DIFFERENCE), *rates, share, *counted]
 
 
 def _where_known(runs: Sequence[Summary], *quantities: Quantity) -> list[Quantity]:

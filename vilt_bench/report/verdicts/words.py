@@ -9,6 +9,7 @@ from vilt_bench.ask.case import case_name
 from vilt_bench.judge.comparison import Comparison, CountChange, Ratio, Side, StageVerdict, Verdict
 from vilt_bench.judge.significance import WIDEST, clock_name
 from vilt_bench.judge.summary import TITLES
+from vilt_bench.judge.throughput import images_of
 from vilt_bench.record.run import WHOLE
 from vilt_bench.report.columns import quantity
 from vilt_bench.report.lines import environment_line, text_words
@@ -167,8 +168,10 @@ def size_line(comparison: Comparison) -> str:
 
 def images_per_second(comparison: Comparison) -> tuple[float | None, float | None]:
     """Returns the throughput of both sides: the images of a pass over the latency of the whole; `None`: unknown."""
-    size, whole = comparison.case.images_per_pass, comparison.total
-    before, after = (size / latency_s if latency_s else None for latency_s in (whole.baseline_s, whole.candidate_s))
+    size, whole = images_of(comparison.case), comparison.total
+    before, after = (
+        size / latency_s if size and latency_s else None for latency_s in (whole.baseline_s, whole.candidate_s)
+    )
     return before, after
 
 
