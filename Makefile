@@ -9,8 +9,12 @@ EMBEDDERS ?= patch32
 run: $(VENV)/.installed
 	$(BIN)/vilt-bench run $(addprefix --embedder ,$(EMBEDDERS))
 
+# Shapes are tiny: several threads would wait for each other longer than they compute.
+test slow-test: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope -m "not slow and not alone"
+	$(BIN)/python -m pytest -m "not slow and alone"
 
 slow-test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "slow or not slow"

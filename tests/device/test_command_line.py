@@ -9,6 +9,8 @@ import pytest
 
 from vilt_bench import load
 
+pytestmark = pytest.mark.alone
+
 STAGES = ("visual_embedder.backbone", "visual_embedder.projection")
 WHERE = ["--device", "lagging", "--image", "synthetic"]
 ALONE = [*WHERE, "--interaction", "none"]

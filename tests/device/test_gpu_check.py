@@ -7,6 +7,8 @@ import pytest
 
 from vilt_bench.record.load import load_folder
 
+pytestmark = pytest.mark.alone
+
 CHECK = Path(__file__).parents[2] / "tools/gpu_check.py"
 COST = {"LAGGING_COST": "0.0003"}
 

@@ -21,6 +21,8 @@ from vilt_bench.worker.meters.memory import measure_memory
 from vilt_bench.worker.meters.peak import measure_peak
 from vilt_bench.worker.runner import prepare, time_block
 
+pytestmark = pytest.mark.alone
+
 MEBIBYTE = 2**20
 PASSES = 7
 

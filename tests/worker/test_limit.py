@@ -18,6 +18,8 @@ from vilt_bench.worker.meters.latency import HostTimer
 from vilt_bench.worker.runner import prepare
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.alone
+
 SMALL = ViltConfig(hidden_size=64, layers=2, heads=4, mlp_size=256)
 LOOKS = 8
 SPREAD = [

@@ -12,6 +12,8 @@ from vilt_bench.record.peak import best as better
 from vilt_bench.worker.backends.onednn import pack_linear
 from vilt_bench.worker.meters.peak import measure_peak
 
+pytestmark = pytest.mark.alone
+
 CPU = torch.device("cpu")
 PACKED = {"packed": pack_linear}
 ROUNDS = 8
