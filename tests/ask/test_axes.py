@@ -202,3 +202,11 @@ def test_exclusions_leave_out_what_fits_all_that_they_say_and_tell_how_much():
 def test_an_exclusion_that_can_not_be_meant_is_refused(exclude, said):
     with pytest.raises(ConfigError, match=said):
         Sweep(["patch32"], {"batch_size": [1, 2]}, exclude=[exclude]).cases()
+
+
+def test_tiles_are_an_axis_that_an_embedder_may_have_for_itself() -> None:
+    embedders = ["patch32", "patch,tiles=llama4"]
+    found = Sweep(embedders, {"tiles": ["none", "internvl"]}, common={"interaction": "none"}).expand()
+    assert [(case.embedder, case.tiles) for case in found.cases] == [
+        ("patch32", None), ("patch32", "internvl:12"), ("patch", "llama4:16"),
+    ]  # fmt: skip

@@ -183,3 +183,29 @@ def test_frames_name_a_case_and_are_in_its_command() -> None:
     case = Case("patch32", images=("walk.mp4",), frames=8, frame_rate=2.0, interaction="none")
     assert "frames 8, frame_rate 2.0" in case_name(case)
     assert "--frames 8@2" in command_line(case, "run")
+
+
+def test_tiles_are_told_with_the_embedder_and_by_their_full_name() -> None:
+    case = Case("patch32", tiles="internvl", reduce="avg-pool:2", interaction="none")
+    assert case.tiles == "internvl:12"
+    assert label(case) == "patch32,tiles=internvl:12,reduce=avg-pool:2"
+    line = "vilt-bench run --embedder patch32,tiles=internvl:12,reduce=avg-pool:2 --interaction none"
+    assert command_line(case, "run") == line
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"tiles": "shrink"}, "`tiles` 'shrink' is no scheme; expected one of llava-next"),
+        ({"tiles": "qwen"}, "`tiles` qwen cuts no tiles"),
+        ({"interaction": "vilt"}, "`interaction` vilt does not take; give lm:NAME, or none"),
+        ({"images": ("synthetic",)}, "synthetic has no size of its own to be cut; give `resolution`"),
+        ({"fit": "crop"}, "`fit` crop is for `resolution` HxW, which is missing"),
+        ({"reduce": "perceiver:64"}, "`reduce` perceiver:64 leaves no grid of cells, which `tiles` llava-next"),
+    ],
+)
+def test_tiles_that_can_not_be_are_refused_in_one_line(fields: Mapping[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Case(**{"embedder": "patch32", "tiles": "llava-next", "interaction": "none", **fields})
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -200,7 +200,7 @@ def test_the_usual_number_of_a_scheme_is_its_models() -> None:
         ("qwen", "give `fit` native"),
         ("llava_next", "did you mean 'llava-next'?"),
         ("", "expected one of llava-next, llava-onevision, internvl:12"),
-        ("llava-next:4", "takes no number"),
+        ("llava-next:4", "has no number"),
         ("internvl:0", "the most tiles must be between 1 and 64, as in internvl:12"),
         ("internvl:", "the most tiles must be"),
         ("internvl:12.5", "the most tiles must be"),

@@ -24,6 +24,7 @@ from vilt_bench.ask.case import (
     write_backend,
     write_frames,
 )
+from vilt_bench.ask.tiles import parse_tiles
 from vilt_bench.errors import ConfigError
 from vilt_bench.words import counted, did_you_mean, nearest
 
@@ -33,11 +34,12 @@ MOST_COMBINATIONS = 10_000
 NATIVE = "native"
 """As a resolution: each image's own size, which is a fit."""
 NONE = "none"
-"""As a reduction, quantisation or frames: none."""
+"""As tiles, a reduction, quantisation or frames: none."""
 
 AXES: Mapping[str, type] = {
     "resolution": str,
     "fit": str,
+    "tiles": str,
     "reduce": str,
     "preprocessing": bool,
     "preprocessor": str,
@@ -56,7 +58,7 @@ AXES: Mapping[str, type] = {
 }
 """Fields of a case that may vary, and what a value of theirs is; the last varies fastest."""
 
-OWN = ("reduce", "resolution")
+OWN = ("reduce", "resolution", "tiles")
 """Among the options of an embedder as a text: the case's, for it alone."""
 
 _MOOT = {ALONE: ("text_length", "images_per_text")}
@@ -97,7 +99,7 @@ class Sweep:
     """
 
     embedders: Sequence[str | Swept]
-    """Texts are as `--embedder` takes them; their `resolution=` and `reduce=` are not multiplied by the axes'."""
+    """Texts are as `--embedder` takes them; what is `OWN` in them is not multiplied by the axes'."""
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Values by field of `Case`. A resolution is (height, width), `HxW`, or `native`; a reduction may be `none`."""
     common: Mapping[str, Any] = field(default_factory=dict)
@@ -348,10 +350,12 @@ def _value(name: str, value: Any) -> Any:
             return tuple(value)
         case "resolution" if isinstance(value, str) and value != NATIVE:
             return parse_resolution(value)
-        case "resolution" | "threads" | "reduce" | "frames" | "quantize" if value is None:
+        case "resolution" | "threads" | "tiles" | "reduce" | "frames" | "quantize" if value is None:
             return None
-        case "reduce" | "frames" | "quantize" if value == NONE:
+        case "tiles" | "reduce" | "frames" | "quantize" if value == NONE:
             return None
+        case "tiles" if isinstance(value, str):
+            return parse_tiles(value).name
         case "frames" if isinstance(value, int | str) and not isinstance(value, bool):
             return write_frames(*parse_frames(str(value)))
         case "dtype" if isinstance(value, str):

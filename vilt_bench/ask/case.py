@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Literal, get_args
 
+from vilt_bench.ask.tiles import Scheme, parse_tiles
 from vilt_bench.errors import ConfigError
 
 Option = bool | int | float | str
@@ -41,6 +42,9 @@ SYNTHETIC = "synthetic"
 REDUCTIONS = {"pixel-shuffle": 2, "avg-pool": 2, "bilinear-pool": 2, "perceiver": 64, "qformer": 32, "tome": 98}
 """Ways to reduce visual tokens, each with an example of its number: the edge of the squares of cells that become one
 token; the tokens left; for `tome`, the tokens merged away."""
+
+_BY_CELLS = ("pixel-shuffle", "avg-pool", "bilinear-pool")
+"""Those after which tokens are the cells of a smaller grid."""
 
 QUANTIZATIONS = ("int8", "fp8")
 """Types that weights and activations of products may be brought to."""
@@ -128,6 +132,9 @@ class Case:
     """`aspect`: keep the photograph's aspect, as the paper does; `crop`: the resolution, cut to multiples of the
     embedder's stride; `exact`: the resolution to the pixel, for embedders that take any size; `native`: the
     photograph's own size, as the tower's own processor has it, floored to the multiples that the embedder asks for."""
+    tiles: str | None = None
+    """How each image is cut into tiles that the tower takes one by one: a scheme of `vilt_bench.ask.tiles`, as in
+    `internvl:12`; `None`: it is not. The resolution is then the whole image's; `None`: its own."""
     reduce: str | None = None
     """A reduction of the visual tokens, `NAME:N` of `REDUCTIONS`; `None`: as many as the embedder makes."""
     images: tuple[str, ...] = ()
@@ -199,6 +206,10 @@ class Case:
             raise ConfigError(
                 f"{SYNTHETIC} has no size of its own; give `resolution` HxW instead of native", field="images"
             )
+        if self.tiles is not None:
+            scheme = parse_tiles(self.tiles)
+            object.__setattr__(self, "tiles", scheme.name)
+            self._check_tiles(scheme)
         if self.reduce is not None:
             parse_reduction(self.reduce)
         self._check_frames()
@@ -302,6 +313,34 @@ class Case:
             raise ConfigError(
                 f"`frames` of a clip are none that `interaction` {self.interaction} joins; give `interaction` {ALONE}, "
                 f"or {LANGUAGE_MODEL}NAME"
+            )
+
+    def _check_tiles(self, scheme: Scheme) -> None:
+        """Refuse tiles of images without a size, and tokens of tiles that can't be joined, or that nothing takes."""
+        if self.frames is not None:
+            raise ConfigError("are of images, and `frames` of clips; give one or the other", field="tiles")
+        if self.preprocessor != PILLOW:
+            raise ConfigError(
+                f"are cut by Pillow, not by `preprocessor` {self.preprocessor}; leave it out", field="tiles"
+            )
+        if SYNTHETIC in self.images and self.resolution is None:
+            raise ConfigError(f"{SYNTHETIC} has no size of its own to be cut; give `resolution` HxW", field="images")
+        if self.resolution is None and self.fit in ("crop", "exact"):
+            raise ConfigError(
+                f"{self.fit} is for `resolution` HxW, which is missing; without it each image is cut at its own size",
+                field="fit",
+            )
+        if self.reduce is not None and scheme.mosaic is not None and self.reduce.partition(":")[0] not in _BY_CELLS:
+            raise ConfigError(
+                f"{self.reduce} leaves no grid of cells, which `tiles` {self.tiles} puts together; expected "
+                f"{' or '.join(_BY_CELLS)}",
+                field="reduce",
+            )
+        if self.interaction != ALONE and self.language_model is None:
+            raise ConfigError(
+                f"{self.tiles} cuts an image into several, whose tokens `interaction` {self.interaction} does not "
+                f"take; give {LANGUAGE_MODEL}NAME, or {ALONE} for the visual embedder alone",
+                field="tiles",
             )
 
     def _check_images_per_text(self) -> None:
@@ -582,12 +621,12 @@ def written_options(case: Case) -> str:
 
 
 def label(case: Case) -> str:
-    """Returns how a case's embedder is written on the command line: its name, options and reduction.
+    """Returns how a case's embedder is written on the command line: its name, options, tiles and reduction.
 
     It names the embedder, to choose by or to complain of; what names a case is `case_name`.
     """
-    reduction = [] if case.reduce is None else [f"reduce={case.reduce}"]
-    return ",".join([case.embedder, *(f"{key}={value}" for key, value in case.options.items()), *reduction])
+    own = [f"{name}={value}" for name in ("tiles", "reduce") if (value := getattr(case, name)) is not None]
+    return ",".join([case.embedder, *(f"{key}={value}" for key, value in case.options.items()), *own])
 
 
 def case_name(case: Case, *, without: Collection[str] = ()) -> str:
@@ -639,7 +678,7 @@ def unusual(case: Case) -> dict[str, str]:
     return said
 
 
-_TOLD_ELSEWHERE = ("embedder", "options", "reduce", "vilt", "linear")
+_TOLD_ELSEWHERE = ("embedder", "options", "tiles", "reduce", "vilt", "linear")
 """Fields that the label or other fields tell."""
 
 

@@ -92,8 +92,6 @@ class Mosaic(NamedTuple):
     """What that is made smaller to; `None`: it stays."""
     thumbnail_rows: bool = False
     """Whether the thumbnail's rows have a token at their ends, too."""
-    separator: bool = False
-    """Whether a token stands between thumbnail and map."""
 
     @property
     def tokens(self) -> int:
@@ -103,7 +101,7 @@ class Mosaic(NamedTuple):
         return height * (width + 1)
 
 
-class Row(NamedTuple):
+class Interleaving(NamedTuple):
     """The tokens of an image whose tiles stand one behind the other, with words of the language model between them."""
 
     parts: tuple[int | str, ...]
@@ -122,9 +120,13 @@ class Scheme(NamedTuple):
     """Of an image of that size."""
     mosaic: Callable[[Tiling, Size, int], Mosaic] | None = None
     """Of a tiling, the image's size, and how many cells an edge of a tile has."""
-    row: Callable[[Tiling], Row] | None = None
+    interleaving: Callable[[Tiling], Interleaving] | None = None
     pads_with_mean: bool = False
     """Whether padding has the mean colour; else it is black."""
+    has_separator: bool = False
+    """Whether a token stands between the thumbnail and a mosaic."""
+    joins: str = ""
+    """What its tokens are put together with, for a reader."""
 
     def tokens(self, size: Size, per_tile: int) -> int:
         """Returns how many tokens stand for an image: of its tiles, and those that rows and tiles are set apart by.
@@ -137,12 +139,12 @@ class Scheme(NamedTuple):
             InputError: the image is too long to be cut, or the tokens of a tile are no square where they must be.
         """
         tiling = self.tiling(size)
-        if self.row is not None:
-            return sum(1 if isinstance(part, str) else per_tile for part in self.row(tiling).parts)
+        if self.interleaving is not None:
+            return sum(1 if isinstance(part, str) else per_tile for part in self.interleaving(tiling).parts)
         assert self.mosaic is not None
         cells = cells_of(per_tile, self.name)
         mosaic = self.mosaic(tiling, size, cells)
-        return per_tile + (cells if mosaic.thumbnail_rows else 0) + mosaic.separator + mosaic.tokens
+        return per_tile + (cells if mosaic.thumbnail_rows else 0) + self.has_separator + mosaic.tokens
 
 
 def cells_of(per_tile: int, name: str) -> int:
@@ -155,7 +157,7 @@ def cells_of(per_tile: int, name: str) -> int:
         return edge
     raise InputError(
         f"`tiles` {name} puts the cells of its tiles together to one map, and {per_tile} tokens of a tile are no "
-        "square of cells; leave out what adds to them or resamples them, such as keep_prefix, or `reduce` perceiver"
+        "square of cells; leave out what adds to them, such as keep_prefix=true"
     )
 
 
@@ -174,15 +176,15 @@ def parse_tiles(text: str) -> Scheme:
         )
     if name not in SCHEMES:
         guess = did_you_mean(nearest(name, SCHEMES))
-        raise ConfigError(f"there is no scheme {name!r}{guess} expected one of {', '.join(EXAMPLES)}", field="tiles")
+        raise ConfigError(f"{text!r} is no scheme{guess} expected one of {', '.join(EXAMPLES)}", field="tiles")
     make, takes = SCHEMES[name]
     if takes is None:
         if colon:
-            raise ConfigError(f"{name} takes no number, got {text!r}", field="tiles")
+            raise ConfigError(f"{name} has no number, got {text!r}", field="tiles")
         return make(0)
     if colon and not (re.fullmatch(r"\d{1,5}", number) and takes.least <= int(number) <= takes.most):
         raise ConfigError(
-            f"{text!r}: {takes.what} must be between {takes.least} and {takes.most}, as in {name}:{takes.usual}",
+            f"{text}: {takes.what} must be between {takes.least} and {takes.most}, as in {name}:{takes.usual}",
             field="tiles",
         )
     return make(int(number) if colon else takes.usual)
@@ -220,7 +222,9 @@ def _llava(name: str, edge: int, grids: Sequence[Size], *, most_maps: int | None
             pooled = (int(rows // ratio), int(columns // ratio))
         return Mosaic((height, width), kept, pooled)
 
-    return Scheme(name, edge, "bicubic", tiling, mosaic=mosaic)
+    return Scheme(
+        name, edge, "bicubic", tiling, mosaic=mosaic, joins="padding cut off, a newline's token ends each row"
+    )
 
 
 def _padding(cells: Size, size: Size) -> Size:
@@ -259,9 +263,18 @@ def _deepseek_vl2(_: int) -> Scheme:
 
     def mosaic(tiling: Tiling, _size: Size, cells: int) -> Mosaic:
         height, width = tiling.grid[0] * cells, tiling.grid[1] * cells
-        return Mosaic((height, width), (0, 0, width, height), thumbnail_rows=True, separator=True)
+        return Mosaic((height, width), (0, 0, width, height), thumbnail_rows=True)
 
-    return Scheme("deepseek-vl2", edge, "bicubic", tiling, mosaic=mosaic, pads_with_mean=True)
+    return Scheme(
+        "deepseek-vl2",
+        edge,
+        "bicubic",
+        tiling,
+        mosaic=mosaic,
+        pads_with_mean=True,
+        has_separator=True,
+        joins="a newline's token ends each row, a separator stands between thumbnail and tiles",
+    )
 
 
 def _internvl(most: int) -> Scheme:
@@ -287,10 +300,12 @@ def _internvl(most: int) -> Scheme:
         thumbnail = Picture((edge, edge), (edge, edge)) if best != (1, 1) else None
         return Tiling(edge, best, Picture(canvas, canvas), thumbnail)
 
-    def row(tiling: Tiling) -> Row:
-        return Row(("<img>", *range(tiling.count), "</img>"))
+    def interleaving(tiling: Tiling) -> Interleaving:
+        return Interleaving(("<img>", *range(tiling.count), "</img>"))
 
-    return Scheme(f"internvl:{most}", edge, "bicubic", tiling, row=row)
+    return Scheme(
+        f"internvl:{most}", edge, "bicubic", tiling, interleaving=interleaving, joins="a word before and behind them"
+    )
 
 
 def _idefics3(edge: int) -> Scheme:
@@ -321,7 +336,7 @@ def _idefics3(edge: int) -> Scheme:
             thumbnail_of="picture",
         )
 
-    def row(tiling: Tiling) -> Row:
+    def interleaving(tiling: Tiling) -> Interleaving:
         rows, columns = tiling.grid
         parts: list[int | str] = []
         for line in range(rows):
@@ -329,9 +344,11 @@ def _idefics3(edge: int) -> Scheme:
                 parts += ["<fake_token_around_image>", f"<row_{line + 1}_col_{column + 1}>", line * columns + column]
             parts.append("\n" if line < rows - 1 else "\n\n")
         around = "<fake_token_around_image>"
-        return Row((*parts, around, "<global-img>", rows * columns, around))
+        return Interleaving((*parts, around, "<global-img>", rows * columns, around))
 
-    return Scheme(f"idefics3:{edge}", edge, "lanczos", tiling, row=row)
+    return Scheme(
+        f"idefics3:{edge}", edge, "lanczos", tiling, interleaving=interleaving, joins="words say where each tile is"
+    )
 
 
 def _longer_edge(size: Size, longest: int) -> Size:
@@ -366,7 +383,7 @@ def _llama4(most: int) -> Scheme:
         thumbnail = Picture((edge, edge), (edge, edge)) if grid != (1, 1) else None
         return Tiling(edge, grid, Picture(canvas, (max(height, 1), max(width, 1))), thumbnail)
 
-    def row(tiling: Tiling) -> Row:
+    def interleaving(tiling: Tiling) -> Interleaving:
         rows, columns = tiling.grid
         parts: list[int | str] = ["<|image_start|>"]
         if tiling.count > 1:
@@ -374,9 +391,16 @@ def _llama4(most: int) -> Scheme:
                 for column in range(columns):
                     parts.append(line * columns + column)
                     parts.append("<|tile_x_separator|>" if column < columns - 1 else "<|tile_y_separator|>")
-        return Row((*parts, "<|image|>", tiling.count - 1, "<|image_end|>"))
+        return Interleaving((*parts, "<|image|>", tiling.count - 1, "<|image_end|>"))
 
-    return Scheme(f"llama4:{most}", edge, "bilinear", tiling, row=row)
+    return Scheme(
+        f"llama4:{most}",
+        edge,
+        "bilinear",
+        tiling,
+        interleaving=interleaving,
+        joins="words stand between tiles and rows",
+    )
 
 
 def _least_waste(size: Size, grids: Sequence[Size], edge: int) -> Size:

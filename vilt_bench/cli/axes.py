@@ -21,8 +21,8 @@ Read = Callable[[str], Any]
 
 NATIVE = "native"
 LISTS = (
-    "batch_size", "resolution", "dtype", "text_length", "images_per_text", "frames", "reduce", "threads", "interaction",
-    "backend", "quantize", "preprocessor", "decoder",
+    "batch_size", "resolution", "dtype", "text_length", "images_per_text", "frames", "tiles", "reduce", "threads",
+    "interaction", "backend", "quantize", "preprocessor", "decoder",
 )  # fmt: skip
 """Axes that are options of their own; a plan knows more."""
 SINGLE = ("fit", "preprocessing", "device", "seed")

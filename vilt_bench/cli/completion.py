@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from vilt_bench.ask.case import REDUCTIONS, Dtype, Interaction
+from vilt_bench.ask.tiles import EXAMPLES
 from vilt_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -91,5 +92,6 @@ def _offered() -> dict[str, list[str]]:
         "dtype": list(get_args(Dtype)),
         "device": list(_DEVICES),
         "interaction": list(get_args(Interaction)),
+        "tiles": [*EXAMPLES],
         "reduce": [f"{name}:{number}" for name, number in REDUCTIONS.items()],
     }

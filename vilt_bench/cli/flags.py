@@ -10,8 +10,8 @@ _ALIKE = (
     "facet", "figure", "fit", "format", "frames", "heads", "hidden_size", "images_per_text", "interaction", "join",
     "labels", "layers", "limit", "log", "memory", "mlp_size", "name", "newest", "on", "only", "order", "parameters",
     "pivot", "precision", "preprocessor", "preset", "quantize", "reduce", "resolution", "seed", "since", "span",
-    "stacked", "study_time", "text_length", "text_positions", "threads", "together", "tokens", "tolerance", "trials",
-    "x", "y", "z",
+    "stacked", "study_time", "text_length", "text_positions", "threads", "tiles", "together", "tokens", "tolerance",
+    "trials", "x", "y", "z",
 )  # fmt: skip
 FLAGS = {
     **{name: f"--{name.replace('_', '-')}" for name in _ALIKE},

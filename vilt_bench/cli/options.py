@@ -19,6 +19,7 @@ from vilt_bench.ask.case import (
     Sampling,
     parse_device,
 )
+from vilt_bench.ask.tiles import EXAMPLES
 from vilt_bench.cli import axes, formats, values
 from vilt_bench.errors import ConfigError
 
@@ -59,6 +60,13 @@ def add_case(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
         help="shorter edge and limit of the longer one, in pixels; native: each image's own size, as the tower's "
         "own processor has it or floored to the multiples that the embedder asks for (default: the embedder's own, as "
         "in its paper)",
+    )
+    group.add_argument(
+        "--tiles",
+        type=of(axes.text),
+        metavar="SCHEME",
+        help=f"cut each image into tiles, which the tower takes one by one: {', '.join(EXAMPLES)}; --resolution is "
+        "then the whole image's (default: its own)",
     )
     group.add_argument(
         "--reduce",

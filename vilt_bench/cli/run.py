@@ -31,7 +31,7 @@ def register(add: Add) -> None:
     options.add_embedders(
         parser,
         help="a name that 'vilt-bench list' shows, or module.path:factory, with options of its factory, and with "
-        "resolution=HxW or reduce=NAME:N where they are for it alone; several are measured side by side",
+        "resolution=HxW, tiles=SCHEME or reduce=NAME:N where they are for it alone; several are measured side by side",
     )
     parser.add_argument(
         "--preset",
@@ -44,7 +44,8 @@ def register(add: Add) -> None:
     options.add_sort(parser, default="rank")
     group = parser.add_argument_group(
         "sweeps",
-        "--batch-size, --resolution, --dtype, --text-length, --reduce, --threads, --interaction, --backend and "
+        "--batch-size, --resolution, --dtype, --text-length, --images-per-text, --tiles, --reduce, --threads, "
+        "--interaction, --backend and "
         "--quantize take several values, with commas between them: every combination with every embedder is a case.",
     )
     group.add_argument(
@@ -192,7 +193,7 @@ def measure(asked: argparse.Namespace) -> tuple[list[Run], int]:
 
 def _are_embedders(cases: Sequence[Case]) -> bool:
     """Returns whether each is of another embedder, so that no axis has made them."""
-    return len({label(replace(case, reduce=None)) for case in cases}) == len(cases)
+    return len({label(replace(case, tiles=None, reduce=None)) for case in cases}) == len(cases)
 
 
 def _foresee(expansion: Expansion, plan: Plan) -> int:

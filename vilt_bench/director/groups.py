@@ -26,12 +26,12 @@ DEVICE_PROCESS_BYTES = 640 * 2**20
 UNKNOWN_BYTES = 2 * 2**30
 """Of the host, for a case of which nothing is known, and nothing of any other."""
 
-_SIDE_BY_SIDE = ("embedder", "options", "reduce")
+_SIDE_BY_SIDE = ("embedder", "options", "tiles", "reduce")
 """Fields in which cases differ that one wants to compare."""
 
 
 def comparison(case: Case) -> tuple[Any, ...]:
-    """Returns what is equal for cases that one wants to compare: all but the embedder, its options and reduction."""
+    """Returns what is equal for cases that one wants to compare: all but what is of the embedder."""
     return tuple(getattr(case, each.name) for each in fields(case) if each.name not in _SIDE_BY_SIDE)
 
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from vilt_bench.judge.summary import Summary
 
 Ranked = TypeVar("Ranked", "Run", "Summary")
-SWEPT = ("resolution", "fit", "reduce", "seed")
+SWEPT = ("resolution", "fit", "tiles", "reduce", "seed")
 """What may be an embedder's own; where one embedder has several values, it is an axis, and each value has a ranking."""
-WAYS = ("dtype", "backend", "quantize", "threads", "reduce")
+WAYS = ("dtype", "backend", "quantize", "threads", "tiles", "reduce")
 """Along these a single embedder's runs are ranked: other ways to the same end."""
 
 
@@ -116,7 +116,7 @@ def by_rank(runs: Sequence[Ranked]) -> list[Ranked]:
 def _alike(runs: Sequence[Run | Summary]) -> list[list[Run | Summary]]:
     """Returns the runs of a group by the question that they answer."""
     told = [alike.facts(run, "rank") for run in runs]
-    embedders = [label(replace(run.case, reduce=None)) for run in runs]
+    embedders = [label(replace(run.case, tiles=None, reduce=None)) for run in runs]
     ignored = WAYS if len(set(embedders)) == 1 else ()
     swept = [name for name in SWEPT if name not in ignored and _is_swept(runs, embedders, name)]
     found: dict[Hashable, list[Run | Summary]] = {}

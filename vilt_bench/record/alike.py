@@ -46,6 +46,7 @@ RULES: Mapping[str, Mapping[Purpose, Rule]] = {
         "options":                (_A, _A, _A, _A, _A, _N, _A, _N),
         "resolution":             (_A, _A, _A, _A, _A, _N, _A, _N),
         "fit":                    (_A, _A, _A, _A, _A, _N, _A, _N),
+        "tiles":                  (_A, _A, _A, _A, _A, _N, _A, _N),
         "reduce":                 (_A, _A, _A, _A, _A, _N, _A, _N),
         "images":                 (_A, _A, _A, _A, _A, _N, _A, _N),
         "photographs":            (_N, _A, _N, _S, _N, _N, _N, _N),  # what no images asked for came to
@@ -213,6 +214,7 @@ _FACTS: Mapping[str, Callable[[Any], str]] = {
     "options": lambda run: written_options(run.case) or "none",
     "resolution": lambda run: str(run.case.resolution),
     "fit": lambda run: str(run.case.fit),
+    "tiles": lambda run: str(run.case.tiles),
     "reduce": lambda run: str(run.case.reduce),
     "images": lambda run: str(run.case.images),
     **_OF_PHOTOGRAPHS,

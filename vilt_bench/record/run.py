@@ -300,6 +300,8 @@ class Model:
     """Who prepared the images within the pass, with versions; `None`: nobody did, or of records that do not say."""
     computation: Computation | None = None
     """Who computed the stages, where it was not eager torch in float32; `None` as well in records that do not say."""
+    tiles: str | None = None
+    """What each image was cut into, such as `5 tiles of 336×336 (2×2 and a thumbnail)`; `None`: nothing."""
 
     @property
     def is_alone(self) -> bool:

@@ -50,7 +50,7 @@ class Axis:
 
 def _embedder(run: Summary) -> str:
     case = run.case
-    named = label(replace(case, options={}, reduce=None))
+    named = label(replace(case, options={}, tiles=None, reduce=None))
     options = written_options(case)
     return f"{named},{options}" if options else named
 
@@ -97,6 +97,7 @@ AXES: Mapping[str, Axis] = {
             more_is_better=True,
         ),
         Axis("fit", "Fit", lambda run: "aspect" if run.case.fit == "native" else run.case.fit),
+        Axis("tiles", "Tiles", lambda run: run.case.tiles or "none"),
         Axis("reduce", "Reduction", lambda run: run.case.reduce or "none"),
         Axis("preprocessing", "Preprocessing", lambda run: "within the pass" if run.case.preprocessing else "before"),
         Axis("preprocessor", "Preprocessor", lambda run: run.case.preprocessor),

@@ -50,7 +50,9 @@ def _alike(runs: Sequence[Summary]) -> dict[str, str]:
 
 
 def pixels(model: Model | None) -> str:
-    """Returns height and width of what the model saw, such as `384×640`."""
+    """Returns height and width of what the model saw, such as `384×640`, or `5 tiles of 336×336`."""
+    if model is not None and model.tiles is not None:
+        return model.tiles.partition(" (")[0]
     return ABSENT if model is None else "×".join(map(str, model.resolution))
 
 
@@ -151,6 +153,8 @@ def _by_value(pairs: Iterable[tuple[str, str]], most: int = 4) -> str:
 
 
 def _fitted(model: Model) -> str:
+    if model.tiles is not None:
+        return model.tiles
     return f"{pixels(model)} pixels" + (f" by --fit {model.fit}" if model.fit else "")
 
 

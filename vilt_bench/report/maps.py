@@ -113,7 +113,7 @@ def apart(
     differing = varying(runs)
     taken = {each.name for each in (*along, *facets)} | {name for each in along for name in each.stands_for}
     if any(each.name in known.DERIVED for each in along) and "resolution" not in {each.name for each in differing}:
-        taken.add("reduce")
+        taken |= {"tiles", "reduce"}
     _check_machines(runs, taken, allow_different)
     found: list[Axis] = []
     for each in (*differing, known.setup(runs)):
@@ -243,7 +243,7 @@ def _place(found: Mapping[Axis, Hashable], labels: Labels) -> str:
 
 
 def _prefix(along: Axis) -> str:
-    bare = ("embedder", "machine", "resolution", "dtype", "reduce", "setup", "device")
+    bare = ("embedder", "machine", "resolution", "dtype", "tiles", "reduce", "setup", "device")
     return "" if along.name in bare else f"{along.title.lower()} "
 
 
@@ -269,7 +269,8 @@ def conditions(runs: Sequence[Summary], told: Sequence[Axis], labels: Labels) ->
             lines.append("Unknown machine")
     same = [f"{_prefix(each)}{written(each, [each.of(runs[0])])[each.of(runs[0])]}"
             for each in known.AXES.values() if each.name in ("embedder", "resolution", "dtype", "batch-size",
-                                                             "images-per-text", "frames", "interaction", "reduce")
+                                                             "images-per-text", "frames", "interaction", "tiles",
+                                                             "reduce")
             and each.name not in apart and not _usual(each, runs[0])]  # fmt: skip
     if same:
         lines.append(f"All: {', '.join(same)}.")
@@ -297,7 +298,8 @@ def inputs(runs: Sequence[Summary], labels: Labels) -> list[str]:
 
 
 _GOES_WITHOUT_SAYING: Mapping[str, tuple[Hashable, ...]] = {
-    "resolution": ("own",), "interaction": ("vilt",), "reduce": ("none",), "images-per-text": (1,), "frames": ("none",),
+    "resolution": ("own",), "interaction": ("vilt",), "tiles": ("none",), "reduce": ("none",), "images-per-text": (1,),
+    "frames": ("none",),
 }  # fmt: skip
 """Values by axis."""
 

@@ -14,9 +14,12 @@ from vilt_bench.embedding import Processor, VisualEmbedder
 from vilt_bench.errors import ConfigError, EmbedderError, ViltBenchError
 from vilt_bench.machine.environment import available_memory_bytes
 from vilt_bench.model import SharedModel, VisionLanguageModel, build_shared, shared_sizes
+from vilt_bench.model.assembly import STAGE as ASSEMBLY
 from vilt_bench.model.assembly import Assembly, Newline, assembled
 from vilt_bench.model.reduction import reduced
+from vilt_bench.model.tiles import arrangement
 from vilt_bench.record.run import NONE, Computation, Model
+from vilt_bench.worker.cutting import Cutting, cutting_of
 from vilt_bench.worker.deferred import lean_torchvision
 from vilt_bench.worker.inputs import Inputs, least_bytes, make_inputs, text_length
 from vilt_bench.worker.meters.meta import building, needs_values
@@ -62,12 +65,14 @@ def memory_needs(
         InputError: an image can't be used.
     """
     dtype: torch.dtype = getattr(torch, case.dtype)
+    cutting = cutting_of(case)
     inputs, beside = least_bytes(
         _fitted(case, embedder),
         resolution=case.resolution or embedder.resolution,
-        size_divisor=embedder.size_divisor,
+        size_divisor=embedder.size_divisor if cutting is None else 1,
         dtype=dtype,
         processor=native_processor(case, embedder),
+        cutting=cutting,
     )
     built = moved = 0
     for tensor in _weights_on_meta(case, embedder) if weights else ():
@@ -94,7 +99,9 @@ def _in_gb(count: int) -> str:
 
 def build_inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> Inputs:
     """Returns the case's images and text, as its embedder takes them."""
-    if embedder.fixed_size and (case.fit == "native" or case.resolution not in (None, embedder.resolution)):
+    cutting = cutting_of(case)
+    is_own = case.fit != "native" and case.resolution in (None, embedder.resolution)
+    if embedder.fixed_size and cutting is None and not is_own:
         height, width = embedder.resolution
         raise EmbedderError(
             f"{label(case)} takes images of {height}x{width} pixels only; give `resolution` {height}x{width}"
@@ -105,18 +112,24 @@ def build_inputs(case: Case, embedder: VisualEmbedder, device: torch.device) -> 
     return make_inputs(
         _fitted(case, embedder),
         resolution=case.resolution or embedder.resolution,
-        size_divisor=embedder.size_divisor,
+        size_divisor=embedder.size_divisor if cutting is None else 1,
         mean=embedder.mean,
         std=embedder.std,
         device=device,
         dtype=getattr(torch, case.dtype),
         vocabulary=shared_sizes(case.interaction, case.vilt).vocabulary,
         processor=found,
+        cutting=cutting,
     )
 
 
 def _fitted(case: Case, embedder: VisualEmbedder) -> Case:
-    """Returns the case with the fit that its images get: a fixed size is cropped to, a processor decides by itself."""
+    """Returns the case with the fit that its images get: a fixed size is cropped to, a processor decides by itself.
+
+    Those that are cut into tiles keep their own size, or get the one that was asked for.
+    """
+    if case.tiles is not None:
+        return case if case.resolution is not None else replace(case, fit="native")
     if embedder.fixed_size:
         return replace(case, fit="crop")
     return case if case.processor_kind is None else replace(case, fit="native", resolution=None)
@@ -162,7 +175,9 @@ def native_processor(case: Case, embedder: VisualEmbedder) -> Processor | None:
             )
         return embedder.processor(kind)
     # A processor of images has other limits than one of clips.
-    if case.fit != "native" or case.frames is not None or embedder.fixed_size or embedder.processor is None:
+    if case.fit != "native" or case.frames is not None or case.tiles is not None:
+        return None
+    if embedder.fixed_size or embedder.processor is None:
         return None
     try:
         found = embedder.processor("")
@@ -188,24 +203,58 @@ def embedder_for_input(case: Case) -> VisualEmbedder:
 
 
 def _build_embedder(case: Case, hidden_size: int) -> VisualEmbedder:
+    cutting = cutting_of(case)
+    resolution = case.resolution if cutting is None else (cutting.tiling.edge, cutting.tiling.edge)
     with lean_torchvision():
-        embedder = registry.build(case.embedder, case.options, hidden_size=hidden_size, resolution=case.resolution)
+        embedder = registry.build(case.embedder, case.options, hidden_size=hidden_size, resolution=resolution)
     if any(nn.parameter.is_lazy(tensor) for tensor in (*embedder.parameters(), *embedder.buffers())):
         raise EmbedderError(
             f"{label(case)} has lazy layers, whose weights are not there before a pass; give their sizes"
         )
+    if cutting is not None:
+        _check_fits_tiles(case, embedder, cutting)
     if case.reduce is not None:
         embedder = reduced(embedder, case.reduce)
-    return assembled(embedder, assembly_of(case, embedder))
+    return assembled(embedder, assembly_of(case, embedder, cutting))
 
 
-def assembly_of(case: Case, embedder: VisualEmbedder) -> Assembly | None:
+def _check_fits_tiles(case: Case, embedder: VisualEmbedder, cutting: Cutting) -> None:
+    """Refuse a tower that does not take a scheme's tiles.
+
+    Raises:
+        EmbedderError: it does not.
+    """
+    edge, name = cutting.tiling.edge, label(replace(case, tiles=None, reduce=None))
+    if embedder.kind == "region":
+        raise EmbedderError(f"{name} finds regions of a whole image, which `tiles` would cut; leave it out")
+    if embedder.fixed_size and embedder.resolution != (edge, edge):
+        takes = "×".join(map(str, embedder.resolution))
+    elif edge % embedder.size_divisor:
+        takes = f"multiples of {embedder.size_divisor}"
+    else:
+        return
+    raise EmbedderError(
+        f"{name} takes images of {takes} pixels, and the tiles of `tiles` {case.tiles} have {edge}x{edge}; choose a "
+        "tower or a scheme of the other's size"
+    )
+
+
+def assembly_of(case: Case, embedder: VisualEmbedder, cutting: Cutting | None = None) -> Assembly | None:
     """Returns what joins the tokens of all that the tower takes for a text; `None`: it takes one image.
+
+    Args:
+        case: says how many images or frames there are.
+        embedder: gets a note where there are tiles.
+        cutting: of each image; `None`: it stays whole.
 
     Raises:
         EmbedderError: the embedder does not take such clips, or no images.
     """
     grids = embedder.clips.grids(case.frames, name=label(case))
+    if cutting is not None:
+        embedder.notes[ASSEMBLY] = f"of {cutting.tiling} an image; {cutting.scheme.joins}"
+        arrange = arrangement(cutting.scheme, cutting.tiling, cutting.sizes, hidden_size=embedder.hidden_size)
+        return Assembly(images=case.images_per_text, parts=cutting.tiling.count, arrange=arrange)
     newline = None
     if case.frames is not None and case.reduce is not None and parse_reduction(case.reduce)[0] == "bilinear-pool":
         newline = Newline(embedder.hidden_size)
@@ -275,5 +324,6 @@ def describe_model(
         vocabulary=sizes.vocabulary or None,
         fit=inputs.fit,
         computation=computation,
+        tiles=None if (cutting := cutting_of(case)) is None else str(cutting.tiling),
         preprocessing=None if inputs.preprocessing is None else inputs.preprocessing.description,
     )

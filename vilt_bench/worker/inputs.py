@@ -16,6 +16,7 @@ from vilt_bench.ask.case import ALONE, PROCESSOR, SYNTHETIC, Case, Fit
 from vilt_bench.ask.clips import clip_size, input_paths, repeats, sample_clip
 from vilt_bench.ask.images import (
     crop_size,
+    cut,
     fitted_size,
     image_size,
     read_encoded,
@@ -23,10 +24,9 @@ from vilt_bench.ask.images import (
     resize,
 )
 from vilt_bench.embedding import ImageBatch, Processor, TextBatch
+from vilt_bench.worker.cutting import MOST_BATCHES, Cutting
 from vilt_bench.worker.preprocessing import Encoded, Preprocessing, Target, batch_images, check_decoder, to_tensor
 
-MOST_BATCHES = 16
-"""They stay on the device, so that no pass waits for its input."""
 BATCHES = 4
 """Passes take these in turn: a single buffer would measure the cache."""
 
@@ -63,6 +63,7 @@ def least_bytes(
     size_divisor: int,
     dtype: torch.dtype,
     processor: Processor | None = None,
+    cutting: Cutting | None = None,
 ) -> tuple[int, int]:
     """Returns how many bytes `make_inputs` takes at least: of the device, and beside them of the host.
 
@@ -72,6 +73,7 @@ def least_bytes(
         size_divisor: what both edges are multiples of, in pixels.
         dtype: of the pixels.
         processor: whose sizes are the native ones; `None`: the images' own are.
+        cutting: into tiles, of images that were fitted to the resolution; `None`: they stay whole.
 
     Raises:
         InputError: an image can't be read, or does not fit the resolution.
@@ -94,6 +96,8 @@ def least_bytes(
         ]
         images = len(sizes)
     scalars = (case.frames or 1) * 3 * max(height for height, _ in sizes) * max(width for _, width in sizes)
+    if cutting is not None:
+        scalars = 3 * cutting.tiling.count * cutting.tiling.edge**2
     count = max(BATCHES, math.ceil(images / case.images_per_pass))
     texts = 8 * case.batch_size * text_length(case)
     on_device = count * (case.images_per_pass * scalars * dtype.itemsize + texts)
@@ -116,6 +120,7 @@ def make_inputs(
     dtype: torch.dtype,
     vocabulary: int,
     processor: Processor | None = None,
+    cutting: Cutting | None = None,
 ) -> Inputs:
     """Returns the inputs of a case, read in full, normalised and on the device.
 
@@ -132,6 +137,7 @@ def make_inputs(
         dtype: of the pixels.
         vocabulary: how many token ids there are.
         processor: whose sizes are the native ones; `None`: the images' own are.
+        cutting: into tiles, of images that were fitted to the resolution; `None`: they stay whole.
 
     Raises:
         InputError: an image can't be read, or does not fit the resolution.
@@ -147,6 +153,8 @@ def make_inputs(
         size = crop_size(resolution, size_divisor=1 if case.fit == "exact" else size_divisor)
         generator = torch.Generator().manual_seed(case.seed)
         shape = (3, *size) if case.frames is None else (case.frames, 3, *size)
+        if cutting is not None:
+            shape = (cutting.tiling.count, 3, cutting.tiling.edge, cutting.tiling.edge)
         images = [
             torch.randint(256, shape, dtype=torch.uint8, generator=generator)
             for _ in range(BATCHES * case.images_per_pass)
@@ -157,9 +165,12 @@ def make_inputs(
 
         def fitted(image: Image.Image, path: str) -> Tensor:
             name = _named(path, case)
-            return to_tensor(
-                resize(image, resolution=resolution, size_divisor=size_divisor, fit=case.fit, native=rule, name=name)
+            image = resize(
+                image, resolution=resolution, size_divisor=size_divisor, fit=case.fit, native=rule, name=name
             )
+            if cutting is None:
+                return to_tensor(image)
+            return torch.stack([to_tensor(tile) for tile in cut(image, cutting.scheme, mean=mean)])
 
         images = []
         for path in paths:
@@ -199,6 +210,7 @@ def make_inputs(
                 size_divisor=size_divisor,
                 fit=case.fit,
                 native=rule,
+                scheme=None if cutting is None else cutting.scheme,
                 canvas=(height, width),
                 masked=batches[0][0].mask is not None,
                 mean=mean,
@@ -270,11 +282,11 @@ def _image_batch(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> ImageBatch:
-    """Returns the images `first` to `first + batch_size` of the endless cycle, as float32; of clips all frames."""
+    """Returns the images `first` to `first + batch_size` of the endless cycle, as float32, in all their parts."""
     rows = (divmod(first + row, len(images)) for row in range(batch_size))
     taken = [_mirrored(images[index], cycle) for cycle, index in rows]
     return batch_images(
-        [frame for image in taken for frame in (image.unbind() if image.ndim == 4 else (image,))],
+        [part for image in taken for part in (image.unbind() if image.ndim == 4 else (image,))],
         canvas=(max(image.shape[-2] for image in images), max(image.shape[-1] for image in images)),
         # By all images, not this batch's: with and without a mask are different work.
         masked=len({image.shape for image in images}) > 1,
@@ -284,7 +296,7 @@ def _image_batch(
 
 
 def _mirrored(image: Tensor, cycle: int) -> Tensor:
-    """Returns the image [3, h, w], or clip, as it is, mirrored left-right, top-bottom, or both, in turn."""
+    """Returns the image [3, h, w], its tiles or a clip, mirrored left-right, top-bottom, both or not, in turn."""
     return image.flip([edge for edge, bit in ((-1, 1), (-2, 2)) if cycle & bit])
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from vilt_bench.ask.case import PILLOW, PROCESSOR, TORCHVISION, Fit
 from vilt_bench.ask.clips import describe_clip, sample_encoded
-from vilt_bench.ask.images import SizeRule, describe_file, fitted_size, resize
+from vilt_bench.ask.images import SizeRule, cut, describe_file, fitted_size, resize
+from vilt_bench.ask.tiles import Scheme
 from vilt_bench.embedding import Chain, ImageBatch, Mark, Processor
 from vilt_bench.errors import InputError
 from vilt_bench.record.run import Component
@@ -71,6 +72,8 @@ class Target:
     """Of each clip; `None`: the files are images."""
     frame_rate: float | None = None
     """At which they are taken; `None`: evenly."""
+    scheme: Scheme | None = None
+    """By which images are cut into tiles; `None`: they stay whole."""
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Returns the (height, width) that it takes of an image's."""
@@ -128,7 +131,11 @@ class Preprocessing(Chain):
             stages |= {"resize": TorchvisionResize(target), "normalise": TorchvisionNormalise(target, dtype=on_cpu)}
             who = f"torchvision {version('torchvision')}"
         else:
-            stages |= {"resize": Resize(target), "normalise": Normalise(target, dtype=on_cpu)}
+            if target.scheme is None or target.fit != "native":
+                stages["resize"] = Resize(target)
+            if target.scheme is not None:
+                stages["tile"] = Tile(target.scheme, mean=target.mean)
+            stages["normalise"] = Normalise(target, dtype=on_cpu)
             who = f"Pillow {version('pillow')}"
         if not on_host:
             stages["transfer"] = Transfer(device, dtype)
@@ -243,6 +250,20 @@ class Resize(nn.Module):
                 for image in decoded.images
             )
         )
+
+
+class Tile(nn.Module):
+    """Cuts images into tiles: resizes and pads them as the scheme has it, bilinear, bicubic or Lanczos."""
+
+    def __init__(self, scheme: Scheme, *, mean: tuple[float, float, float]) -> None:
+        """Remember the scheme, and the colour of padding."""
+        super().__init__()
+        self.scheme = scheme
+        self.mean = mean
+
+    def forward(self, decoded: Decoded) -> Decoded:
+        """Returns the tiles of all images."""
+        return Decoded(tuple(tile for image in decoded.images for tile in cut(image, self.scheme, mean=self.mean)))
 
 
 class Normalise(nn.Module):

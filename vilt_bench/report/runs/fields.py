@@ -44,6 +44,7 @@ def run_fields(run: Summary) -> dict[str, str | int | float | None]:
         "height": height,
         "width": width,
         "fit": model.fit if model is not None else None,
+        "tiles": run.case.tiles,
         "visual_tokens": model.visual_tokens if model is not None else None,
         "text_tokens": model.text_tokens if model is not None else None,
         "visual_weights": model.visual_weights if model is not None else None,
