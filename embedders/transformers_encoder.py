@@ -661,9 +661,17 @@ def _of_clips(name: str, plan: Plan) -> Plan:
         config.crop_size = height  # by which it tells where a patch is
     else:
         config.image_size = plan.resolution  # its table of positions is computed
+        _compute_once("transformers.models.videomae.modeling_videomae", "get_sinusoid_encoding_table")
     clips = Clips(int(config.tubelet_size), int(getattr(config, frames)), fixed=fixed)
     unused = ("predictor",) if config.model_type == "vjepa2" else ()
     return replace(plan, config=config, backbone=ClipBackbone, fixed=True, clips=clips, unused=unused)
+
+
+def _compute_once(module: str, function: str) -> None:
+    """Has a function of transformers keep its last result, as VideoMAE's table takes seconds each time."""
+    found = importlib.import_module(module)
+    if not hasattr(getattr(found, function), "cache_info"):
+        setattr(found, function, functools.lru_cache(maxsize=1)(getattr(found, function)))
 
 
 def _probed(name: str, plan: Plan, takes: Mapping[str, Any], asked: bool) -> Plan:

@@ -396,9 +396,16 @@ def clip(tmp_path: Path) -> MakeClip:
     av = pytest.importorskip("av")
     np = pytest.importorskip("numpy")
 
-    def make(count: int, *, rate: int = 10, name: str = "clip.mp4", times: Sequence[int] | None = None) -> str:
+    def make(
+        count: int,
+        *,
+        rate: int = 10,
+        name: str = "clip.mp4",
+        times: Sequence[int] | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> str:
         path = tmp_path / name
-        with av.open(str(path), "w") as container:
+        with av.open(str(path), "w", options=dict(options or {})) as container:
             stream = container.add_stream("mpeg4", rate=rate)
             stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
             container.start_encoding()

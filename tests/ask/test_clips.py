@@ -12,7 +12,15 @@ import av
 
 from tests.conftest import STEP, MakeClip
 from vilt_bench.ask.case import Case
-from vilt_bench.ask.clips import check_clips, check_inputs, clip_size, describe_clip, even_places, repeats, sample_clip
+from vilt_bench.ask.clips import (
+    check_clips,
+    check_inputs,
+    clip_size,
+    describe_clip,
+    even_places,
+    sample_clip,
+    shortcomings,
+)
 from vilt_bench.errors import InputError
 
 
@@ -49,10 +57,23 @@ def test_a_clip_of_fewer_frames_says_how_many_and_repeats_them(clip: MakeClip) -
     evenly, at_a_rate, enough = (sample_clip(short, *asked) for asked in ((6, None), (5, 10.0), (3, 10.0)))
     assert evenly.places == (0, 0, 1, 1, 2, 2)
     assert at_a_rate.places == (0, 1, 2, 2, 2)
-    assert repeats(short, evenly) == (
+    assert list(shortcomings(short, evenly)) == [
         "clip.mp4 has fewer frames than the 6 asked for: 3 are used, some of them more than once."
-    )
-    assert repeats(short, enough) == ""
+    ]
+    assert not list(shortcomings(short, enough))
+
+
+def test_a_clip_that_ends_before_it_says_is_sampled_from_what_is_there_and_that_is_said(clip: MakeClip) -> None:
+    path = Path(clip(8, options={"movflags": "faststart"}))  # which says first how many there are
+    whole = path.read_bytes()
+    frames = whole.index(b"mdat")
+    path.write_bytes(whole[: frames + (len(whole) - frames) // 2])
+    found = sample_clip(str(path), 2, None)
+    assert found.found is not None
+    assert 1 < found.found < 8
+    assert found.places == (0, found.found // 2)
+    (said,) = shortcomings(str(path), found)
+    assert said.startswith(f"clip.mp4 ends after {found.found} frames, fewer than it says")
 
 
 def test_formats_that_do_not_say_how_many_frames_they_have_are_counted(clip: MakeClip) -> None:

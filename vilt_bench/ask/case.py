@@ -582,7 +582,7 @@ def parse_frames(text: str) -> tuple[int, float | None]:
 
 def write_frames(frames: int | None, rate: float | None) -> str | None:
     """Returns how `frames` are asked for, as `parse_frames` reads it; `None`: none are."""
-    return None if frames is None else f"{frames}" if rate is None else f"{frames}@{rate:g}"
+    return None if frames is None else f"{frames}" if rate is None else f"{frames}@{rate:.12g}"
 
 
 def parse_reduction(text: str) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from vilt_bench import files
 from vilt_bench.ask.case import SYNTHETIC, Case
 from vilt_bench.ask.images import check_images, check_is_file, find_images
 from vilt_bench.errors import InputError
+from vilt_bench.words import counted
 
 INSTALL = "install it: python -m pip install 'av>=15'"
 """Of PyAV, as the extra `video` asks for it."""
@@ -32,6 +33,8 @@ class Sampled(NamedTuple):
     """As many as were asked for, RGB and upright."""
     places: tuple[int, ...]
     """Of each among the clip's frames, from 0; one that stands for several is there as often."""
+    found: int | None = None
+    """How many frames the clip has, where its file says that there are more; `None`: it has as many."""
 
 
 def even_places(total: int, count: int) -> list[int]:
@@ -113,21 +116,23 @@ def sample_encoded(content: bytes, count: int, per_second: float | None) -> Samp
         # Not all formats say how many frames they have.
         total = stream.frames or sum(1 for packet in stream.container.demux(stream) if packet.size)
     found = _by_place(content, even_places(total, count))
-    if isinstance(found, int):  # fewer than the file says
-        found = _by_place(content, even_places(found, count))
-    assert isinstance(found, Sampled)
-    return found
+    if isinstance(found, Sampled):
+        return found
+    again = _by_place(content, even_places(found, count))
+    assert isinstance(again, Sampled)
+    return again._replace(found=found)
 
 
-def repeats(path: str, sampled: Sampled) -> str:
-    """Returns a sentence on a clip that has fewer frames than were asked for; empty: it has as many."""
-    asked, used = len(sampled.places), len(set(sampled.places))
-    if used == asked:
-        return ""
-    return (
-        f"{Path(path).name} has fewer frames than the {asked} asked for: {used} "
-        f"{'is' if used == 1 else 'are'} used, some of them more than once."
-    )
+def shortcomings(path: str, sampled: Sampled) -> Iterator[str]:
+    """Yields a sentence on what a clip lacks: frames that its file has announced, or that were asked for."""
+    name, asked, used = Path(path).name, len(sampled.places), len(set(sampled.places))
+    if sampled.found is not None:
+        yield f"{name} ends after {counted(sampled.found, 'frame')}, fewer than it says: frames are of those."
+    if used < asked:
+        yield (
+            f"{name} has fewer frames than the {asked} asked for: {used} {'is' if used == 1 else 'are'} used, some of "
+            "them more than once."
+        )
 
 
 def describe_clip(path: str) -> str:
@@ -219,6 +224,7 @@ def _stream(source: Any) -> Iterator[Any]:
         found = container.streams.video
         if not found:
             raise InputError("has no frames; give another clip")
+        found[0].codec_context.thread_count = 1  # of decoding: what a record says
         yield found[0]
 
 

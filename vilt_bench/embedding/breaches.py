@@ -8,7 +8,7 @@ from typing import get_args
 
 import torch
 
-from vilt_bench.embedding import Kind, VisualEmbedder, VisualTokens
+from vilt_bench.embedding import Clips, Kind, VisualEmbedder, VisualTokens
 
 
 def misdescribed(embedder: VisualEmbedder) -> Iterator[str]:
@@ -38,6 +38,7 @@ def misdescribed(embedder: VisualEmbedder) -> Iterator[str]:
         ),
         "size_divisor": (whole(embedder.size_divisor), "a whole number of pixels, 1 or more"),
         "fixed_size": (isinstance(embedder.fixed_size, bool), "true or false"),
+        "clips": (isinstance(embedder.clips, Clips), "Clips"),
         "mean": (numbers(embedder.mean), "three numbers"),
         "std": (numbers(embedder.std) and 0 not in embedder.std, "three numbers that are not 0"),
         "notes": (

@@ -97,6 +97,8 @@ def assembled(embedder: VisualEmbedder, assembly: Assembly | None) -> VisualEmbe
     if STAGE in embedder.stages:
         raise EmbedderError(f"the embedder has a stage {STAGE!r} of its own, and takes one image a text; name it anew")
     embedder.stages[STAGE] = assembly
+    if embedder.weights != "random" and any(True for _ in assembly.parameters()):
+        embedder.weights += f", {STAGE} random"
     return embedder
 
 

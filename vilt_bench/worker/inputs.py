@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vilt_bench import files
 from vilt_bench.ask.case import ALONE, PROCESSOR, SYNTHETIC, Case, Fit
-from vilt_bench.ask.clips import clip_size, input_paths, repeats, sample_clip
+from vilt_bench.ask.clips import clip_size, input_paths, sample_clip, shortcomings
 from vilt_bench.ask.images import (
     crop_size,
     cut,
@@ -178,7 +178,7 @@ def make_inputs(
                 images.append(fitted(read_image(path), path))
                 continue
             sampled = sample_clip(path, case.frames, case.frame_rate)
-            notes += filter(None, [repeats(path, sampled)])
+            notes += shortcomings(path, sampled)
             images.append(torch.stack([fitted(frame, path) for frame in sampled.images]))
     texts = torch.Generator().manual_seed(case.seed)
     # More than the usual number of batches where it takes them to see every image.
