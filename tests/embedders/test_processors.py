@@ -95,6 +95,16 @@ def test_images_of_native_size_become_as_many_tokens_as_the_towers_own_processor
         assert ours == theirs, size
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "glm4v", "ernie4_5_vl_moe", "hunyuan_vl", "paddleocr_vl", "kimi_k25"])
+def test_patches_that_a_processor_returns_are_put_together_to_the_image(family: str) -> None:
+    size = (672, 896)  # multiples of all patches and squares: nothing is resized
+    pixels = torch.randint(256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    processor = find_processor([family], resolution=size, mean=(0, 0, 0), std=(1, 1, 1))("")
+    (found,) = processor.pixels(processor([pixels]))
+    torch.testing.assert_close(found, pixels / 255, atol=1e-6, rtol=0)
+    assert processor.size(*size) == size
+
+
 def test_native_tokens_are_those_that_the_makers_publish() -> None:
     # Qwen2-VL's paper, section 2.1: 224×224 is 66 tokens, two of them mark the image; 427×640 is 15×23 squares of 28.
     qwen = find_processor(["qwen2_vl"], resolution=(448, 448), mean=(0, 0, 0), std=(1, 1, 1))("")

@@ -34,6 +34,8 @@ WHOLE = {"do_image_splitting": False, "crop_to_patches": False, "do_pan_and_scan
 """What makes one image of one, in processors that can cut tiles."""
 PATCHES = {"patch_size": "patch_size", "merge_size": "spatial_merge_size", "temporal_patch_size": "temporal_patch_size"}
 """Attributes of processors, by what configurations of towers call them."""
+BY_ROWS = ("HunYuanVLImageProcessor",)
+"""Processors that return flat patches row by row, whatever their squares."""
 _PROBES = ((120, 360), (360, 120))
 
 
@@ -100,11 +102,14 @@ class ImageProcessor:
         own = _class_of(families, kind, given.get("image_processor_type"))
         asked = {key: value for key, value in options.items() if hasattr(own, key)}
         asked |= {key: value for key, value in given.items() if key != "image_processor_type"}
-        asked |= {key: value for key, value in WHOLE.items() if hasattr(own, key)}
+        whole = WHOLE.keys() - ({"max_patches"} if hasattr(own, "merge_size") else set())  # Kimi's are no tiles
+        asked |= {key: WHOLE[key] for key in whole if hasattr(own, key)}
         if isinstance(getattr(own, "patch_size", None), dict) and isinstance(asked.get("patch_size"), int):
             asked["patch_size"] = {"height": asked["patch_size"], "width": asked["patch_size"]}
         if "size" not in given:
             asked |= _sizes(own, resolution)
+            if hasattr(own, "tile_size"):  # that of the one image, where none is cut
+                asked["tile_size"] = given.get("tile_size", max(resolution))
         self.name = own.__name__
         self._known: dict[Size, Size] = {}
         try:
@@ -139,7 +144,12 @@ class ImageProcessor:
         if (height, width) not in self._known:
             # On the meta device there is nothing to compute; Pillow's kind does not take it.
             device = "meta" if getattr(self._processor, "backend", "") == "torchvision" else "cpu"
-            (pixels,) = self.pixels(self([torch.zeros(3, height, width, dtype=torch.uint8, device=device)]))
+            image = torch.zeros(3, height, width, dtype=torch.uint8, device=device)
+            try:
+                output = self([image])
+            except InputError:  # perhaps only because it looks at values
+                output = self([torch.zeros_like(image, device="cpu")])
+            (pixels,) = self.pixels(output)
             self._known[height, width] = (pixels.shape[1], pixels.shape[2])
         return self._known[height, width]
 
@@ -172,12 +182,13 @@ class ImageProcessor:
             ConfigError: it is no known kind of output.
         """
         pixels = output["pixel_values"]
-        if (grids := output.get("image_grid_thw")) is not None and pixels.ndim == 2:
-            merge, edge = self._processor.merge_size, self._processor.patch_size
+        if (grids := output.get("image_grid_thw")) is not None and pixels.ndim in (2, 4):
+            by_rows = pixels.ndim == 4 or _plain(self.name) in BY_ROWS  # (N, 3, P, P) are not in squares
+            merge, edge = 1 if by_rows else self._processor.merge_size, self._processor.patch_size
             shapes = [(rows, columns) for _, rows, columns in grids.tolist()]
             each = pixels.split([rows * columns for rows, columns in shapes])
             return [
-                unpack_patches(patches, shape, patch=edge, merge=merge)
+                unpack_patches(patches.flatten(1), shape, patch=edge, merge=merge)
                 for patches, shape in zip(each, shapes, strict=True)
             ]
         if (cells := output.get("spatial_shapes")) is not None:
