@@ -117,6 +117,31 @@ def test_towers_in_chains_and_cut_ones_are_as_large_as_timm_has_their_parts() ->
     assert ours("step-3.7-flash") == of_timm("vit_pe_lang_gigantic_patch14_448.fb_tiling") + convolutions + positions
 
 
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("idefics3-8b", "vit_so400m_patch14_siglip_384.webli"),
+        ("idefics2-8b", "vit_so400m_patch14_siglip_384.webli"),
+        ("minicpm-v-2.6", "vit_so400m_patch14_siglip_384.webli"),
+        ("mlcd-vit-bigg-336", "vit_gigantic_patch14_clip_224.metaclip2_worldwide"),
+    ],
+)
+def test_towers_of_other_sizes_and_positions_are_as_large_as_timm_has_the_rest(name: str, model: str) -> None:
+    config = TOWERS[name]["config"]
+    width, places = config["hidden_size"], (config["image_size"] // config["patch_size"]) ** 2
+    with building():
+        ours, theirs = transformers_encoder(model=name), timm_encoder(model=model)
+    tower = theirs.stages["backbone"].tower
+    assert (tower.blocks[0].attn.num_heads, len(tower.blocks)) == (
+        config["num_attention_heads"],
+        config["num_hidden_layers"],
+    )
+    beyond = places * width - tower.pos_embed.numel()
+    if config["model_type"] == "mlcd_vision_model":  # rotary positions, of the class token learned; no last norm
+        beyond = width // config["num_attention_heads"] // 2 - tower.pos_embed.numel() - 2 * width
+    assert parameters(ours) - parameters(theirs) == beyond
+
+
 def left_to_defaults(config: dict[str, Any], known: dict[str, Any]) -> list[str]:
     """Returns the names of activations and the like that a configuration does not tell, in its parts neither."""
     left = [
