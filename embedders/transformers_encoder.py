@@ -416,7 +416,7 @@ class TilesBackbone(TowerBackbone):
         """Returns the features of the last layer and of inner ones, side by side, without the tiles' class tokens."""
         config = self.plan.config
         edge, count = _edge(config.image_size), len(pixels)
-        rows, columns = tile_grid(config, (pixels.shape[2], pixels.shape[3]))
+        rows, columns = tile_grid(repr(config.model_type), config, (pixels.shape[2], pixels.shape[3]))
         tiles = pixels.reshape(count, 3, rows, edge, columns, edge)  # (B, 3, r, E, c, E)
         tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # → (B, r·c, 3, E, E)
         empty = config.max_num_tiles - rows * columns
@@ -433,8 +433,8 @@ class TilesBackbone(TowerBackbone):
         return cells.transpose(2, 3).flatten(1, 4), patches  # (B, r, c, s, s, C) → (B, N, C), row by row
 
 
-def tile_grid(config: Any, size: Size) -> Size:
-    """Returns the rows and columns of tiles that images of a size (H, W) are cut into.
+def tile_grid(name: str, config: Any, size: Size) -> Size:
+    """Returns the rows and columns of tiles that images of a size (H, W) are cut into; the name is for messages.
 
     Raises:
         EmbedderError: the tower has no place for them.
@@ -443,9 +443,7 @@ def tile_grid(config: Any, size: Size) -> Size:
     grid = (size[0] // edge, size[1] // edge)
     if (grid[0] * edge, grid[1] * edge) != size or list(grid) not in config.supported_aspect_ratios:
         known = ", ".join(f"{rows * edge}x{columns * edge}" for rows, columns in config.supported_aspect_ratios)
-        raise EmbedderError(
-            f"{config.model_type!r} refuses `resolution` {size[0]}x{size[1]}; its tiles of {edge} pixels make {known}"
-        )
+        raise EmbedderError(f"{name} refuses `resolution` {size[0]}x{size[1]}; its tiles of {edge} pixels make {known}")
     return grid
 
 
@@ -633,7 +631,7 @@ def _plan(name: str, config_json: str, size: Size | None, asked: bool) -> Plan:
     elif config.model_type == "step3p5_vision":
         plan = replace(plan, backbone=StepBackbone, channels=4 * config.hidden_size)
     elif "aspect_ratio_ids" in takes:
-        tile_grid(config, plan.resolution)
+        tile_grid(name, config, plan.resolution)
         plan = replace(plan, backbone=TilesBackbone, channels=config.vision_output_dim)
     else:
         backbone = PatchesBackbone if config.model_type == "molmo2_vision" else TowerBackbone
@@ -711,7 +709,10 @@ def _probed(name: str, plan: Plan, takes: Mapping[str, Any], asked: bool) -> Pla
         # Deeper in a hierarchy there are few cells, and another stride must not pass for a prefix.
         if cells and 0 <= output.shape[1] - cells <= (MOST_PREFIX if stride == plan.patch else 1):
             return replace(plan, channels=output.shape[2], patch=stride, prefix=output.shape[1] - cells)
-    raise EmbedderError(f"{name} returns {output.shape[1]} features, no grid of patches; choose another model")
+    raise EmbedderError(
+        f"{name} returns {output.shape[1]} features of an image of {height}x{width} pixels, no grid of patches; "
+        f"{'give another `resolution`' if asked else 'choose another model'}"
+    )
 
 
 def _vision_config(name: str, content: dict[str, Any]) -> Any:

@@ -769,6 +769,14 @@ def test_tiles_that_a_tower_has_no_place_for_are_refused(folder: MakeFolder) -> 
         assert f"refuses `resolution` {size[0]}x{size[1]}; its tiles of 32 pixels make 32x32, 32x64," in refusal(caught)
 
 
+def test_more_places_than_queries_are_refused(folder: MakeFolder) -> None:
+    with pytest.raises(EmbedderError) as caught:
+        transformers_encoder(model=folder(TINY["deepseek-ocr-2"]), resolution=(64, 64))
+    assert "returns 144 features of an image of 64x64 pixels, no grid of patches; give another `resolution`" in refusal(
+        caught
+    )
+
+
 def test_molmo_2_takes_crops_of_its_own_size_only(folder: MakeFolder) -> None:
     with pytest.raises(EmbedderError) as caught:
         transformers_encoder(model=folder(TINY["molmo2"]), resolution=(48, 48))
