@@ -4,9 +4,11 @@ For each embedder one process, in it eager torch and one backend after the other
 them. In each round eager torch, the backend, the runtime without this package on the same exported graphs, and a
 matrix product take turns, forth in one round and back in the next, so that what others do to the machine hits all
 alike; a ratio is the median of the rounds' ratios, with its 95% interval. With one thread, times are CPU times, which
-others' load does not lengthen by waiting; with more, wall times. Prints Markdown, for docs/backends.md. Goes on from
-what an earlier run has measured.
+others' load does not lengthen by waiting; with more, wall times, which need a quiet machine. Keeps each row as it is
+measured, and goes on from what an earlier run has kept; all rows take some 25 minutes. Prints Markdown of what is kept
+for any number of threads, for docs/backends.md.
 
+    python benchmarks/backends.py --threads 2 --embedders patch32 --output results/backends
     python benchmarks/backends.py --output results/backends | python tools/marked.py docs/backends.md backends
 """
 
@@ -96,7 +98,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for embedder in () if options.table else options.embedders:
         run_worker(embedder, options, kept)
-    print(report(rows_of(kept)))
+    print("\n\n".join(report(rows_of(each)) for each in sorted(options.output.glob("threads-*.jsonl"))))
 
 
 def run_worker(embedder: str, options: argparse.Namespace, kept: Path) -> None:
@@ -112,6 +114,10 @@ def run_worker(embedder: str, options: argparse.Namespace, kept: Path) -> None:
                 file.write(line)
             row = json.loads(line)
             print(f"{row['embedder']}, {named(row)}: {row.get('absent') or shown(row['ratio'])}", file=sys.stderr)
+    if process.returncode:
+        print(
+            f"{embedder}: the process ended by {process.returncode}; run this again for what is left", file=sys.stderr
+        )
 
 
 def rows_of(kept: Path) -> list[Row]:
@@ -128,8 +134,10 @@ def named(row: Mapping[str, Any]) -> str:
 
 
 def measure(embedder: str, options: argparse.Namespace, known: Sequence[Row]) -> Iterator[Row]:
-    """Yields a row for each backend that was not measured before."""
-    there = {named(row) for row in known if row["embedder"] == embedder}
+    """Yields a row for each backend that was not measured before, or has failed."""
+    there = {
+        named(row) for row in known if row["embedder"] == embedder and not row.get("absent", "").startswith("failed")
+    }
     left = [
         (name, to)
         for name, to in BACKENDS
@@ -168,8 +176,9 @@ def measure(embedder: str, options: argparse.Namespace, known: Sequence[Row]) ->
             )
         except ViltBenchError as error:
             yield row | {"absent": str(error)}
-        except StageError as error:
-            yield row | {"absent": f"failed: {error_line(error.__cause__ or error)}"}
+        except Exception as error:  # of one backend, which is not to cost the others' rows
+            failure = error.__cause__ or error if isinstance(error, StageError) else error
+            yield row | {"absent": f"failed: {error_line(failure)}"}
         subject = direct = None  # type: ignore[assignment]
         torch._dynamo.reset()
         gc.collect()
