@@ -37,6 +37,7 @@ from torch.nn.functional import linear
 from vilt_bench.ask.case import ALONE, Case
 from vilt_bench.errors import ViltBenchError
 from vilt_bench.judge.estimate import estimate
+from vilt_bench.judge.remarks import largest_deviation
 from vilt_bench.machine.device import prepare_threads
 from vilt_bench.machine.environment import collect
 from vilt_bench.model import stages
@@ -461,13 +462,26 @@ def table(rows: Sequence[Row]) -> list[str]:
         fallen = [name.split(".")[-1] for name, each in row["by"].items() if each["fell_back"]]
         precisions = ", ".join(dict.fromkeys(each["precision"] for each in row["by"].values()))
         difference = "–" if row["difference"] is None else f"{row['difference']:.1g}"
+        if is_another_answer(row):
+            difference = f"**{difference}**"
         prepare_s = row["prepare_cpu_s"]
         direct = shown(row["to_direct"]) if "to_direct" in row else "–"
         lines.append(
             f"| `{row['backend']}`{', ' + row['quantize'] if row['quantize'] else ''} | {shown(row['ratio'])} | "
             f"{precisions} | {difference} | {prepare_s:.1f} | {direct} | {', '.join(fallen) or '–'} |"
         )
+    if any(map(is_another_answer, rows)):
+        lines += [
+            "",
+            "In bold: further from eager float32 than the precision explains, so that times are of another answer.",
+        ]
     return [*lines, ""]
+
+
+def is_another_answer(row: Row) -> bool:
+    """Returns whether the output lies further from eager float32's than its coarsest precision explains."""
+    bound = max(largest_deviation(each["precision"]) for each in row["by"].values())
+    return row["difference"] is not None and row["difference"] > bound
 
 
 def by_stage(rows: Sequence[Row]) -> list[str]:
