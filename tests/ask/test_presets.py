@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 
 from vilt_bench.ask import catalog
+from vilt_bench.ask.axes import Sweep
 from vilt_bench.ask.case import parse_embedder
-from vilt_bench.ask.presets import find_preset, presets, used_by_models
+from vilt_bench.ask.presets import embedders_of, find_preset, presets, used_by_models
 from vilt_bench.ask.registry import check_name
 from vilt_bench.errors import ConfigError
 
 
 def test_the_presets_are_there_and_name_embedders_that_are() -> None:
-    assert {"tiny", "paper", "vlm-2026"} <= set(presets())
+    assert {"tiny", "paper", "vlm-2026", "tokens-curve"} <= set(presets())
     for preset in presets().values():
         assert preset.about
         for text in preset.embedders:
@@ -27,7 +28,33 @@ def test_a_misspelt_preset_gets_the_nearest() -> None:
 def test_presets_come_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('[presets.a]\nembedders = ["patch32"]\n[presets.b]\nembedders = ["patch16", "patch32"]\n')
-    assert find_preset(str(path)) == ("patch32", "patch16", "patch32")
+    assert [each.embedders for each in find_preset(str(path))] == [("patch32",), ("patch16", "patch32")]
+
+
+def test_axes_of_a_preset_are_its_embedders_own_unless_they_are_asked_for_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        '[presets.a]\nembedders = ["patch32", "patch16,reduce=avg-pool:2"]\n'
+        'axes = { reduce = ["none", "avg-pool:4"], text-length = [8, 16] }\n'
+    )
+    lengths = Sweep(embedders_of(str(path)), {"batch_size": [1, 2]}).cases()
+    assert [(case.embedder, case.reduce, case.text_length, case.batch_size) for case in lengths] == [
+        *(
+            ("patch32", reduce, length, batch)
+            for reduce in (None, "avg-pool:4")
+            for length in (8, 16)
+            for batch in (1, 2)
+        ),
+        *(("patch16", "avg-pool:2", length, batch) for length in (8, 16) for batch in (1, 2)),
+    ]
+    asked = Sweep(embedders_of(str(path), asked=["text_length"]), {"text_length": [40]}).cases()
+    assert {case.text_length for case in asked} == {40}
+
+
+def test_the_tokens_curve_has_the_prefill_of_several_numbers_of_tokens_in_front_of_a_language_model() -> None:
+    cases = Sweep(embedders_of("tokens-curve")).cases()
+    assert all(case.language_model for case in cases)
+    assert len({(case.resolution, case.reduce) for case in cases}) == len(cases)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +65,9 @@ def test_presets_come_from_a_file(tmp_path: Path) -> None:
         ("[presets.a]\nembedders = 3", "needs embedders"),
         ("[presets.a]\nembedders = []", "needs embedders"),
         ("[presets]\na = 3", "needs embedders"),
+        ('[presets.a]\nembedders = ["patch32"]\naxes = 3', "no table"),
+        ('[presets.a]\nembedders = ["patch32"]\naxes.resolutions = ["1x1"]', "no axis 'resolutions'; did you mean"),
+        ('[presets.a]\nembedders = ["patch32"]\naxes.batch-size = "1"', "axes of .presets.a.: .*a list of values"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str | None, said: str) -> None:
@@ -53,7 +83,7 @@ def test_packages_bring_presets(make_plugin: Callable[..., None], tmp_path: Path
     (tmp_path / "acme_presets").mkdir()
     (tmp_path / "acme_presets" / "presets.toml").write_text('[presets.acme]\nembedders = ["acme"]\n')
     make_plugin("acme", acme="acme_presets.module:factory")
-    assert find_preset("acme") == ("acme",)
+    assert [each.embedders for each in find_preset("acme")] == [("acme",)]
     assert "tiny" in presets()
 
 

@@ -1,5 +1,7 @@
 """Cases before they are measured."""
 
+import json
+
 import pytest
 
 from vilt_bench.ask.axes import Sweep
@@ -70,3 +72,18 @@ def test_a_dry_run_tells_what_can_not_be_measured(embedder, said, tmp_path, monk
     main(["run", embedder, "--dry-run", "--device", "cpu"])
     captured = capsys.readouterr()
     assert said in captured.out + captured.err
+
+
+def test_tokens_of_all_images_of_a_text_are_counted_and_held_against_the_models_positions(tmp_path):
+    pytest.importorskip("transformers")
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "vocab_size": 300, "max_position_embeddings": 64,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **sizes}))
+    axes = {"images_per_text": [1, 4, 5], "interaction": [f"lm:{tmp_path}"], "text_length": [8]}
+    one, several, many = foresee(Sweep(["patch32"], {**axes, "resolution": ["96x128"]}, COMMON).cases())
+    assert (one.visual_tokens, several.visual_tokens) == (12, 48)
+    of_an_image = 4 * 4 + 4 + 4  # four batches of float32, their noise as bytes, one of them while it is made
+    assert several.least_bytes - one.least_bytes == 3 * of_an_image * 3 * 96 * 128
+    assert "60 visual and 8 text tokens are more than the 64 positions" in many.problem

@@ -360,14 +360,14 @@ class Case:
             return
         if self.interaction != "vilt":
             raise ConfigError(
-                f"{self.images_per_text} images a text are none that `interaction` {self.interaction} can join; give "
-                f"vilt, which takes {MOST_IMAGES_PER_VILT}, or {LANGUAGE_MODEL}NAME, or leave it out",
+                f"must be 1 for `interaction` {self.interaction}, got {self.images_per_text}; vilt takes "
+                f"{MOST_IMAGES_PER_VILT}, and {LANGUAGE_MODEL}NAME as many as fit",
                 field="images_per_text",
             )
         if self.images_per_text > MOST_IMAGES_PER_VILT:
             raise ConfigError(
-                f"{self.images_per_text} images a text are more than the {MOST_IMAGES_PER_VILT} that ViLT has "
-                f"modality types for; give {MOST_IMAGES_PER_VILT}, or `interaction` {LANGUAGE_MODEL}NAME",
+                f"must be {MOST_IMAGES_PER_VILT} at most for ViLT, which has no more modality types for images, got "
+                f"{self.images_per_text}; `interaction` {LANGUAGE_MODEL}NAME takes as many as fit",
                 field="images_per_text",
             )
 

@@ -16,7 +16,7 @@ from vilt_bench import files
 from vilt_bench.ask.axes import AXES, Expansion, Sweep, Swept, axis, check_excluded, names_of, read_embedder, values_of
 from vilt_bench.ask.case import SIZES, Case, Option, Sampling, ViltConfig
 from vilt_bench.ask.effort import parse_duration_s, parse_share, parse_size_bytes
-from vilt_bench.ask.presets import find_preset
+from vilt_bench.ask.presets import embedders_of
 from vilt_bench.errors import ConfigError, FileError
 from vilt_bench.words import did_you_mean, nearest
 
@@ -217,7 +217,7 @@ class _Reader:
         common, sizes = self._case(self._table(content, ("case",)), ("case",))
         sampling = self._table(content, ("sampling",))
         self._check_keys(sampling, ("sampling",), tuple(_SAMPLING))
-        embedders = tuple(self._embedders(content, sizes))
+        embedders = tuple(self._embedders(content, sizes, axes))
         return Plan(
             embedders=embedders,
             axes=axes,
@@ -263,13 +263,15 @@ class _Reader:
         with self._at(("memory",)):
             return parse_size_bytes(self._of(content["memory"], ("memory",), str))
 
-    def _embedders(self, content: Mapping[str, Any], sizes: Mapping[str, Any]) -> Iterator[Swept]:
+    def _embedders(
+        self, content: Mapping[str, Any], sizes: Mapping[str, Any], axes: Mapping[str, Any]
+    ) -> Iterator[Swept]:
         for text in self._texts(content.get("embedders", []), ("embedders",)):
             with self._at(("embedders",)):
                 yield read_embedder(text)
         for preset in self._texts(content.get("presets", []), ("presets",)):
             with self._at(("presets",)):
-                yield from map(read_embedder, find_preset(preset))
+                yield from embedders_of(preset, asked=axes)
         for index, entry in enumerate(self._tables(content, "embedder")):
             here: Key = ("embedder", index)
             self._check_keys(entry, here, ("name", "options", *AXES, *_OF_CASE))

@@ -3,6 +3,7 @@
     [presets.small]
     about = "what it is for"
     embedders = ["patch32", "timm/resnet50,resolution=384x384,reduce=avg-pool:2"]
+    axes = { batch-size = [1, 8] }          # as a plan's; those that are asked for besides take their place
 
     [[vlm]]
     embedder = "timm/vit_large_patch14_clip_336"
@@ -14,12 +15,13 @@ A text under `embedders` is what `--embedder` takes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vilt_bench import files
+from vilt_bench.ask.axes import Swept, axis, read_embedder, values_of
 from vilt_bench.ask.registry import installed, letters, package_folders
 from vilt_bench.errors import ConfigError, FileError
 from vilt_bench.words import did_you_mean, nearest
@@ -37,6 +39,8 @@ class Preset:
     about: str
     embedders: tuple[str, ...]
     """As `--embedder` takes them."""
+    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """What each is measured with, by field of `Case`, as fields have the values."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,25 @@ def that_fit(query: str, *, embedders: bool = True) -> list[Used]:
     ]
 
 
-def find_preset(name: str) -> tuple[str, ...]:
-    """Returns the embedders of a preset, as `--embedder` takes them.
+def embedders_of(name: str, *, asked: Collection[str] = ()) -> list[Swept]:
+    """Returns the embedders of a preset, each with the preset's axes.
+
+    Args:
+        name: as for `find_preset`.
+        asked: axes that are asked for besides, and take the place of the preset's.
+
+    Raises:
+        ConfigError: as `find_preset`; or an embedder can't be read.
+    """
+    return [
+        replace(swept, own={key: it for key, it in preset.axes.items() if key not in asked} | dict(swept.own))
+        for preset in find_preset(name)
+        for swept in map(read_embedder, preset.embedders)
+    ]
+
+
+def find_preset(name: str) -> tuple[Preset, ...]:
+    """Returns the preset of that name.
 
     Args:
         name: of a preset; or the path of a TOML file, whose presets are taken all.
@@ -101,12 +122,12 @@ def find_preset(name: str) -> tuple[str, ...]:
         own = _presets(Path(name))
         if not own:
             raise ConfigError(f"`preset` {name} has no preset; {EXPECTED}")
-        return tuple(text for preset in own.values() for text in preset.embedders)
+        return tuple(own.values())
     known = presets()
     if name not in known:
         guess = did_you_mean(nearest(name, known))
         raise ConfigError(f"no preset {name!r}{guess} known: {', '.join(known)}, or a TOML file")
-    return known[name].embedders
+    return (known[name],)
 
 
 def _files() -> list[Path]:
@@ -133,8 +154,19 @@ def _presets(path: Path) -> dict[str, Preset]:
         embedders = entry.get("embedders") if isinstance(entry, Mapping) else None
         if not isinstance(embedders, list) or not embedders or not all(isinstance(text, str) for text in embedders):
             raise ConfigError(f'{path}: [presets.{name}] needs embedders = ["NAME", …]')
-        found[name] = Preset(name, str(entry.get("about", "")), tuple(embedders))
+        found[name] = Preset(
+            name, str(entry.get("about", "")), tuple(embedders), _axes(entry.get("axes", {}), path, name)
+        )
     return found
+
+
+def _axes(given: object, path: Path, name: str) -> dict[str, Sequence[Any]]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{path}: axes of [presets.{name}] are no table; expected lists of values by axis")
+    try:
+        return {axis(key): values_of(key, values) for key, values in given.items()}
+    except ConfigError as error:
+        raise ConfigError(f"{path}: axes of [presets.{name}]: {error.problem}", field=error.field) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -153,26 +153,25 @@ def plan(asked: argparse.Namespace) -> Plan:
     from vilt_bench.ask.axes import read_embedder
     from vilt_bench.ask.case import SIZES, Case
     from vilt_bench.ask.plans import Plan
-    from vilt_bench.ask.presets import find_preset
+    from vilt_bench.ask.presets import embedders_of
 
     def given(*names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(asked, name, None)) is not None}
 
-    texts = [*asked.names, *(asked.embedder or ())]
-    for name in getattr(asked, "preset", None) or ():
-        texts += find_preset(name)
-    embedders = [read_embedder(each) for each in texts]
-    if (weights := given("weights").get("weights")) is not None:
-        if len(set(texts)) != 1:
-            example = embedders[0].name if embedders else "NAME"
-            raise ConfigError(f"--weights is of one embedder; with several, write --embedder {example},weights=PATH")
-        embedders = [replace(each, options={**each.options, "weights": weights}) for each in embedders]
     lists = {
         name: value if isinstance(value, list) else [value]
         for name, value in given(*LISTS, *SINGLE).items()
         # Commands without plans have the usual values where none is given: an embedder alone knows no text's length.
         if hasattr(asked, "plan") or value != getattr(Case, name)
     }
+    embedders = [read_embedder(each) for each in (*asked.names, *(asked.embedder or ()))]
+    for name in getattr(asked, "preset", None) or ():
+        embedders += embedders_of(name, asked=lists)
+    if (weights := given("weights").get("weights")) is not None:
+        if len({(each.name, frozenset(each.options.items())) for each in embedders}) != 1:
+            example = embedders[0].name if embedders else "NAME"
+            raise ConfigError(f"--weights is of one embedder; with several, write --embedder {example},weights=PATH")
+        embedders = [replace(each, options={**each.options, "weights": weights}) for each in embedders]
     images = getattr(asked, "image", None)
     return Plan(
         embedders=tuple(embedders),

@@ -70,7 +70,7 @@ def register(add: Add) -> None:
         default=FIGURES[0],
         help="latency by stage, as the ViLT paper's Figure 1, or relative computational size, as its Figure 2 "
         "(default: latency; a page has both); of a sweep: curve, a quantity along an axis; pareto, two quantities "
-        "with their frontier; heatmap, a quantity by two axes",
+        "with their frontier; heatmap, a quantity by two axes; tokens, what visual tokens cost a language model",
     )
     group.add_argument("--with-paper", action="store_true", help="with the bars of the ViLT paper's Figure 1")
     group.add_argument(

@@ -37,7 +37,8 @@ def register(add: Add) -> None:
         "--preset",
         action="append",
         metavar="NAME",
-        help="a set of embedders, such as tiny, paper or vlm-2026 (see 'vilt-bench list --presets'), or a TOML file",
+        help="a set of embedders, such as tiny, paper or vlm-2026, or of cases, such as tokens-curve ('vilt-bench list "
+        "--presets' shows all), or a TOML file",
     )
     options.add_case(parser, lists=True)
     options.add_measuring(parser)

@@ -422,6 +422,7 @@ def _side(name: str, runs: Sequence[Run]) -> Side:
         tuple(versions),
         pixels=None if model is None else model.resolution,
         visual_tokens=None if model is None else model.visual_tokens,
+        images_per_pass=runs[-1].case.images_per_pass,
     )
 
 

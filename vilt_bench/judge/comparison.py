@@ -81,6 +81,8 @@ class Side:
     pixels: tuple[int, int] | None = None
     """(height, width) of what the model saw; `None`: not known."""
     visual_tokens: int | None = None
+    images_per_pass: int | None = None
+    """`None`: as many as the comparison's case has."""
 
 
 @dataclass(frozen=True)

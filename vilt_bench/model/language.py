@@ -72,7 +72,7 @@ class LanguageModel(SharedModel):
         super().__init__(
             decoder_sizes(config),
             LanguageEmbedding(words),
-            {"connector": Connector(width, longest=getattr(config, "max_position_embeddings", None))},
+            {"connector": Connector(width, longest=_longest(config))},
         )
         # After the weights were drawn: transformers has drawn the decoder's as each model wants them.
         norm = next((part for part in _NORMS if isinstance(getattr(base, part, None), nn.Module)), None)
@@ -125,16 +125,31 @@ class Connector(nn.Module):
             InputError: they are more than the language model has positions for.
         """
         text, visual = modalities
-        length = visual.embeddings.shape[1] + text.embeddings.shape[1]
-        if self.longest is not None and length > self.longest:
-            lower = "`images_per_text`, " if visual.images > 1 else ""
-            raise InputError(
-                f"{visual.embeddings.shape[1]} visual and {text.embeddings.shape[1]} text tokens are more than the "
-                f"{self.longest} positions of the language model; lower {lower}`resolution` or `text_length`, or use "
-                "`reduce`"
-            )
+        check_positions(
+            self.longest, visual=visual.embeddings.shape[1], text=text.embeddings.shape[1], images=visual.images
+        )
         projected = self.linear(self.activation(visual.embeddings))
         return JointTokens(torch.cat([projected, text.embeddings], dim=1), join_masks(visual, text))
+
+
+def check_positions(longest: int | None, *, visual: int, text: int, images: int) -> None:
+    """Refuse more tokens than a language model has positions for.
+
+    Args:
+        longest: how many it has; `None`: any number.
+        visual: tokens of all images of a text.
+        text: tokens of it.
+        images: of a text.
+
+    Raises:
+        InputError: they are more.
+    """
+    if longest is not None and visual + text > longest:
+        lower = "`images_per_text`, " if images > 1 else ""
+        raise InputError(
+            f"{visual} visual and {text} text tokens are more than the {longest} positions of the language model; "
+            f"lower {lower}`resolution` or `text_length`, or use `reduce`"
+        )
 
 
 class Prefill(nn.Module):
@@ -190,6 +205,15 @@ def language_sizes(name: str) -> Sizes:
         CheckpointError: the configuration can't be fetched or read.
     """
     return decoder_sizes(_text_config(name))
+
+
+def positions_of(name: str) -> int | None:
+    """Returns how many tokens a language model has positions for; `None`: any number. Errors as `language_sizes`."""
+    return _longest(_text_config(name))
+
+
+def _longest(config: Any) -> int | None:
+    return getattr(config, "max_position_embeddings", None)
 
 
 def decoder_sizes(config: Any) -> Sizes:

@@ -20,7 +20,7 @@ PICTURES = ("svg", "png", "pdf", "html")
 """Formats of `render_picture`; the only ones that need matplotlib."""
 DATA_FILES = ("xlsx", "parquet")
 """Formats of `render_data`; each needs a library that comes with an extra of its name."""
-MAPS = ("curve", "pareto", "heatmap")
+MAPS = ("curve", "pareto", "heatmap", "tokens")
 """Pictures of a sweep."""
 FIGURES = ("latency", "size", *MAPS)
 """What a picture shows: the paper's Figure 1 or its Figure 2, or a map."""
@@ -257,7 +257,7 @@ def render_map(
         runs: in order; each is judged once, unless it is judged already.
         format: one of `PICTURES`.
         figure: one of `MAPS`: a quantity `y` along an axis `x`; runs by two quantities, with their frontier; or a
-            quantity `z` by two axes.
+            quantity `z` by two axes; or `tokens`: what visual tokens cost in front of a language model.
         x: an axis of `report.axes`, such as `batch-size`; of a frontier a quantity, such as `latency`.
         y: a quantity of `report.columns`, such as `images-per-second`; of a heatmap an axis.
         z: the quantity of a heatmap.
@@ -282,7 +282,7 @@ def render_map(
     from vilt_bench.report import axes, maps
     from vilt_bench.report.columns import chosen
     from vilt_bench.report.labels import read
-    from vilt_bench.report.pictures import curves, heatmap, pareto, style
+    from vilt_bench.report.pictures import curves, heatmap, pareto, style, tokens
 
     for name, value, choices in (
         ("format", format, PICTURES),
@@ -294,7 +294,11 @@ def render_map(
             raise ConfigError(f"must be one of {', '.join(map(str, choices))} for a map; got {value!r}", field=name)
     if quantities and format != "html":
         raise ConfigError("`quantities` are for tables: a picture has none; a page has, with `format` html")
-    for name, given, figures in (("stacked", stacked, ("curve",)), ("z", z, ("heatmap",))):
+    for name, given, figures in (
+        ("stacked", stacked, ("curve",)),
+        ("z", z, ("heatmap",)),
+        *((name, given, ("curve", "pareto", "heatmap")) for name, given in (("x", x), ("y", y), ("facet", facet))),
+    ):
         if given and figure not in figures:
             raise ConfigError(f"is for `figure` {figures[0]}; leave it out for {figure}", field=name)
     read_all = summaries(_traced(runs) if format == "html" else runs)
@@ -315,6 +319,9 @@ def render_map(
             what = maps.quantity(y or "latency", "y")
             drawn = curves.curve(judged, along, what, stacked=stacked, log=log, **common)
             title = f"{maps.title(what)} by {along.title.lower()}"
+        elif figure == "tokens":
+            del common["facet"]
+            drawn, title = tokens.tokens(judged, log=log, **common), "What visual tokens cost"
         elif figure == "pareto":
             first, second = pareto.measure(x or "latency", "x"), pareto.measure(y or "flops", "y")
             drawn = pareto.pareto(judged, first, second, log=log, **common)

@@ -243,6 +243,27 @@ PEAK = Quantity(
     fields=lambda row: {"memory_peak_bytes": row.peak_bytes},
     scale=1 / 2**20,
 )
+
+
+def _keys_and_values(row: Row) -> int | None:
+    found = [stage.counts[_CACHE] for stage in row.stages if _CACHE in stage.counts]
+    return sum(found) if found else None
+
+
+KEYS_AND_VALUES = Quantity(
+    "keys_and_values",
+    Column("Keys and values", "MiB"),
+    _keys_and_values,
+    mebibytes,
+    base_unit="B",
+    fields=lambda row: {"keys_and_values_bytes": _keys_and_values(row)},
+    usual=False,
+    scale=1 / 2**20,
+)
+PREFILL = "modality_interaction.prefill"
+"""The stage of a language model's that fills a cache of keys and values."""
+_CACHE = "bytes_of_keys_and_values"
+"""As a stage counts them that fills a cache of a language model's."""
 DIFFERENCE = Quantity(
     "difference",
     Column("Difference from eager float32", aside="relative", screen="Difference"),
@@ -294,7 +315,7 @@ OF_BACKENDS = (DIFFERENCE, PREPARING, COMPUTED_BY)
 QUANTITIES: Sequence[Quantity] = (
     *(LATENCY, IMAGES_PER_SECOND, TIME_PER_IMAGE, FRAMES_PER_SECOND, TIME_PER_FRAME, PASSES, *PERCENTILES),
     *(RANK, RELATIVE_TIME),
-    *(SHARE, PARAMETERS, FLOPS, MACS, PEAK),
+    *(SHARE, PARAMETERS, FLOPS, MACS, PEAK, KEYS_AND_VALUES),
     LIMIT,
     *OF_BACKENDS,
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vilt_bench.ask.case import ALL
 from vilt_bench.errors import ConfigError
-from vilt_bench.judge.summary import Summary
+from vilt_bench.judge.summary import Row, Summary
 from vilt_bench.judge.throughput import least_passes
 from vilt_bench.record import alike
 from vilt_bench.report import axes as known
@@ -34,15 +34,14 @@ class Point:
     high: float | None = None
 
 
-def point(quantity: Quantity, run: Summary) -> Point | None:
-    """Returns what a run has of a quantity, of the whole; of shares that of the visual embedder.
+def point(quantity: Quantity, run: Summary, row: Row | None = None) -> Point | None:
+    """Returns what a run has of a quantity, of the whole or the row; of shares that of the visual embedder.
 
     What comes of times is absent where the run failed or was interrupted: it is not what was asked for.
     """
     if quantity.timed and (run.failure is not None or run.verdict in ("failed", "interrupted")):
         return None
-    row = run.components["visual_embedder"] if quantity.name == SHARE.name else run.whole
-    found = quantity.of(row)
+    found = quantity.of(row or (run.components["visual_embedder"] if quantity.name == SHARE.name else run.whole))
     if found is None:
         return None
     ends = [getattr(found, end, None) for end in ("value", "low", "high")]

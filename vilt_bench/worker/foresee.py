@@ -107,6 +107,7 @@ def foresee(
         try:
             resolution, tokens_of_one = _shape(case, seen)
             visual_tokens = case.images_per_text * tokens_of_one
+            _check_positions(case, visual_tokens)
             device = resolve_device(case.device)
             needs = needs_by_place(case, device)
         except ViltBenchError as error:
@@ -114,6 +115,14 @@ def foresee(
             continue
         own = needs.get(str(device), needs[HOST])
         yield Forecast(case, resolution, visual_tokens, own.weights_bytes + own.inputs_bytes, needs=needs)
+
+
+def _check_positions(case: Case, visual_tokens: int) -> None:
+    """Refuse more tokens than a language model has positions for."""
+    if (name := case.language_model) is not None:
+        from vilt_bench.model.language import check_positions, positions_of
+
+        check_positions(positions_of(name), visual=visual_tokens, text=case.text_length, images=case.images_per_text)
 
 
 def _shape(case: Case, seen: list[tuple[Case, Shape | ViltBenchError]]) -> Shape:

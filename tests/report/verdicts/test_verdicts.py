@@ -19,6 +19,7 @@ from rich.console import Console
 from vilt_bench.ask.case import Case
 from vilt_bench.cli import main
 from vilt_bench.errors import ConfigError
+from vilt_bench.judge.compare import compare
 from vilt_bench.judge.comparison import Comparison, CountChange, Ratio, Side, SideName, StageVerdict
 from vilt_bench.record import store
 from vilt_bench.record.run import Run
@@ -510,6 +511,15 @@ def test_throughput_is_told_beside_latency_and_the_verdict_stays_that_of_the_lat
     (told,) = json.loads(render([found], "json"))["comparisons"]
     assert told["images_per_second"] == pytest.approx({"baseline": 100, "candidate": 50})
     assert told["verdict"] == "regressed"
+
+
+def test_throughput_is_of_each_sides_own_images_where_these_may_differ(make_run: Callable[..., Run]) -> None:
+    several = Case("patch32", batch_size=2, images_per_text=2)
+    runs = [[make_run(case=case, noise=0, run_id=str(case.images_per_text))] for case in (Case("patch32"), several)]
+    found = compare(*runs, allow_different=["batch-size", "images-per-text"])
+    (told,) = json.loads(render([found], "json"))["comparisons"]
+    rates = told["images_per_second"]
+    assert rates["candidate"] == pytest.approx(4 * rates["baseline"])  # four images in the time of one
 
 
 def test_throughput_of_a_side_that_was_not_measured_is_unknown(make_comparison: MakeComparison) -> None:

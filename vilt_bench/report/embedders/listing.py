@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from vilt_bench.ask.axes import shown
 from vilt_bench.ask.catalog import HIDDEN_SIZE, Entry, Listing, catalogue, read
 from vilt_bench.ask.presets import Preset, Used
 from vilt_bench.ask.registry import installed
@@ -69,6 +70,8 @@ def render_presets(presets: Mapping[str, Preset], console: Console) -> None:
         console.print(Text.assemble((preset.name, "bold"), f": {preset.about}" if preset.about else ""))
         for embedder in preset.embedders:
             console.print(Text(f"  {embedder}"))
+        for name, values in preset.axes.items():
+            console.print(Text(f"  --{name.replace('_', '-')} {','.join(map(shown, values))}"))
 
 
 def markdown(package: str) -> str:

@@ -18,7 +18,7 @@ from vilt_bench.judge.summary import COMPONENTS, TITLES, Row, Summary, shown_com
 from vilt_bench.judge.trace import MOST
 from vilt_bench.report import axes, clean
 from vilt_bench.report.axes import AXES, Axis
-from vilt_bench.report.columns import LATENCY, QUANTITIES, RANK, SHARE, Quantity, usual
+from vilt_bench.report.columns import LATENCY, PREFILL, QUANTITIES, RANK, SHARE, Quantity, usual
 from vilt_bench.report.lines import (
     OTHER_OUTPUT,
     has_other_output,
@@ -115,6 +115,12 @@ def _quantities(runs: Sequence[Summary], chosen: Sequence[Quantity]) -> Iterator
             told = _of_rows(quantity, Column("Whole", "ms", "95% interval"), "whole", [run.whole for run in runs])
             texts = [_failed(run) or text for run, text in zip(runs, told.texts, strict=True)]
             yield Told("whole", told.title, texts, told.values, "quantity", shown=shown)
+            prefills = [(run, row) for run in runs for row in run.rows if row.name == PREFILL]
+            if prefills:
+                nothing = replace(runs[0].whole, latency=None)
+                own = {id(run): row for run, row in prefills}
+                rows = [own.get(id(run), nothing) for run in runs]
+                yield _of_rows(replace(quantity, write=milliseconds), Column("Prefill", "ms"), "prefill", rows)
             verdicts = [f"{SIGNS[run.verdict]} {verdict_words(run)}" for run in runs]
             yield Told("verdict", "Verdict", verdicts, verdicts, "axis", shown=True, number=False)
         elif quantity.name == SHARE.name:

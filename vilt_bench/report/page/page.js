@@ -291,7 +291,7 @@
     const drawable = columns.map((_, at) => at).filter((at) => columns[at].number && columns[at].values.some((each) => number(each) !== null));
     const xs = drawable.filter((at) => columns[at].kind === "quantity" || new Set(columns[at].values.map(number)).size > 1);
     const ys = drawable.filter((at) => columns[at].kind === "quantity");
-    const usualX = ["batch-size", "pixels", "visual-tokens", "text-length", "threads", "flops", "parameters"].map(columnOf).find((at) => xs.includes(at)) ?? xs[0];
+    const usualX = [...(columnOf("keys-and-values") < 0 ? [] : ["visual-tokens"]), "batch-size", "pixels", "visual-tokens", "text-length", "threads", "flops", "parameters"].map(columnOf).find((at) => xs.includes(at)) ?? xs[0];
     const usualY = ys.includes(columnOf("whole")) ? columnOf("whole") : ys[0];
     section.hidden = cases.length < 2 || usualX === undefined || usualY === undefined;
     if (section.hidden) return;

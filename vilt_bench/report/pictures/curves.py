@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -80,7 +82,7 @@ def curve(
     drawn = [run for run in runs if maps.point(y, run) is not None and x.number(run) is not None]  # type: ignore[misc]
     if not drawn:
         raise ConfigError(f"no run has {flag(y)} to draw{maps.why_not(runs, y)}")
-    lines = _lines(runs, x, [*facets, *apart], labels)
+    lines = lines_of(runs, x, [*facets, *apart], labels)
     if not any(sum(run in drawn for run in line.runs if run is not None) > 1 for line in lines):
         raise ConfigError(
             f"each line would have one point: {x.name} does not vary within a case that has {flag(y)}"
@@ -98,7 +100,7 @@ def curve(
     few = sum(point.high is None and point.low is None for point in points)
     if y.timed and few < len(points):
         footer.append(f"Bands: 95% intervals{f'; {few} points have too few passes to tell one' if few else ''}.")
-        footer += _open(points)
+        footer += open_bands(points)
     return _drawn(lines, x, y, facet, apart, labels, log, width_in, [*footer, *again, *notes])
 
 
@@ -118,7 +120,7 @@ def _check_axis(runs: Sequence[Summary], x: Axis) -> None:
         raise ConfigError(f"{x.name} does not vary{only}{also}", field="x")
 
 
-def _lines(runs: Sequence[Summary], x: Axis, apart: Sequence[Axis], labels: Labels) -> list[Line]:
+def lines_of(runs: Sequence[Summary], x: Axis, apart: Sequence[Axis], labels: Labels) -> list[Line]:
     """Returns the lines, in the order of their axes' values."""
     found: dict[tuple[Hashable, ...], list[Summary]] = {}
     for run in runs:
@@ -138,7 +140,7 @@ def _lines(runs: Sequence[Summary], x: Axis, apart: Sequence[Axis], labels: Labe
     return lines
 
 
-def _open(points: Sequence[Point]) -> list[str]:
+def open_bands(points: Sequence[Point]) -> list[str]:
     """Returns that intervals are wider than the picture, if some are."""
     highest = max(point.value for point in points)
     wide = sum(point.high is None or point.high > 3 * highest for point in points if (point.low, point.high) != _NONE)
@@ -148,15 +150,15 @@ def _open(points: Sequence[Point]) -> list[str]:
 _NONE = (None, None)
 
 
-def _pieces(line: Line, x: Axis, y: Quantity) -> tuple[list[float], list[Point | None]]:
+def pieces_of(line: Line, x: Axis, point: Callable[[Summary], Point | None]) -> tuple[list[float], list[Point | None]]:
     """Returns where a line goes; `None` breaks it."""
     at: list[float] = []
     found: list[Point | None] = []
     for run in line.runs:
-        point = None if run is None else maps.point(y, run)
+        here = None if run is None else point(run)
         place = None if run is None or x.number is None else x.number(run)
-        at.append(math.nan if point is None or place is None else float(place))
-        found.append(None if place is None else point)
+        at.append(math.nan if here is None or place is None else float(place))
+        found.append(None if place is None else here)
     return at, found
 
 
@@ -165,54 +167,95 @@ def _drawn(
     labels: Labels, log: str, width_in: float, footer: Sequence[str],
 ) -> Figure:  # fmt: skip
     own = 0 if facet is None else 1
-    first: list[Hashable]
-    second: list[Hashable]
+    looks = looks_of(lines, apart, labels, first=own)
     panel_values: list[Hashable]
-    first = labels.ordered(apart[0], dict.fromkeys(line.key[own] for line in lines)) if apart else [None]
-    second = labels.ordered(apart[1], dict.fromkeys(line.key[own + 1] for line in lines)) if len(apart) > 1 else [None]
-    for axis, found, most in zip(apart, (first, second), (len(LINES), len(DASHES)), strict=False):
-        if len(found) > most:
-            raise ConfigError(
-                f"{len(found)} values of {axis.name} can't be told apart in one picture, {most} can; choose some with "
-                f"`only` {axis.name}=…, or draw a panel each with `facet` {axis.name}"
-            )
-    looks = {
-        value: (labels.colour(apart[0], value) or LINES[index][0] if apart else LINES[0][0], LINES[index][1])
-        for index, value in enumerate(first)
-    }
-    dashes = dict(zip(second, DASHES, strict=False))
     panel_values = [None] if facet is None else labels.ordered(facet, dict.fromkeys(line.key[0] for line in lines))
-    pieces = {line: _pieces(line, x, y) for line in lines}
-    scale_x, scale_y = _scales(pieces.values(), x, lines, log, width_in, len(panel_values))
+    pieces = {line: pieces_of(line, x, partial(maps.point, y)) for line in lines}
+    along, up = _scales(pieces.values(), x, lines, log, width_in, len(panel_values))
     sheet, found_axes = panels.draw(
         ["" if facet is None else maps.value(facet, value, labels) for value in panel_values],
-        scale_x,
-        [scale_y] * len(panel_values),
-        labels=(_x_title(x, labels, scale_x), _y_title(y, labels, scale_y)),
-        legend=_legend(apart, looks, dashes, labels),
+        along,
+        [up] * len(panel_values),
+        labels=(title_x(x, labels, along), _y_title(y, labels, up)),
+        legend=legend(apart, looks, labels),
         footer=footer,
         width_in=width_in,
         columns=panels.in_a_row(len(panel_values), width_in),
     )
     for line, (at, points) in pieces.items():
         axes = found_axes[0 if facet is None else panel_values.index(line.key[0])]
-        value = line.key[own] if apart else None
-        colour, marker = looks[value]
-        dash = dashes[line.key[own + 1] if len(apart) > 1 else None]
-        drawn = [math.nan if point is None else point.value for point in points]
-        ends = [panels.ends(point.low, point.high, scale_y) if point is not None else None for point in points]
-        lows, highs = ([math.nan if end is None else end[index] for end in ends] for index in (0, 1))
-        axes.fill_between(at, lows, highs, color=colour, alpha=0.18, linewidth=0)
-        axes.vlines(at, lows, highs, color=colour, linewidth=0.8)
-        hollow = len(apart) > 1 and second.index(line.key[own + 1]) % 2 == 1
-        (path,) = axes.plot(
-            at, drawn, color=colour, linestyle=dash, linewidth=1.1, marker=marker, markersize=MARKER_PT,
-            markeredgecolor=colour if hollow else style.INK, markeredgewidth=0.8 if hollow else 0.3,
-            markerfacecolor="white" if hollow else colour, clip_on=False, zorder=3,
-        )  # fmt: skip
-        one = next(run for run in line.runs if run is not None)
-        path.set_gid(maps.place(one, apart or [known.EMBEDDER], labels))
+        trace(axes, line, at, points, up, looks, apart, labels)
     return sheet.figure
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What lines look like, by their values of the axes that tell them apart."""
+
+    first: Mapping[Hashable, tuple[str, str]]
+    """Colour and marker."""
+    second: Mapping[Hashable, object]
+    """Dash."""
+    place: int
+    """Of the first axis within a line's key."""
+
+    def of(self, line: Line) -> tuple[str, str, Any, bool]:
+        """Returns a line's colour, marker, dash, and whether its markers are hollow."""
+        own = line.key[self.place :]
+        colour, marker = self.first[own[0] if own else None]
+        dashed = own[1] if len(own) > 1 else None
+        return colour, marker, self.second[dashed], [*self.second].index(dashed) % 2 == 1
+
+
+def looks_of(lines: Sequence[Line], apart: Sequence[Axis], labels: Labels, *, first: int = 0) -> Looks:
+    """Returns what lines look like.
+
+    Args:
+        lines: of a picture.
+        apart: the axes that tell them apart, two at most.
+        labels: of the user's own.
+        first: where the first of these is in a line's key.
+
+    Raises:
+        ConfigError: an axis has more values than there are looks.
+    """
+    known_values: list[list[Hashable]] = [
+        labels.ordered(axis, dict.fromkeys(line.key[first + place] for line in lines))
+        for place, axis in enumerate(apart)
+    ]
+    for axis, found, most in zip(apart, known_values, (len(LINES), len(DASHES)), strict=False):
+        if len(found) > most:
+            raise ConfigError(
+                f"{len(found)} values of {axis.name} can't be told apart in one picture, {most} can; choose some with "
+                f"`only` {axis.name}=…, or draw a panel each with `facet` {axis.name}"
+            )
+    known_values += [[None]] * (2 - len(apart))
+    one, other = known_values
+    colours = {
+        value: (labels.colour(apart[0], value) or LINES[index][0] if apart else LINES[0][0], LINES[index][1])
+        for index, value in enumerate(one)
+    }
+    return Looks(colours, dict(zip(other, DASHES, strict=False)), first)
+
+
+def trace(
+    axes: Axes, line: Line, at: Sequence[float], points: Sequence[Point | None], scale_y: Scale, looks: Looks,
+    apart: Sequence[Axis], labels: Labels,
+) -> None:  # fmt: skip
+    """Draw a line with its intervals; `None` breaks it."""
+    colour, marker, dash, hollow = looks.of(line)
+    drawn = [math.nan if point is None else point.value for point in points]
+    ends = [panels.ends(point.low, point.high, scale_y) if point is not None else None for point in points]
+    lows, highs = ([math.nan if end is None else end[index] for end in ends] for index in (0, 1))
+    axes.fill_between(at, lows, highs, color=colour, alpha=0.18, linewidth=0)
+    axes.vlines(at, lows, highs, color=colour, linewidth=0.8)
+    (path,) = axes.plot(
+        at, drawn, color=colour, linestyle=dash, linewidth=1.1, marker=marker, markersize=MARKER_PT,
+        markeredgecolor=colour if hollow else style.INK, markeredgewidth=0.8 if hollow else 0.3,
+        markerfacecolor="white" if hollow else colour, clip_on=False, zorder=3,
+    )  # fmt: skip
+    one = next(run for run in line.runs if run is not None)
+    path.set_gid(maps.place(one, apart or [known.EMBEDDER], labels))
 
 
 def _scales(
@@ -221,16 +264,21 @@ def _scales(
 ) -> tuple[Scale, Scale]:  # fmt: skip
     at = [place for places, _ in pieces for place in places if not math.isnan(place)]
     points = [each for _, found in pieces for each in found if each is not None]
-    width = _panel_width(width_in, count)
+    width = panel_width(width_in, count)
+    return scale_x(at, x, lines, log, width), scale_y(points, log, width)
+
+
+def scale_y(points: Sequence[Point], log: str, width: float) -> Scale:
+    """Returns the scale that holds the points with their intervals, as far as there is room for these."""
     drawn = [each.value for each in points]
-    log_y = panels.is_log(drawn, log, "y")
+    is_log = panels.is_log(drawn, log, "y")
     ends = [end for each in points for end in (each.low, each.high) if end is not None]
-    shown, _ = panels.within_reach(drawn, ends, log=log_y)
-    scale_y = panels.scale(shown, log=log_y, width=width * 0.6, from_zero=True, upright=True)
-    return _scale_x(at, x, lines, log, width), scale_y
+    shown, _ = panels.within_reach(drawn, ends, log=is_log)
+    return panels.scale(shown, log=is_log, width=width * 0.6, from_zero=True, upright=True)
 
 
-def _scale_x(at: Sequence[float], x: Axis, lines: Sequence[Line], log: str, width: float) -> Scale:
+def scale_x(at: Sequence[float], x: Axis, lines: Sequence[Line], log: str, width: float) -> Scale:
+    """Returns the scale of the axis that lines go along."""
     distinct = sorted(set(at))
     ticks = [(value, _tick(value, x, lines)) for value in distinct] if len(distinct) <= _MOST_TICKS else []
     return panels.scale(at, log=panels.is_log(at, log, "x"), width=width, from_zero=False, at=ticks)
@@ -250,12 +298,14 @@ def _tick(value: float, x: Axis, lines: Sequence[Line]) -> str:
     return f"{value:,.10g}"
 
 
-def _panel_width(width_in: float, count: int) -> float:
+def panel_width(width_in: float, count: int) -> float:
+    """Returns about how wide one of so many panels is, in points."""
     columns = panels.in_a_row(count, width_in)
     return (width_in * style.POINTS_PER_INCH - 16 - 28 - 6 * (columns - 1)) / columns
 
 
-def _x_title(x: Axis, labels: Labels, scale: Scale) -> str:
+def title_x(x: Axis, labels: Labels, scale: Scale) -> str:
+    """Returns the title of the axis that lines go along."""
     return labels.title(x.name, x.number_title or x.title) + (", log scale" if scale.log else "")
 
 
@@ -264,17 +314,16 @@ def _y_title(y: Quantity, labels: Labels, scale: Scale) -> str:
     return labels.title(flag(y), maps.title(y)) + (f" ({own})" if own else "") + (", log scale" if scale.log else "")
 
 
-def _legend(
-    apart: Sequence[Axis], looks: dict[Hashable, tuple[str, str]], dashes: dict[Hashable, object], labels: Labels
-) -> list[Sample]:
+def legend(apart: Sequence[Axis], looks: Looks, labels: Labels) -> list[Sample]:
+    """Returns what tells lines apart; nothing where there is one."""
     found: list[Sample] = []
     if apart:
         if apart[0] is not known.EMBEDDER:
             found.append(Sample(f"{labels.title(apart[0].name, apart[0].title)}:"))
-        found += [Sample(labels.of(apart[0], value), colour, marker) for value, (colour, marker) in looks.items()]
+        found += [Sample(labels.of(apart[0], value), *look) for value, look in looks.first.items()]
     if len(apart) > 1:
         found.append(Sample(f"{labels.title(apart[1].name, apart[1].title)}:"))
-        found += [Sample(labels.of(apart[1], value), style.INK, dash=dash) for value, dash in dashes.items()]
+        found += [Sample(labels.of(apart[1], value), style.INK, dash=dash) for value, dash in looks.second.items()]
     return found
 
 
@@ -286,16 +335,16 @@ def _areas(
     width_in: float, footer: Sequence[str],
 ) -> Figure:  # fmt: skip
     lines = [line for line in lines if any(run is not None and maps.point(y, run) for run in line.runs)]
-    pieces = {line: _pieces(line, x, y) for line in lines}
+    pieces = {line: pieces_of(line, x, partial(maps.point, y)) for line in lines}
     parts = {line: _parts(line, y) for line in lines}
     tops = {
         line: max(*(point.value for point in points if point is not None), *_sums(parts[line]), 0.0)
         for line, (_, points) in pieces.items()
     }
     apart_scales = max(tops.values()) > _OWN_SCALES * min(tops.values())
-    width = _panel_width(width_in, len(lines))
+    width = panel_width(width_in, len(lines))
     at = [place for places, _ in pieces.values() for place in places if not math.isnan(place)]
-    scale_x = _scale_x(at, x, lines, log if log == "auto" else log.replace("y", ""), width)
+    along = scale_x(at, x, lines, log if log == "auto" else log.replace("y", ""), width)
     ys = [
         panels.scale([0.0, tops[line] if apart_scales else max(tops.values())], log=False, width=width * 0.6,
                      from_zero=True, upright=True)
@@ -306,9 +355,9 @@ def _areas(
     whole = f"Black: {maps.title(y).lower()} of the whole" + (", timed apart from the stages." if y.timed else ".")
     sheet, found = panels.draw(
         [maps.place(next(run for run in line.runs if run is not None), apart, labels) or "" for line in lines],
-        scale_x,
+        along,
         ys,
-        labels=(_x_title(x, labels, scale_x), _y_title(y, labels, ys[0])),
+        labels=(title_x(x, labels, along), _y_title(y, labels, ys[0])),
         legend=[Sample(stage_title(name) if name not in TITLES else TITLES[name], look=looks[name]) for name in names],
         footer=[*footer, whole, *(["Each panel has a scale of its own."] if apart_scales and len(lines) > 1 else [])],
         width_in=width_in,

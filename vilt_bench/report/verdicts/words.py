@@ -168,9 +168,11 @@ def size_line(comparison: Comparison) -> str:
 
 def images_per_second(comparison: Comparison) -> tuple[float | None, float | None]:
     """Returns the throughput of both sides: the images of a pass over the latency of the whole; `None`: unknown."""
-    size, whole = images_of(comparison.case), comparison.total
+    whole, of_case = comparison.total, images_of(comparison.case)
+    sides = ((comparison.baseline, whole.baseline_s), (comparison.candidate, whole.candidate_s))
     before, after = (
-        size / latency_s if size and latency_s else None for latency_s in (whole.baseline_s, whole.candidate_s)
+        images / latency_s if (images := of_case and (side.images_per_pass or of_case)) and latency_s else None
+        for side, latency_s in sides
     )
     return before, after
 
