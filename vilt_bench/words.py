@@ -23,6 +23,16 @@ def first_few(texts: Iterable[str], most: int = 3) -> str:
     return f"{', '.join(every[:most])}{more}"
 
 
+def joined(value: object) -> str:
+    """Returns several values that stand for one as a text, `a + b`; of a single one its own."""
+    return " + ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def dashed(name: str) -> str:
+    """Returns the name of a field as the command line and plans write it: `batch-size`."""
+    return name.replace("_", "-")
+
+
 def nearest(given: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
     """Returns the known name that is closest to the one given, upper and lower case alike; `None`: none is close.
 

@@ -105,6 +105,8 @@ def test_the_mode_of_a_module_stays_as_it_was():
     [
         ({"resolutoin": 224}, "measure takes no 'resolutoin'; did you mean 'resolution'?"),
         ({"image_size": 224, "resolution": 224}, "`image_size` and `resolution` are the same"),
+        ({"image_size": (224,)}, "`image_size` (224,) is no size in pixels; expected an edge"),
+        ({"image_size": 0}, "`image_size` 0x0 is out of range"),
         ({"resolution": 2.5}, "2.5 is no size in pixels; expected an edge"),
         ({"batch_size": "four"}, "must be a whole number, got 'four'"),
         ({"stages": ["stem"]}, "`stages` is for a module"),
@@ -124,6 +126,10 @@ def test_natural_mistakes_are_answered_in_one_line(asked, told):
 def test_what_is_nothing_to_measure_is_refused():
     with pytest.raises(ConfigError, match="a Case, an embedder's name, a module or a callable is measured; got int"):
         vilt_bench.measure(32)
+    with pytest.raises(ConfigError, match=r"got list; vilt_bench.measure_together\(\[Case\(…\), …\]\) measures several"):
+        vilt_bench.measure(["patch32", "grid-r50"])
+    with pytest.raises(ConfigError, match=r"Conv2d is a class; give one that is made, such as Conv2d\(\)"):
+        vilt_bench.measure(torch.nn.Conv2d, image_size=224)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from vilt_bench.ask.tiles import Scheme, parse_tiles
 from vilt_bench.errors import ConfigError
+from vilt_bench.words import joined
 
 Option = bool | int | float | str
 """The value of an embedder's option, as given on the command line or in Python."""
@@ -671,7 +672,7 @@ def unusual(case: Case) -> dict[str, str]:
             value = getattr(part, each.name)
             if each.name in _TOLD_ELSEWHERE or value == getattr(plain, each.name):
                 continue
-            text = "×".join(map(str, value)) if each.name == "resolution" else _listed(value)
+            text = "×".join(map(str, value)) if each.name == "resolution" else joined(value)
             said[each.name] = (
                 text if each.name in ("resolution", "device", "dtype", "backend", "quantize") else f"{each.name} {text}"
             )
@@ -686,10 +687,6 @@ _TOLD_ELSEWHERE = ("embedder", "options", "tiles", "reduce", "vilt", "linear")
 def _usual() -> Case:
     """Returns a case of which nothing but the embedder was asked."""
     return Case("patch32")
-
-
-def _listed(value: object) -> str:
-    return " + ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _unmistakable(value: Option) -> Option:

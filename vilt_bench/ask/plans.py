@@ -18,7 +18,7 @@ from vilt_bench.ask.case import SIZES, Case, Option, Sampling, ViltConfig
 from vilt_bench.ask.effort import parse_duration_s, parse_share, parse_size_bytes
 from vilt_bench.ask.presets import embedders_of
 from vilt_bench.errors import ConfigError, FileError
-from vilt_bench.words import did_you_mean, nearest
+from vilt_bench.words import dashed, did_you_mean, nearest
 
 STANDARD_INPUT = "-"
 """As a plan's path."""
@@ -149,7 +149,7 @@ def write_plan(cases: Sequence[Case], sampling: Sampling) -> str:
         ConfigError: a case has what no plan can say: sizes that are Python's alone.
     """
     effort = {key: getattr(sampling, own) for key, own in _SAMPLING.items()}
-    tables = ["[sampling]", *(f"{_dashed(key)} = {_toml(value)}" for key, value in effort.items())]
+    tables = ["[sampling]", *(f"{dashed(key)} = {_toml(value)}" for key, value in effort.items())]
     for case in cases:
         tables += ["", "[[embedder]]", f"name = {_toml(case.embedder)}"]
         if case.options:
@@ -162,7 +162,7 @@ def write_plan(cases: Sequence[Case], sampling: Sampling) -> str:
         }
         if unknown := sizes.keys() - set(SIZES):
             raise ConfigError(f"`{min(unknown)}` is for Python alone; a plan can't say it")
-        tables += [f"{_dashed(name)} = {_toml(value)}" for name, value in (said | sizes).items()]
+        tables += [f"{dashed(name)} = {_toml(value)}" for name, value in (said | sizes).items()]
     return "\n".join([*tables, ""])
 
 
@@ -368,8 +368,8 @@ class _Reader:
         for key in table:
             if key.replace("-", "_") not in (*known, *also):
                 home = _home(key, here)
-                guess = f" here; it goes under [{home}];" if home else did_you_mean(nearest(key, map(_dashed, known)))
-                raise self._error((*here, key), f"is not known{guess} expected {', '.join(map(_dashed, known))}")
+                guess = f" here; it goes under [{home}];" if home else did_you_mean(nearest(key, map(dashed, known)))
+                raise self._error((*here, key), f"is not known{guess} expected {', '.join(map(dashed, known))}")
 
     @contextmanager
     def _at(self, key: Key) -> Iterator[None]:
@@ -384,7 +384,7 @@ class _Reader:
     def _place(self, key: Key) -> str:
         """Returns where a key is, as `FILE, line N, axes.batch-size`."""
         number = line_of(self.text, key)
-        shown = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{_dashed(part)}" for part in key)
+        shown = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{dashed(part)}" for part in key)
         return ", ".join(
             [self.name, *([] if number is None else [f"line {number}"]), *([shown.removeprefix(".")] if key else [])]
         )
@@ -440,8 +440,4 @@ def _alike(part: str | int) -> str | int:
 
 def _get(table: Mapping[str, Any], name: str) -> Any:
     """Returns the value of a key, written with dashes or underscores."""
-    return table.get(_dashed(name), table.get(name))
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
+    return table.get(dashed(name), table.get(name))

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from vilt_bench import files
 from vilt_bench.errors import ConfigError, FileError
-from vilt_bench.words import did_you_mean, nearest
+from vilt_bench.words import dashed, did_you_mean, nearest
 
 FLAG = "--config"
 _PROJECT = ("tool", "vilt-bench")
@@ -107,12 +107,12 @@ class _File:
         """Yields key, value and option: those of the command's table, and those of all that it knows."""
         known = _actions(parser)
         own = self._content.get(command, {})
-        own_keys = {_dashed(key) for key in own}
+        own_keys = {dashed(key) for key in own}
         for key, value in self._content.items():
-            if not isinstance(value, Mapping) and _dashed(key) in known and _dashed(key) not in own_keys:
-                yield (key,), value, known[_dashed(key)]
+            if not isinstance(value, Mapping) and dashed(key) in known and dashed(key) not in own_keys:
+                yield (key,), value, known[dashed(key)]
         for key, value in own.items():
-            yield (command, key), value, known[_dashed(key)]
+            yield (command, key), value, known[dashed(key)]
 
     def words(
         self, key: tuple[str, ...], value: Any, action: argparse.Action, parser: argparse.ArgumentParser
@@ -145,8 +145,8 @@ class _File:
     def _check(
         self, key: str, place: tuple[str, ...], known: Mapping[str, argparse.Action] | set[str], of: str
     ) -> None:
-        if _dashed(key) not in known:
-            guess = did_you_mean(nearest(_dashed(key), known))
+        if dashed(key) not in known:
+            guess = did_you_mean(nearest(dashed(key), known))
             raise self._error(place, f"is no option of {of}{guess} see --help")
 
     def _error(self, key: tuple[str, ...], problem: str) -> ConfigError:
@@ -165,7 +165,3 @@ def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
         for flag in action.option_strings
         if flag.startswith("--") and action.dest not in _NOT_OF_FILES and action.help != argparse.SUPPRESS
     }
-
-
-def _dashed(key: str) -> str:
-    return key.replace("_", "-")

@@ -71,7 +71,10 @@ def measure(
     if image_size is not None:
         if "resolution" in asked:
             raise ConfigError("`image_size` and `resolution` are the same; give one of them")
-        asked["resolution"] = image_size
+        try:
+            asked["resolution"] = read_resolution(image_size)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("`resolution`", "`image_size`")) from None
     effort = {name: asked.pop(name) for name in _OF_SAMPLING if name in asked}
     how = replace(sampling or Sampling(), **effort)
     together = partial(measure_together, sampling=how, count=count, patience_s=patience_s)
@@ -82,11 +85,15 @@ def measure(
                     raise ConfigError(f"`{name}` is for a module; an embedder has stages and inputs of its own")
             told = _named(case, asked)
             start = None
+        elif isinstance(case, type):
+            raise ConfigError(f"{case.__name__} is a class; give one that is made, such as {case.__name__}()")
         elif callable(case):
             told, start = _module(case, asked, stages, example, Patience(patience_s, how.max_time_s), stack)
         else:
+            several = isinstance(case, list | tuple)
             raise ConfigError(
                 f"a Case, an embedder's name, a module or a callable is measured; got {type(case).__name__}"
+                + ("; vilt_bench.measure_together([Case(…), …]) measures several in turns" if several else "")
             )
         tell = report or stack.enter_context(progress.shown(quiet=quiet))
         return together([told], report=tell, start_worker=start)[0]

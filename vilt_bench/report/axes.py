@@ -13,7 +13,7 @@ from vilt_bench.ask.case import label, write_frames, written_options
 from vilt_bench.errors import ConfigError
 from vilt_bench.judge.summary import Summary
 from vilt_bench.record import alike
-from vilt_bench.words import did_you_mean, nearest
+from vilt_bench.words import did_you_mean, joined, nearest
 
 Number = int | float
 
@@ -149,7 +149,7 @@ AXES: Mapping[str, Axis] = {
             rank=lambda run: (run.case.batch_size,),
         ),
         Axis("seed", "Seed", lambda run: run.case.seed, rank=lambda run: (run.case.seed,)),
-        Axis("images", "Images", lambda run: run.case.images, lambda value: _joined(value) or "usual"),
+        Axis("images", "Images", lambda run: run.case.images, lambda value: joined(value) or "usual"),
         Axis("checkpoint", "Checkpoint", lambda run: run.case.checkpoint or "none"),
         Axis("sizes", "Sizes of the shared model", lambda run: run.case.vilt, lambda value: _sizes(value)),
         Axis("side", "Side of a gate", lambda run: run.side or "none"),
@@ -289,10 +289,6 @@ def _names(along: Axis, value: Hashable) -> set[str]:
 
 def _plain(text: str) -> str:
     return text.strip().lower().replace("×", "x").replace("embedder's own", "own")
-
-
-def _joined(value: Hashable) -> str:
-    return " + ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _first(value: Hashable) -> str:

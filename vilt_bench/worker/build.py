@@ -130,7 +130,7 @@ def _fitted(case: Case, embedder: VisualEmbedder) -> Case:
     """
     if case.tiles is not None:
         return case if case.resolution is not None else replace(case, fit="native")
-    if embedder.fixed_size:
+    if embedder.fixed_size and case.fit != "exact":
         return replace(case, fit="crop")
     return case if case.processor_kind is None else replace(case, fit="native", resolution=None)
 
