@@ -126,7 +126,9 @@ def test_natural_mistakes_are_answered_in_one_line(asked, told):
 def test_what_is_nothing_to_measure_is_refused():
     with pytest.raises(ConfigError, match="a Case, an embedder's name, a module or a callable is measured; got int"):
         vilt_bench.measure(32)
-    with pytest.raises(ConfigError, match=r"got list; vilt_bench.measure_together\(\[Case\(…\), …\]\) measures several"):
+    with pytest.raises(
+        ConfigError, match=r"got list; vilt_bench.measure_together\(\[Case\(…\), …\]\) measures several"
+    ):
         vilt_bench.measure(["patch32", "grid-r50"])
     with pytest.raises(ConfigError, match=r"Conv2d is a class; give one that is made, such as Conv2d\(\)"):
         vilt_bench.measure(torch.nn.Conv2d, image_size=224)

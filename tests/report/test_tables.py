@@ -204,3 +204,14 @@ def test_runs_side_by_side_have_their_intervals_and_verdicts(make_run: Callable[
             low, high = (float(end) for end in told.strip("[]").split(", "))
             assert low < 1000 * latency.value < high
         assert line.cells[at + 1] == summarise(run).verdict
+
+
+def test_of_a_table_in_parts_what_is_first_asked_stands_in_the_first_however_narrow() -> None:
+    columns = [text_column("Name"), *(Column(f"Column {letter}") for letter in "abc")]
+    asked = [Column("Whole", is_first=True), Column("Share", least_width=100, is_first=True)]
+    table = Table([*columns, *asked], tables.lines([["x", "1", "2", "3", "4", "5"]]))
+    assert [[column.title for column in part.columns] for part in tables.in_parts(table, 31)] == [
+        ["Name", "Whole", "Share", "Column a"],
+        ["Name", "Column b", "Column c"],
+    ]
+    assert on_terminal(table, 60)[0] == "Name  Column a  Column b  Column c  Whole"

@@ -464,6 +464,12 @@ def test_showing_an_absurd_size_is_refused_in_a_line_though_nothing_would_run():
         inspect(tiny_case(resolution=(16_384, 16_384), batch_size=4096, images=("synthetic",)))
 
 
+def test_a_size_that_a_fixed_model_is_built_for_is_fitted_as_asked():
+    for fit, told in (("exact", "exact"), ("aspect", "crop")):
+        model, _ = inspect(Case("timm/vit_tiny_patch16_224", vilt=TINY, resolution=(48, 80), fit=fit))
+        assert (model.resolution, model.fit) == ((48, 80), told)
+
+
 def test_the_sizes_of_photographs_are_those_that_they_are_resized_to():
     for fit in ("aspect", "crop", "exact", "native"):
         case = tiny_case(fit=fit, resolution=None if fit == "native" else (300, 500), batch_size=3)

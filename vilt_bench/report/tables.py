@@ -38,6 +38,8 @@ class Column:
     """What becomes on a terminal of a text that has no room: it gets its room, is folded, or is cut."""
     least_width: int = 0
     """Columns that a terminal has where this one is shown."""
+    is_first: bool = False
+    """Whether it is what is first asked: of a table in parts it stands in the first, however narrow the terminal."""
 
     def heading(self, title: str) -> list[str]:
         """Returns the heading in lines: the unit, or what stands in square brackets, is beneath."""
@@ -146,6 +148,16 @@ def in_parts(table: Table, width: int) -> list[Table]:
     """
     shown = shown_columns(table, width)
     names, others = shown[: table.names], shown[table.names :]
+    if len(_parts(table, names, others, width)) == 1:
+        return [table]
+    first = [index for index, column in enumerate(table.columns) if column.is_first and index not in names]
+    parts = _parts(table, names, [*first, *(index for index in others if index not in first)], width)
+    *before, last = (_part(table, [*names, *part]) for part in parts)
+    return [*(replace(part, caption="") for part in before), last]
+
+
+def _parts(table: Table, names: Sequence[int], others: Sequence[int], width: int) -> list[list[int]]:
+    """Returns the columns behind the names that have room beside each other, part by part."""
     room = width - sum(_least_width(table, index) + table.gap for index in names)
     parts: list[list[int]] = [[]]
     taken = -table.gap
@@ -155,10 +167,7 @@ def in_parts(table: Table, width: int) -> list[Table]:
             parts.append([])
             taken = _least_width(table, index)
         parts[-1].append(index)
-    if len(parts) == 1:
-        return [table]
-    *before, last = (_part(table, [*names, *part]) for part in parts)
-    return [*(replace(part, caption="") for part in before), last]
+    return parts
 
 
 _LEAST_NAME, _LEAST_TEXT = 16, 12
@@ -180,7 +189,9 @@ def _least_width(table: Table, index: int) -> int:
 
 def _part(table: Table, indices: Sequence[int]) -> Table:
     part = [replace(line, cells=[cell_of(line, index) for index in indices]) for line in table.lines]
-    return replace(table, columns=[table.columns[index] for index in indices], lines=part)
+    # Chosen by now, whatever the width.
+    columns = [replace(table.columns[index], least_width=0) for index in indices]
+    return replace(table, columns=columns, lines=part)
 
 
 def drawn_by_rich(table: Table, width: int) -> rich.table.Table:

@@ -116,12 +116,13 @@ def _compared(
             for name in shown_components(runs):
                 title = Column(TITLES[name].capitalize(), "ms", screen=_SHORT[name])
                 yield title, [milliseconds(run.components[name].latency) for run in runs]
-            yield Column("Whole", "ms"), [_whole(run, narrow=narrow) for run in runs]
+            yield Column("Whole", "ms", is_first=True), [_whole(run, narrow=narrow) for run in runs]
             ends = Column("95% interval", "ms", least_width=quantity.column.least_width)
             yield ends, [_interval(run) for run in runs]
-            yield replace(text_column("Verdict"), least_width=ends.least_width), list(map(verdict_words, runs))
+            verdict = replace(text_column("Verdict"), least_width=ends.least_width, is_first=True)
+            yield verdict, list(map(verdict_words, runs))
         elif quantity.name == SHARE.name:
-            title = replace(quantity.column, title="Share of visual embedder", screen="Visual\nshare")
+            title = replace(quantity.column, title="Share of visual embedder", screen="Visual\nshare", is_first=True)
             yield title, [quantity.text(run.components["visual_embedder"]) for run in runs]
         else:
             yield quantity.column, [quantity.text(run.whole) for run in runs]
