@@ -13,7 +13,7 @@ import msgspec
 from vilt_bench.ask.case import Case
 from vilt_bench.record.peak import Peak
 from vilt_bench.record.profile import Profile
-from vilt_bench.record.run import Conditions, Energy, Environment, Failure, Model, Series, Stage
+from vilt_bench.record.run import Conditions, Energy, Environment, Failure, Model, Pipelined, Series, Stage
 
 VERSION = 1
 """Raised with every change that an older worker or director would not understand."""
@@ -62,6 +62,16 @@ class MeasureEnergy(msgspec.Struct, frozen=True, tag=True):
     """Measure energy, where there is a counter. Reply: `EnergyMeasured`."""
 
 
+class MeasurePipeline(msgspec.Struct, frozen=True, tag=True):
+    """Time a round of preprocessing and model at the same time, and of each alone. Reply: `PipelineMeasured`.
+
+    Asked only of cases with workers, which older versions do not know and refuse.
+    """
+
+    seconds: float
+    """About as long each of the three."""
+
+
 class ProfileBlocks(msgspec.Struct, frozen=True, tag=True):
     """Tell where within the stages the time goes. Reply: `Profiled`. Versions without it can't read it, and say so."""
 
@@ -80,7 +90,9 @@ class Finish(msgspec.Struct, frozen=True, tag=True):
     """Then measure what the machine reaches, for so long a measurement; `None`: don't. Older versions don't."""
 
 
-Request = Hello | Prepare | MeasurePeak | Count | Measure | Sample | MeasureEnergy | ProfileBlocks | Finish
+Request = (
+    Hello | Prepare | MeasurePeak | Count | Measure | Sample | MeasureEnergy | MeasurePipeline | ProfileBlocks | Finish
+)
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
@@ -143,6 +155,12 @@ class EnergyMeasured(msgspec.Struct, frozen=True, tag=True):
     energy: Energy | None
 
 
+class PipelineMeasured(msgspec.Struct, frozen=True, tag=True):
+    """A round."""
+
+    pipelined: Pipelined
+
+
 class Profiled(msgspec.Struct, frozen=True, tag=True):
     """Blocks and operators, by stage."""
 
@@ -188,7 +206,19 @@ def unknown_to(welcome: Welcome, case: Case) -> list[str]:
     return [name for name in asked if name not in _BEFORE and name not in welcome.knows]
 
 
-Reply = Welcome | Prepared | PeakMeasured | Counted | Measured | EnergyMeasured | Profiled | Finished | Refused | Failed
+Reply = (
+    Welcome
+    | Prepared
+    | PeakMeasured
+    | Counted
+    | Measured
+    | EnergyMeasured
+    | PipelineMeasured
+    | Profiled
+    | Finished
+    | Refused
+    | Failed
+)
 
 
 class Doing(msgspec.Struct, frozen=True, tag=True):

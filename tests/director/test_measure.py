@@ -22,7 +22,7 @@ from vilt_bench.judge.summary import summarise
 from vilt_bench.record import codec, journal
 from vilt_bench.record.join import join_blocks
 from vilt_bench.record.peak import Peak
-from vilt_bench.record.run import Conditions, Environment, Failure, Model, Series, Stage, Times
+from vilt_bench.record.run import Conditions, Environment, Failure, Model, Pipelined, Series, Stage, Times
 from vilt_bench.record.thin import MOST_PASSES
 from vilt_bench.wire import Patience
 
@@ -80,6 +80,9 @@ class ScriptedWorker:
                 return protocol.Counted((Stage("visual_embedder.projection", "visual_embedder", "[]", 1),), None, ())
             case protocol.Measure(seconds):
                 return protocol.Measured(self._block(seconds))
+            case protocol.MeasurePipeline(seconds):
+                script.now_s += 3 * seconds
+                return protocol.PipelineMeasured(Pipelined(1, False, (0.3,), (0.2,), (float(count),), (3,), "scripted"))
             case protocol.MeasureEnergy():
                 return protocol.EnergyMeasured(None)
             case protocol.Finish(peak_time_s):
@@ -754,3 +757,40 @@ def test_a_measured_run_knows_the_machines_peak_and_shows_how_much_of_it_each_st
     assert 1e8 < run.peak.flops_per_s < 1e14
     rows = {row.name: row.limit for row in summarise(run).rows}
     assert all(found is not None and 0 <= found.least_s < 1 for found in rows.values())
+
+
+def test_rounds_of_a_pipeline_follow_the_passes_in_turns_within_the_trials_time():
+    script = Script(pass_s=dict.fromkeys(("patch32", "grid-r50", "patch16"), 0.01), noise=[0.1, -0.1, 0.0])
+    kept = {}
+    runs = measure_together(
+        [Case("patch32", preprocessing_workers=1), Case("grid-r50", preprocessing_workers=1), Case("patch16")],
+        Sampling(max_time_s=10, trials=2, precision=1e-9),
+        start_worker=script.start,
+        clock=lambda: script.now_s,
+        note=lambda run_id, event: kept.setdefault(run_id, []).append(journal.line(event)),
+    )
+    asked = [each for each in script.log if each[1] == "MeasurePipeline"]
+    assert asked == 2 * [("patch32", "MeasurePipeline"), ("grid-r50", "MeasurePipeline")] * directing.PIPELINE_ROUNDS
+    first, _, without = runs
+    assert [trial.pipelined.model_s for trial in first.trials] == [(1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0)]
+    assert first.trials[0].pipelined.batches == (3, 3, 3, 3)
+    assert without.trials[0].pipelined is None
+    # A share of the time is the pipeline's, and the passes have the rest.
+    passes_s = 0.02 * (first.trials[0].samples.passes + first.trials[0].warmup.passes)
+    assert passes_s <= 1.05 * 5 * (1 - directing.PIPELINE_SHARE)
+    assert codec.decode(codec.encode(first), name="record") == first
+    lines = journal.read_lines(b"".join(kept[first.run_id]))
+    assert journal.replay(lines, name="journal").trials[1].pipelined == first.trials[1].pipelined
+
+
+def test_a_pipeline_is_measured_beside_the_passes():
+    case = Case(
+        "patch32", resolution=(64, 64), vilt=TINY, threads=1, preprocessing_workers=1, preprocessor="torchvision"
+    )
+    (run,) = measure_together([case], Sampling(trials=1, max_time_s=0.5, least_samples=1))
+    assert run.failure is None
+    found = run.trials[0].pipelined
+    assert min(found.pipelined_s + found.preprocessing_s + found.model_s) > 0
+    assert len(found.pipelined_s) == directing.PIPELINE_ROUNDS
+    assert run.model.preprocessing.startswith("torchvision")
+    assert not any(stage.component == "preprocessing" for stage in run.stages)  # beside the pass, not in it

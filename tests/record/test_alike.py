@@ -34,6 +34,8 @@ CASE = {
     "preprocessing": {"preprocessing": True},
     "preprocessor": {"preprocessor": "torchvision"},
     "decoder": {"decoder": "torchvision"},
+    "preprocessing-workers": {"preprocessing_workers": 2},
+    "pin-memory": {"pin_memory": True},
     "frames": {"frames": 8},
     "frame-rate": {"frame_rate": 2.0},
     "text-length": {"text_length": 20},
@@ -79,7 +81,8 @@ APART: Mapping[Purpose, set[str]] = {
     "history": {*CASE, *ENVIRONMENT, "side", "decoded"} - ASKED,
     "rank": {
         *ENVIRONMENT, "preprocessing", "text-length", "dtype", "batch-size", "backend", "quantize", "interaction",
-        "vilt", "vilt-bench", "side", "preprocessor", "decoder", "frames", "frame-rate", "images-per-text",
+        "vilt", "vilt-bench", "side", "preprocessor", "decoder", "preprocessing-workers",
+        "pin-memory", "frames", "frame-rate", "images-per-text",
     },
 }  # fmt: skip
 # Where a record that does not tell a setting contradicts none.
@@ -130,6 +133,8 @@ def untold(run: Run, setting: str) -> Run:
 def test_a_fact_keeps_runs_apart_for_the_purposes_that_ask_for_it(run: Run, fact: str, purpose: Purpose) -> None:
     if fact in ("decoded", "preprocessor", "decoder"):  # only where that is a part of the pass
         run = replace(run, case=replace(run.case, preprocessing=True))
+    if fact == "pin-memory":  # of processes
+        run = replace(run, case=replace(run.case, preprocessing_workers=1))
     if fact.startswith("frame"):
         clips = {"images": ("a.mp4",), "frames": 4, "interaction": "none"}
         run = replace(run, case=replace(run.case, **clips))  # type: ignore[arg-type]

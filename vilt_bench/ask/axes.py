@@ -44,6 +44,8 @@ AXES: Mapping[str, type] = {
     "preprocessing": bool,
     "preprocessor": str,
     "decoder": str,
+    "pin_memory": bool,
+    "preprocessing_workers": int,
     "interaction": str,
     "frames": str,
     "text_length": int,

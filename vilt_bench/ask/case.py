@@ -61,6 +61,8 @@ transformers."""
 PROCESSOR_KINDS = ("fast", "slow")
 """What computes in a processor: torchvision or Pillow; as in `processor:slow`."""
 DECODERS = ("pillow", "torchvision", "pyav")
+MOST_WORKERS = 256
+"""Processes that prepare images; far above the cores that a batch's images are shared among."""
 
 ALL = "all"
 """Among the names of what may differ: everything."""
@@ -151,6 +153,11 @@ class Case:
     """Who resizes and normalises, one of `PREPROCESSORS`; `processor:slow` and `processor:fast` say which of two."""
     decoder: str | None = None
     """Who decodes, one of `DECODERS`; `None`: what belongs to the preprocessor."""
+    preprocessing_workers: int | None = None
+    """Processes that prepare batches while the model runs, which is measured as well; 0: the model's own; `None`: it is
+    not measured."""
+    pin_memory: bool = False
+    """Whether they put batches where an accelerator copies from while the host works."""
     text_length: int = TEXT_LENGTH
     """Text tokens, [CLS] and [SEP] included."""
     images_per_text: int = 1
@@ -181,7 +188,9 @@ class Case:
             ConfigError: a value is impossible.
         """
         # Only what is read has a name of its own there: a record, or the request of a director, of an older version.
-        for name in ("frames", "text_length", "images_per_text", "batch_size", "threads", "seed"):
+        for name in (
+            "frames", "text_length", "images_per_text", "batch_size", "threads", "seed", "preprocessing_workers",
+        ):  # fmt: skip
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _whole(name, value))
         if self.resolution is not None:
@@ -214,10 +223,9 @@ class Case:
         if self.reduce is not None:
             parse_reduction(self.reduce)
         self._check_frames()
-        if self.preprocessing and SYNTHETIC in self.images:
-            raise ConfigError(
-                f"decodes files, and `images` {SYNTHETIC} is none; give photographs", field="preprocessing"
-            )
+        for name in ("preprocessing", "preprocessing_workers"):
+            if _is_asked(getattr(self, name)) and SYNTHETIC in self.images:
+                raise ConfigError(f"decodes files, and `images` {SYNTHETIC} is none; give photographs", field=name)
         self._check_preprocessor()
         for key, value in self.options.items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -273,11 +281,20 @@ class Case:
         if self.decoder is not None:
             _check_choice("decoder", self.decoder, DECODERS)
         for name, usual in (("preprocessor", PILLOW), ("decoder", None)):
-            if getattr(self, name) != usual and not self.preprocessing:
+            if getattr(self, name) != usual and not self.preprocessing and self.preprocessing_workers is None:
                 raise ConfigError(
-                    "prepares photographs within the pass, which `preprocessing` asks for; give that as well",
+                    "prepares photographs within the pass, which `preprocessing` asks for, or beside it, as "
+                    "`preprocessing_workers` asks for; give one of them as well",
                     field=name,
                 )
+        if self.preprocessing_workers is not None:
+            _check_count("preprocessing_workers", self.preprocessing_workers, least=0, most=MOST_WORKERS)
+        if self.pin_memory and not self.preprocessing_workers:
+            found = "none is asked for" if self.preprocessing_workers is None else "there are 0"
+            raise ConfigError(
+                f"is for batches that other processes prepare, and {found}; give `preprocessing_workers` 1 or more",
+                field="pin_memory",
+            )
 
     def _check_frames(self) -> None:
         """Refuse frames that no clip has, or that nothing joins."""
@@ -300,8 +317,9 @@ class Case:
                 "clips",
                 field="frames",
             )
-        if self.preprocessing and not self.images:
-            raise ConfigError("decodes files, and synthetic frames are none; give `images` CLIP", field="preprocessing")
+        for name in ("preprocessing", "preprocessing_workers"):
+            if _is_asked(getattr(self, name)) and not self.images:
+                raise ConfigError("decodes files, and synthetic frames are none; give `images` CLIP", field=name)
         if self.processor_kind is not None:
             raise ConfigError(
                 "is of images, and `frames` are of clips; give pillow or torchvision", field="preprocessor"
@@ -716,6 +734,8 @@ def command_line(case: Case, command: str) -> str:
                     words += ["--frames", str(write_frames(case.frames, case.frame_rate))]
                 case "preprocessing":
                     words.append("--with-preprocessing")
+                case "pin_memory":
+                    words.append("--pin-memory")
                 case "resolution":
                     words += ["--resolution", "x".join(map(str, value))]
                 case name:
@@ -727,14 +747,25 @@ _NO_FLAGS = frozenset({*_TOLD_ELSEWHERE, "frame_rate", "vocabulary", "image_posi
 """Fields that a case's label or another field tells, and those of Python only."""
 
 
+def _is_asked(value: object) -> bool:
+    """Returns whether something is asked for that is neither a number that is not given nor a flag that is not set."""
+    return value is not None and value is not False
+
+
 def without_preprocessing(case: Case) -> Case:
     """Returns a case whose passes see images of the same sizes, and that has nothing to prepare of its own.
 
     Where the tower's processor decides of sizes, it does so still.
     """
-    if case.processor_kind is not None:
-        return replace(case, preprocessing=True, decoder=None)
-    return replace(case, preprocessing=False, preprocessor=PILLOW, decoder=None)
+    decides = case.processor_kind is not None
+    return replace(
+        case,
+        preprocessing=decides,
+        preprocessor=case.preprocessor if decides else PILLOW,
+        preprocessing_workers=None,
+        pin_memory=False,
+        decoder=None,
+    )
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

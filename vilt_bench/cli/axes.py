@@ -22,10 +22,10 @@ Read = Callable[[str], Any]
 NATIVE = "native"
 LISTS = (
     "batch_size", "resolution", "dtype", "text_length", "images_per_text", "frames", "tiles", "reduce", "threads",
-    "interaction", "backend", "quantize", "preprocessor", "decoder",
+    "interaction", "backend", "quantize", "preprocessor", "decoder", "preprocessing_workers",
 )  # fmt: skip
 """Axes that are options of their own; a plan knows more."""
-SINGLE = ("fit", "preprocessing", "device", "seed")
+SINGLE = ("fit", "preprocessing", "pin_memory", "device", "seed")
 """Fields of a case of which the command line takes one value."""
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 
 _ALIKE = (
-    "address", "anywhere", "engine",
-    "allow_different", "backend", "batch_size", "budget", "checkpoint", "decoder", "device", "dtype", "embedder",
-    "facet", "figure", "fit", "format", "frames", "heads", "hidden_size", "images_per_text", "interaction", "join",
-    "labels", "layers", "limit", "log", "memory", "mlp_size", "name", "newest", "on", "only", "order", "parameters",
-    "pivot", "precision", "preprocessor", "preset", "quantize", "reduce", "resolution", "seed", "since", "span",
-    "stacked", "study_time", "text_length", "text_positions", "threads", "tiles", "together", "tokens", "tolerance",
-    "trials", "x", "y", "z",
+    "address", "allow_different", "anywhere", "backend", "batch_size", "budget", "checkpoint", "decoder", "device",
+    "dtype", "embedder", "engine", "facet", "figure", "fit", "format", "frames", "heads", "hidden_size",
+    "images_per_text", "interaction", "join", "labels", "layers", "limit", "log", "memory", "mlp_size", "name",
+    "newest", "on", "only", "order", "parameters", "pin_memory", "pivot", "precision", "preprocessing_workers",
+    "preprocessor", "preset", "quantize", "reduce", "resolution", "seed", "since", "span", "stacked", "study_time",
+    "text_length", "text_positions", "threads", "tiles", "together", "tokens", "tolerance", "trials", "x", "y", "z",
 )  # fmt: skip
 FLAGS = {
     **{name: f"--{name.replace('_', '-')}" for name in _ALIKE},

@@ -254,6 +254,19 @@ def add_input(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
         metavar="|".join(DECODERS),
         help="who decodes their files (default: what belongs to the preprocessor)",
     )
+    if lists:
+        group.add_argument(
+            "--preprocessing-workers",
+            type=axes.several(axes.number),
+            metavar="N",
+            help="measure as well how fast preprocessing and model are at the same time, with N processes that prepare "
+            "batches; 0: one after the other (default: not measured)",
+        )
+        group.add_argument(
+            "--pin-memory",
+            action="store_true",
+            help="let these processes' batches be copied to the accelerator while the host works",
+        )
     group.add_argument(
         "--seed", type=int, default=USUAL.seed, help=f"of weights, text and noise (default: {USUAL.seed})"
     )

@@ -24,7 +24,7 @@ from vilt_bench.record import journal
 from vilt_bench.record.alike import Setup, differences
 from vilt_bench.record.find import check_run_name
 from vilt_bench.record.journal import Note
-from vilt_bench.record.run import FROM_PYTHON, Environment, Failure, Origin, Run, Series, Source, Trial
+from vilt_bench.record.run import FROM_PYTHON, Environment, Failure, Origin, Pipelined, Run, Series, Source, Trial
 from vilt_bench.record.thin import MOST_WARMUP_PASSES, KeptPasses
 from vilt_bench.wire import Patience
 
@@ -36,6 +36,14 @@ BLOCKS_A_TRIAL = 12
 
 
 LONGEST_BLOCK_S = 2.0
+
+
+PIPELINE_SHARE = 0.4
+"""Of a trial's time, for preprocessing and model at the same time where that is asked for."""
+
+
+PIPELINE_ROUNDS = 4
+"""In a trial: each times both at the same time, and each of them alone."""
 
 
 AGREEING_LOOKS = 2
@@ -51,7 +59,7 @@ class Progress:
     trial: int
     trials: int
     phase: str
-    """`starting`, `counting`, `warming up`, `sampling`"""
+    """`starting`, `counting`, `warming up`, `sampling`, `pipelining`"""
     samples: int = 0
     half_width: float | None = None
     """Of the whole's interval within this trial, as a share."""
@@ -109,6 +117,9 @@ class OpenTrial:
     """Of the whole, uninstrumented."""
     settled: bool | None = None
     sampling_now: bool = False
+    pipelining: bool = False
+    """Whether all passes are timed, and what is left is preprocessing and model at the same time."""
+    pipelined: Pipelined | None = None
     agreeing: int = 0
     """Looks in a row that found the interval narrow enough."""
     spent_s: float = 0.0
@@ -151,14 +162,35 @@ class OpenTrial:
             self.draft.model = replace(self.draft.model, memory_method=counted.memory_method)
         self.note(self.draft.run_id, journal.Counted(self.draft.stages, self.draft.model, self.draft.warnings))
 
+    @property
+    def passes_s(self) -> float:
+        """Of the trial's time, what is for passes."""
+        return self.budget_s * (1 - PIPELINE_SHARE if self._has_pipeline else 1)
+
+    @property
+    def _has_pipeline(self) -> bool:
+        return self.draft.case.preprocessing_workers is not None and not self.draft.is_repeat
+
     def turn(self) -> bool:
-        """Measure one block; returns whether the open_trial wants another turn.
+        """Measure one block, or one round; returns whether the open_trial wants another turn.
 
         Raises:
             ViltBenchError, WorkerFailedError: as `Worker.ask`.
         """
+        return self._round() if self.pipelining else self._block()
+
+    def _round(self) -> bool:
+        self._tell("pipelining")
+        block_s = min(self.budget_s * PIPELINE_SHARE / PIPELINE_ROUNDS / 3, LONGEST_BLOCK_S)
+        start = self.clock()
+        found = self.worker.ask(protocol.MeasurePipeline(block_s), protocol.PipelineMeasured).pipelined
+        self._spend(self.clock() - start)
+        self.pipelined = found if self.pipelined is None else joined(self.pipelined, found)
+        return len(self.pipelined.pipelined_s) < PIPELINE_ROUNDS
+
+    def _block(self) -> bool:
         self._tell("sampling" if self.sampling_now else "warming up")
-        block_s = min(self.budget_s / BLOCKS_A_TRIAL, LONGEST_BLOCK_S) if self.sampling_now else WARMUP_BLOCK_S
+        block_s = min(self.passes_s / BLOCKS_A_TRIAL, LONGEST_BLOCK_S) if self.sampling_now else WARMUP_BLOCK_S
         start = self.clock()
         series = self.worker.ask(protocol.Measure(block_s), protocol.Measured).series
         elapsed_s = self.clock() - start
@@ -169,12 +201,14 @@ class OpenTrial:
             self.samples.add(series)
             self.latencies.add(series.whole.latency_s)
             self.note(self.draft.run_id, journal.Block(series))
-            return not self._done()
+            done = self._done()
+            self.pipelining = done and self._has_pipeline
+            return self.pipelining or not done
         self.warmup.add(series)
         self.warmup_times.add(series.whole.latency_s)
         self.settled = self.warmup_times.settled()
         self.note(self.draft.run_id, journal.Block(series, is_warmup=True, settled=self.settled))
-        self.sampling_now = self.settled or self.spent_s >= WARMUP_SHARE * self.budget_s
+        self.sampling_now = self.settled or self.spent_s >= WARMUP_SHARE * self.passes_s
         return True
 
     def finish(self) -> None:
@@ -194,7 +228,9 @@ class OpenTrial:
             self.trial = replace(self.trial, conditions=finished.conditions)
         self.note(
             self.draft.run_id,
-            journal.Closed(finished.conditions, self.draft.energy, self.draft.warnings, self.draft.peak),
+            journal.Closed(
+                finished.conditions, self.draft.energy, self.draft.warnings, self.draft.peak, self.pipelined
+            ),
         )
 
     def fail(self, failure: Failure) -> None:
@@ -213,6 +249,7 @@ class OpenTrial:
                     self.trial,
                     warmup=self.warmup.series(),
                     samples=self.samples.series(*known),
+                    pipelined=self.pipelined,
                     settled=self.settled if self.settled or self.samples.blocks else None,  # else it was cut short
                 )
             )
@@ -238,7 +275,7 @@ class OpenTrial:
         return self.agreeing >= AGREEING_LOOKS or self._over()
 
     def _over(self) -> bool:
-        return self.spent_s + self.draft.pair_s / 2 >= self.budget_s
+        return self.spent_s + self.draft.pair_s / 2 >= self.passes_s
 
     def _spend(self, seconds: float) -> None:
         self.spent_s += seconds
@@ -258,6 +295,17 @@ class OpenTrial:
                 budget_s=self.sampling.max_time_s,
             )
         )
+
+
+def joined(before: Pipelined, more: Pipelined) -> Pipelined:
+    """Returns the rounds of one process together."""
+    return replace(
+        before,
+        pipelined_s=before.pipelined_s + more.pipelined_s,
+        preprocessing_s=before.preprocessing_s + more.preprocessing_s,
+        model_s=before.model_s + more.model_s,
+        batches=before.batches + more.batches,
+    )
 
 
 def measure_together(

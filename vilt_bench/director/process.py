@@ -293,6 +293,8 @@ def _phase(request: protocol.Request) -> str:
             return "a pass"
         case protocol.MeasureEnergy():
             return "measuring energy"
+        case protocol.MeasurePipeline():
+            return "preprocessing and model at the same time"
         case protocol.ProfileBlocks():
             return "profiling"
         case protocol.Finish():

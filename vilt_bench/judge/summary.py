@@ -10,6 +10,7 @@ from vilt_bench.ask.case import ALONE, Case, Sampling
 from vilt_bench.judge.estimate import Estimate, median
 from vilt_bench.judge.latency import Latencies, latencies
 from vilt_bench.judge.limit import Limit, limits
+from vilt_bench.judge.pipeline import Pipeline, pipeline
 from vilt_bench.judge.ranking import Place, rank
 from vilt_bench.judge.remarks import Remark, Verdict, remarks, verdict
 from vilt_bench.judge.throughput import Passes, frames_of, images_of, images_per_second, single_passes, time_per_image
@@ -75,6 +76,8 @@ class Row:
     """Who computed it, where that is known and it is one stage."""
     deviation: Deviation | None = None
     """From eager float32's output: of a stage, or of the whole."""
+    pipeline: Pipeline | None = None
+    """Of the whole only: preprocessing and model at the same time."""
     limit: Limit | None = None
     """The least time on this machine, and how much of it is reached; `None`: not known."""
     prepare_time_s: float | None = None
@@ -123,6 +126,8 @@ class Summary:
     origin: Origin | None
     doctor: tuple[str, ...] | None
     """What is objected to in the conditions; `None`: not known."""
+    pipeline: Pipeline | None = None
+    """Preprocessing and model at the same time; `None`: not measured."""
     turns: tuple[Turns, ...] = ()
     """Of its processes, beside those of other runs of the group."""
     trace: Trace | None = None
@@ -166,6 +171,8 @@ def summarise(run: Run) -> Summary:
     # Pillow's work and memory are not counted: the whole's are the model's.
     model = [stage for stage in run.stages if stage.component != OPTIONAL]
     rows.append(_row(found, case, "whole", WHOLE, None, model, passes=single_passes(run)))
+    at_once = pipeline(run)
+    rows[-1] = replace(rows[-1], pipeline=at_once)
     known = limits(run, found)
     rows = [replace(row, limit=known.get(row.name)) for row in _with_computation(run, rows)]
     return Summary(
@@ -190,6 +197,7 @@ def summarise(run: Run) -> Summary:
         components=components,
         total=found.total,
         remarks=remarks(run, found),
+        pipeline=at_once,
         turns=turns_of(run),
     )
 

@@ -18,7 +18,7 @@ import msgspec
 
 from vilt_bench.errors import RecordError, ViltBenchError
 from vilt_bench.record.peak import Peak
-from vilt_bench.record.run import Conditions, Energy, Failure, Model, Run, Series, Stage, Trial, whole_texts
+from vilt_bench.record.run import Conditions, Energy, Failure, Model, Pipelined, Run, Series, Stage, Trial, whole_texts
 from vilt_bench.record.thin import MOST_WARMUP_PASSES, KeptPasses
 from vilt_bench.words import counted
 
@@ -75,6 +75,7 @@ class Closed(msgspec.Struct, frozen=True, tag=True):
     energy: Energy | None = None
     warnings: tuple[str, ...] = ()
     peak: Peak | None = None
+    pipelined: Pipelined | None = None
 
 
 class BrokenOff(msgspec.Struct, frozen=True, tag=True):
@@ -183,8 +184,8 @@ def replay(lines: Lines, *, name: str) -> Run:
                 run = replace(run, stages=stages, model=model, warnings=warnings)
             case Block():
                 current.add(event)
-            case Closed(conditions, energy, warnings, peak):
-                current.conditions = conditions
+            case Closed(conditions, energy, warnings, peak, pipelined):
+                current.conditions, current.pipelined = conditions, pipelined
                 run = replace(run, energy=energy, warnings=warnings, peak=peak or run.peak)
             case BrokenOff(failure):
                 run = replace(run, failure=failure)
@@ -209,6 +210,7 @@ class _Trial:
         self._settled = opened.settled
         self._latencies: list[tuple[float, ...]] = []
         self.conditions = opened.conditions
+        self.pipelined = opened.pipelined
 
     def add(self, block: Block) -> None:
         if block.is_warmup:
@@ -226,6 +228,7 @@ class _Trial:
             samples=self._samples.series(*self._known()) if has_blocks else self._opened.samples,
             settled=self._settled if self._settled or self._samples.blocks else None,
             conditions=self.conditions,
+            pipelined=self.pipelined,
         )
 
     def _known(self) -> Iterator[tuple[float, ...]]:

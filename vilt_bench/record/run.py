@@ -141,6 +141,29 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class Pipelined:
+    """How fast batches went through preprocessing and model at the same time, beside each alone, in one process.
+
+    Seconds a batch, one a round; the three of a round were measured one after the other.
+    """
+
+    workers: int
+    """Processes that prepared batches; 0: the model's own, so that one came after the other."""
+    pinned: bool
+    """Whether batches were in memory that an accelerator copies from while the host works."""
+    pipelined_s: tuple[float, ...] = ()
+    """Preprocessing and model at the same time."""
+    preprocessing_s: tuple[float, ...] = ()
+    """Preprocessing alone, by the same processes."""
+    model_s: tuple[float, ...] = ()
+    """The model alone, on batches that are on its device."""
+    batches: tuple[int, ...] = ()
+    """Of each round, that went through both."""
+    method: str = ""
+    """How it was obtained."""
+
+
+@dataclass(frozen=True)
 class Trial:
     """One process measuring a case."""
 
@@ -155,6 +178,8 @@ class Trial:
     """The backend's preparing of all stages, before the first call; `None`: there was nothing to prepare."""
     warmup: Series = Series()
     samples: Series = Series()
+    pipelined: Pipelined | None = None
+    """Preprocessing and model at the same time, after the passes; `None`: it was not asked for, or does not tell."""
     settled: bool | None = None
     """Whether warm-up ended because times had settled, not because its share of the time was over."""
     conditions: Conditions = Conditions()

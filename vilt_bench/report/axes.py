@@ -102,6 +102,15 @@ AXES: Mapping[str, Axis] = {
         Axis("preprocessing", "Preprocessing", lambda run: "within the pass" if run.case.preprocessing else "before"),
         Axis("preprocessor", "Preprocessor", lambda run: run.case.preprocessor),
         Axis("decoder", "Decoder", lambda run: run.case.decoder or "usual"),
+        Axis("pin-memory", "Pinned memory", lambda run: "yes" if run.case.pin_memory else "no"),
+        Axis(
+            "preprocessing-workers",
+            "Preprocessing workers",
+            lambda run: run.case.preprocessing_workers,
+            lambda value: "–" if value is None else str(value),
+            number=lambda run: run.case.preprocessing_workers,
+            rank=lambda run: (run.case.preprocessing_workers or 0,),
+        ),
         Axis("interaction", "Interaction", lambda run: run.case.interaction),
         Axis(
             "frames",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vilt_bench.errors import ConfigError
 from vilt_bench.report.numbers import (
     ABSENT,
+    bottleneck,
     count_of,
     giga,
     interval,
@@ -310,6 +311,75 @@ LIMIT = Quantity(
     drawn=False,
     timed=True,
 )
+
+
+def _rate(name: str, column: Column, field: str, part: str) -> Quantity:
+    """Returns a pace in images a second of preprocessing and model at the same time, or of one alone."""
+
+    def of(row: Row) -> Estimate | None:
+        return getattr(row.pipeline, part, None)
+
+    return Quantity(
+        name,
+        column,
+        of,
+        interval,
+        fields=_estimate_fields((field, f"{field}_low", f"{field}_high"), of),
+        usual=False,
+        more_is_better=True,
+        timed=True,
+    )
+
+
+PIPELINED = _rate(
+    "pipelined",
+    Column("Pipelined images/s", aside="95% interval", screen="Pipelined/s"),
+    "pipelined_images_per_second",
+    "pipelined",
+)
+PREPARED = _rate(
+    "prepared",
+    Column("Preprocessing alone images/s", aside="95% interval", screen="Prepared/s"),
+    "preprocessing_images_per_second",
+    "preprocessing",
+)
+COMPUTED = _rate(
+    "computed",
+    Column("Model alone images/s", aside="95% interval", screen="Computed/s"),
+    "model_images_per_second",
+    "model",
+)
+WAITS = Quantity(
+    "waits",
+    Column("Model waits"),
+    lambda row: None if row.pipeline is None or row.pipeline.waits is None else max(0.0, row.pipeline.waits.value),
+    percent,
+    fields=lambda row: {
+        **_estimate_fields(
+            ("model_waits_share", "model_waits_share_low", "model_waits_share_high"),
+            lambda row: getattr(row.pipeline, "waits", None),
+        )(row),
+        "pipeline_method": getattr(row.pipeline, "method", None),
+    },
+    usual=False,
+    scale=100,
+    timed=True,
+)
+BOTTLENECK = Quantity(
+    "bottleneck",
+    Column("Bottleneck", aside="slower by", align="left"),
+    lambda row: row.pipeline,
+    bottleneck,
+    fields=lambda row: {
+        "bottleneck": getattr(row.pipeline, "bottleneck", None),
+        "bottleneck_factor": getattr(row.pipeline, "factor", None),
+    },
+    usual=False,
+    drawn=False,
+    timed=True,
+)
+OF_PIPELINES = (PIPELINED, PREPARED, COMPUTED, WAITS, BOTTLENECK)
+"""What a table of several runs tells as well of those whose preprocessing and model were measured at the same time."""
 OF_BACKENDS = (DIFFERENCE, PREPARING, COMPUTED_BY)
 """What a table tells as well of runs whose record says who computed the stages."""
 QUANTITIES: Sequence[Quantity] = (
@@ -318,6 +388,7 @@ QUANTITIES: Sequence[Quantity] = (
     *(SHARE, PARAMETERS, FLOPS, MACS, PEAK, KEYS_AND_VALUES),
     LIMIT,
     *OF_BACKENDS,
+    *OF_PIPELINES,
 )
 """In the order of tables and of data."""
 

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from vilt_bench.ask.case import ALONE, LANGUAGE_MODEL, Case, case_name, in_common
+from vilt_bench.judge.pipeline import WAITS, enough_workers
 from vilt_bench.judge.remarks import UNACCOUNTED, OutputDeviates
 from vilt_bench.judge.summary import Summary
 from vilt_bench.judge.throughput import images_per_second
 from vilt_bench.record.run import NONE, Environment, Model
-from vilt_bench.report.numbers import ABSENT, interval, milliseconds_interval, milliseconds_of, percent
+from vilt_bench.report.numbers import ABSENT, digits, interval, milliseconds_interval, milliseconds_of, percent
 from vilt_bench.words import counted, first_few
 
 OTHER_OUTPUT = "NOT THE SAME OUTPUT"
@@ -91,7 +92,7 @@ def comparison_remarks(runs: Sequence[Summary], named: Sequence[str] | None = No
     found = list(zip(named or names(runs), runs, strict=True))
     others = [name for name, run in found if has_other_output(run)]
     told = [f"{OTHER_OUTPUT} as eager float32's: {first_few(others)}. Times are of another answer."] if others else []
-    return [*told, *_different_inputs(found), *(_different_ranks(found) if ranks else ())]
+    return [*told, *_different_inputs(found), *(_different_ranks(found) if ranks else ()), *_enough_workers(runs)]
 
 
 def _different_inputs(runs: Sequence[tuple[str, Summary]]) -> Iterator[str]:
@@ -226,6 +227,43 @@ def throughput_line(run: Summary) -> str:
     percentiles = {"p50": found.p50, "p90": found.p90, "p95": found.p95, "p99": found.p99}
     known = ", ".join(f"{name} {milliseconds_of(value)}" for name, value in percentiles.items() if value is not None)
     return f"{said} · {counted(found.count, 'pass', 'passes')}: {known} ms" if known else said
+
+
+def pipeline_line(run: Summary) -> str:
+    """Returns how fast preprocessing and model are at the same time and alone, and which of them holds the other up."""
+    found = run.pipeline
+    if found is None or found.pipelined is None:
+        return ""
+    how = f"{counted(found.workers, 'worker')}{', pinned memory' if found.pinned else ''}"
+    said = [
+        f"Pipelined with {how}: {interval(found.pipelined)} images/s"
+        if found.workers
+        else f"Prepared and computed in turn: {interval(found.pipelined)} images/s",
+        f"preprocessing alone {interval(found.preprocessing)}",
+        f"model alone {interval(found.model)}",
+    ]
+    if found.bottleneck is not None and found.factor is not None:
+        said.append(f"bottleneck: {found.bottleneck}, by {digits(found.factor)} times")
+    if found.waits is not None:
+        waits = percent(max(0.0, found.waits.value))
+        said.append(f"the model loses {waits} of its pace" + (" (one processor for both)" if found.on_host else ""))
+    return " · ".join(said)
+
+
+def _enough_workers(runs: Sequence[Summary]) -> Iterator[str]:
+    """Yields from how many workers on the model does not wait, where runs differ in nothing else."""
+    for found in enough_workers(runs):
+        tried = [run.case.preprocessing_workers or 0 for run in found.runs]
+        who = name(found.runs[0], without=("preprocessing_workers", "pin_memory"))
+        told = f"{percent(WAITS)} of its pace ({tried[0]} to {tried[-1]} were tried)."
+        workers = "" if found.workers is None else counted(found.workers, "preprocessing worker")
+        if not found.is_sure:
+            also = f" before {workers}, from which on it does not" if workers else ""
+            yield f"{who}: it is open whether the model waits{also}; more time narrows the intervals."
+        elif found.workers is None:
+            yield f"{who}: with any number of preprocessing workers the model waits, for more than {told}"
+        else:
+            yield f"{who}: from {workers} on the model does not wait, for at most {told}"
 
 
 def _language_sizes(model: Model) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vilt_bench.judge.estimate import Estimate
     from vilt_bench.judge.limit import Limit
+    from vilt_bench.judge.pipeline import Pipeline
 
 ABSENT = "–"
 
@@ -38,6 +39,13 @@ def limit_milliseconds(limit: Limit | None) -> str:
         return ABSENT
     reached = "wrong" if limit.beaten else percent(limit.share)
     return f"{least_milliseconds(limit.least_s)} [{reached}]"
+
+
+def bottleneck(pipeline: Pipeline | None) -> str:
+    """Returns which of preprocessing and model is the slower, and by what factor: `model 3.1×`."""
+    if pipeline is None or pipeline.bottleneck is None or pipeline.factor is None:
+        return ABSENT
+    return f"{pipeline.bottleneck} {digits(pipeline.factor)}×"
 
 
 def milliseconds_interval(estimate: Estimate | None) -> str:

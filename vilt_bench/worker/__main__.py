@@ -165,11 +165,14 @@ def _answers(requests: Iterator[protocol.Request]) -> Iterator[protocol.Reply | 
                         torch.accelerator.synchronize(device)
 
                 yield protocol.EnergyMeasured(measure_energy(subject.run_pass, synchronize, gpu))
+            case protocol.MeasurePipeline(round_s):
+                yield protocol.PipelineMeasured(subject.overlap(round_s))
             case protocol.ProfileBlocks(profiling_s, depth, trace):
                 from vilt_bench.worker.profile import profile
 
                 yield protocol.Profiled(profile(subject, seconds=profiling_s, depth=depth, trace=trace))
             case protocol.Finish(peak_time_s):
+                subject.close()
                 conditions = probe.stop()  # what follows is none of what went on around the samples
                 peak = None
                 if peak_time_s is not None:

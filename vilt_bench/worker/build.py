@@ -325,5 +325,5 @@ def describe_model(
         fit=inputs.fit,
         computation=computation,
         tiles=None if (cutting := cutting_of(case)) is None else str(cutting.tiling),
-        preprocessing=None if inputs.preprocessing is None else inputs.preprocessing.description,
+        preprocessing=None if inputs.loading is None else inputs.loading.description,
     )

@@ -52,6 +52,8 @@ class Inputs:
     """Where it is a part of the pass: what makes the images of a batch from its files."""
     encoded: tuple[Encoded, ...] = ()
     """The files of each batch, then."""
+    loading: Preprocessing | None = None
+    """What prepares batches within the pass or beside it; `None`: nothing does."""
     fit: Fit | None = None
     """How photographs were fitted; `None`: noise has no size of its own to fit."""
 
@@ -197,13 +199,9 @@ def make_inputs(
             f"The {kind} differ in size: padded to {height}×{width} pixels, attention masked; "
             "--fit crop, or one size for all, avoids that."
         )
-    return Inputs(
-        batches=tuple(batches),
-        names=tuple(Path(path).name for path in paths),
-        text="none" if case.interaction == ALONE else "synthetic token ids",
-        resolution=(height, width),
-        notes=tuple(notes),
-        preprocessing=_preprocessing(
+    is_loaded = case.preprocessing or case.preprocessing_workers is not None
+    loading = (
+        _preprocessing(
             case,
             Target(
                 resolution=resolution,
@@ -223,9 +221,18 @@ def make_inputs(
             dtype=dtype,
             processor=processor,
         )
-        if case.preprocessing
-        else None,
-        encoded=_encoded(paths, case, count) if case.preprocessing else (),
+        if is_loaded
+        else None
+    )
+    return Inputs(
+        batches=tuple(batches),
+        names=tuple(Path(path).name for path in paths),
+        text="none" if case.interaction == ALONE else "synthetic token ids",
+        resolution=(height, width),
+        notes=tuple(notes),
+        preprocessing=loading if case.preprocessing else None,
+        encoded=() if loading is None else _encoded(paths, case, count),
+        loading=loading,
         fit=None if paths == (SYNTHETIC,) else case.fit,
     )
 

@@ -150,6 +150,10 @@ class Preprocessing(Chain):
                 "puts the processor's patches together to images again, which the tower here cuts itself"
             )
 
+    def on_host(self) -> list[nn.Module]:
+        """Returns the stages up to the batch in the CPU's memory."""
+        return [stage for name, stage in self.stages.items() if name != "transfer"]
+
     if TYPE_CHECKING:
 
         def __call__(self, inputs: Encoded, mark: Mark | None = None) -> ImageBatch:

@@ -18,7 +18,7 @@ from vilt_bench.embedding import Mark
 from vilt_bench.errors import ViltBenchError
 from vilt_bench.machine.environment import torch_state
 from vilt_bench.model import VisionLanguageModel, gather_stages, load_checkpoint
-from vilt_bench.record.run import Model, Series
+from vilt_bench.record.run import Model, Pipelined, Series
 from vilt_bench.worker import backends
 from vilt_bench.worker.build import build_inputs, build_model, check_memory, describe_model, embedder_for_input
 from vilt_bench.worker.count import Counts, count
@@ -27,6 +27,7 @@ from vilt_bench.worker.hint import faster_products
 from vilt_bench.worker.inputs import Inputs
 from vilt_bench.worker.meters.latency import Forward, Interval, StagedPass, SynchronizingTimer, Timer, quiet, times
 from vilt_bench.worker.observe import Observer, strange_values
+from vilt_bench.worker.pipeline import Pipeline, check_pinning
 from vilt_bench.worker.prepare import FLOAT32, Computing, Seen, compare, in_vain, is_plain, prepare_stages, see
 from vilt_bench.worker.preprocessing import PREPROCESSING
 from vilt_bench.worker.torch_state import changes, refuse_changes
@@ -56,6 +57,8 @@ class Runner:
     passes: int = 0
     token_counts: set[int] = field(default_factory=set)
     """Visual tokens that passes had."""
+    overlapped: Pipeline | None = None
+    """Preprocessing and model at the same time, once a round of it was measured."""
     _strange: tuple[str, ...] = ()
     """What a reader must know of the first pass's values."""
 
@@ -135,6 +138,18 @@ class Runner:
                 return Series(whole=times([self.timer.whole(forward)]), blocks=(1,))
         stages = {name: times([interval]) for name, interval in staged.stages.items()}
         return Series(stages=stages, instrumented=times([staged.whole]), blocks=(1,))
+
+    def overlap(self, seconds: float) -> Pipelined:
+        """Returns one round of preprocessing and model at the same time, about `seconds` each of its three blocks."""
+        if self.overlapped is None:
+            self.overlapped = Pipeline.of(self.case, self.model, self.inputs)
+        with quiet():
+            return self.overlapped.measure(seconds)
+
+    def close(self) -> None:
+        """End the processes that prepare batches, where there are any."""
+        if self.overlapped is not None:
+            self.overlapped.close()
 
     def count(self) -> Counts:
         """Returns the stages with all that is counted, how memory was obtained, and warnings."""
@@ -224,6 +239,7 @@ def prepare(case: Case, device: torch.device, timer: Timer, *, compares: bool = 
     """
     _, options = parse_backend(case.backend)
     backends.check(case.backend, device.type, case.quantize)
+    check_pinning(case, device)
     before = torch_state()
     # The input first: whether it fits is told by an embedder that takes no memory and hardly any time.
     embedder = embedder_for_input(case)

@@ -25,6 +25,7 @@ from vilt_bench.report.lines import (
     machine_line,
     model_line,
     names,
+    pipeline_line,
     pixels,
     text_words,
     throughput_line,
@@ -219,7 +220,9 @@ def data(runs: Sequence[Summary], told: Sequence[Told]) -> dict[str, Any]:
                 ],
                 "remarks": [shared.add(each) for each in sentences(run.remarks)],
                 "lines": [
-                    shared.add(each) for each in (model_line(run), machine_line(run), throughput_line(run)) if each
+                    shared.add(each)
+                    for each in (model_line(run), machine_line(run), throughput_line(run), pipeline_line(run))
+                    if each
                 ],
                 "origin": shared.add(_origin(run)),
                 "at": shared.add(run.started_at),

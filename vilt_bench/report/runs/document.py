@@ -15,6 +15,7 @@ from vilt_bench.report.lines import (
     model_line,
     name,
     origin_line,
+    pipeline_line,
     throughput_line,
 )
 from vilt_bench.report.rankings import ranking_remarks
@@ -67,6 +68,8 @@ def document(
         yield by_stage(run, quantities)
         if throughput := throughput_line(run):
             yield Paragraph(throughput)
+        if overlapped := pipeline_line(run):
+            yield Paragraph(overlapped)
         yield from _items(sentences(run.remarks))
     yield from _items(left_out)
 

@@ -93,6 +93,8 @@ def _run(
         yield from _drawn(by_stage(run, quantities), width)
     if throughput := lines.throughput_line(run):
         yield terminal.Lines([[(throughput, "")]])
+    if overlapped := lines.pipeline_line(run):
+        yield terminal.Lines([[(overlapped, "")]])
     folded = [] if notes else [remark for remark in run.remarks if isinstance(remark, _FACTS)]
     folded = folded if len(folded) > _MOST_FACTS else []
     yield terminal.Lines(

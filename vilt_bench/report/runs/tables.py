@@ -9,9 +9,12 @@ from vilt_bench.judge.summary import TITLES, Summary, shown_components
 from vilt_bench.record.run import Component
 from vilt_bench.report import columns as known
 from vilt_bench.report.columns import (
+    COMPUTED,
     FRAMES_PER_SECOND,
     IMAGES_PER_SECOND,
     LATENCY,
+    OF_PIPELINES,
+    PREPARED,
     RANK,
     RELATIVE_TIME,
     SHARE,
@@ -96,7 +99,15 @@ def usual_side_by_side(runs: Sequence[Summary]) -> list[Quantity]:
     ]
     # A terminal has intervals in the runs' own tables: these come last. The latency itself it always has.
     latency = replace(LATENCY, column=replace(LATENCY.column, least_width=_WIDEST_RANKED + 30))
-    return [latency, *place, *_where_known(runs, known.DIFFERENCE), *rates, share, *counted]
+    return [latency, *place, *_pipelines(runs), *_where_known(runs, known.DIFFERENCE), *rates, share, *counted]
+
+
+def _pipelines(runs: Sequence[Summary]) -> Iterator[Quantity]:
+    """Yields what is told of preprocessing and model at the same time; what each does alone, on wide terminals."""
+    if any(run.pipeline is not None for run in runs):
+        for each in OF_PIPELINES:
+            wide = _WIDEST_RANKED + 30 if each in (PREPARED, COMPUTED) else 0
+            yield replace(each, column=replace(each.column, least_width=wide))
 
 
 def _where_known(runs: Sequence[Summary], *quantities: Quantity) -> list[Quantity]:
