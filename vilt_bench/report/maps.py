@@ -279,7 +279,7 @@ def conditions(runs: Sequence[Summary], told: Sequence[Axis], labels: Labels) ->
     elif weights:
         lines.append("Weights: " + "; ".join(f"{weight} ({_some(which)})" for weight, which in weights.items()) + ".")
     if any(run.model is not None and "synthetic" in run.model.images for run in runs):
-        lines.append("Synthetic images.")
+        lines.append(f"Synthetic {'images' if any(run.case.frames is None for run in runs) else 'frames'}.")
     notes = dict.fromkeys(row.note.rstrip(".") for run in runs for row in run.rows if row.note)
     return [*lines, *(f"{note[:1].upper()}{note[1:]}." for note in list(notes)[:_SHOWN])]
 
