@@ -472,3 +472,48 @@ def test_show_answers_for_the_input_that_run_would_get(capsys):
     )
     assert main(["show", "patch32", *TINY, "--resolution", "64x96", "--no-peak", "--image", "synthetic"]) == 0
     assert "64×96 pixels (synthetic)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_frames_of_a_clip_are_decoded_embedded_and_joined_within_a_pass(capsys, tmp_path, clip):
+    arguments = [
+        "run",
+        "patch32",
+        "--frames",
+        "3@5",
+        "--image",
+        clip(6),
+        "--with-preprocessing",
+        "--interaction",
+        "none",
+    ]
+    folder = tmp_path / "results"
+    assert main([*arguments, *QUICK, "--fit", "crop", "--threads", "1", "--quiet", "--output", str(folder)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for said in (" frames/s ", " ms a frame ", "3 frames a clip, 5 a second", "clips: clip.mp4", "by PyAV"):
+        assert said in shown
+    (run,) = map(load, folder.iterdir())
+    assert (run.case.frames, run.case.frame_rate) == (3, 5.0)
+    assert run.model.visual_tokens == 3 * 4
+    names = [stage.name for stage in run.stages]
+    assert names == [
+        *(f"preprocessing.{name}" for name in ("decode", "resize", "normalise")),
+        *(f"visual_embedder.{name}" for name in ("projection", "assembly")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--frames", "x"], "--frames: 'x' is not N[@FPS], as in 8 or 8@2"),
+        (["--frames", "0"], "--frames must be between 1 and 4096, got 0"),
+        (["--frames", "8@0", "--image", "a.mp4"], "--frames N@FPS must be between 0.001 and 1000 a second, got 0"),
+        (["--frames", "8@2"], "is of clips, and synthetic frames have no time; give --image CLIP"),
+        (["--frames", "8", "--with-preprocessing"], "synthetic frames are none; give --image CLIP"),
+        (["--frames", "8", "--image", "a.mp4"], "no clip 'a.mp4'; give the path of a clip file"),
+        (["--frames", "8", "--image", __file__], "can't be decoded"),
+        (["--frames", "8", "--tiles", "internvl:4"], "--frames of clips; give one or the other"),
+        (["--frames", "8", "--interaction", "vilt"], "give --interaction none, or lm:NAME"),
+    ],
+)
+def test_frames_that_can_not_be_are_one_line(complaint, arguments, said):
+    assert said in complaint("run", "patch32", "--interaction", "none", *arguments)
