@@ -176,6 +176,19 @@ def in_vain(name: str, quantize: str | None, made: Sequence[PreparedStage]) -> I
         yield f"Nothing is computed in {quantize}: {name} has quantised none of the stages."
 
 
+def without_instructions(quantize: str | None, device: torch.device) -> Iterator[str]:
+    """Yields that a processor has no instructions for the type that weights and activations are brought to."""
+    if quantize != "int8" or device.type != "cpu":
+        return
+    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if able.get("architecture") == "x86_64" and not any(able.get(name) for name in _FOR_INT8):
+        yield "This processor has no instructions for products in int8, which may be slower than float32 here."
+
+
+_FOR_INT8 = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8")
+"""Of the x86 family."""
+
+
 def see(case: Case, model: VisionLanguageModel, batch: tuple[ImageBatch, TextBatch]) -> Seen:
     """Returns what a pass of the model, which is in float32 on its device, shows of each stage and of the whole.
 

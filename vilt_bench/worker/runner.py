@@ -28,7 +28,17 @@ from vilt_bench.worker.inputs import Inputs
 from vilt_bench.worker.meters.latency import Forward, Interval, StagedPass, SynchronizingTimer, Timer, quiet, times
 from vilt_bench.worker.observe import Observer, strange_values
 from vilt_bench.worker.pipeline import Pipeline, check_pinning
-from vilt_bench.worker.prepare import FLOAT32, Computing, Seen, compare, in_vain, is_plain, prepare_stages, see
+from vilt_bench.worker.prepare import (
+    FLOAT32,
+    Computing,
+    Seen,
+    compare,
+    in_vain,
+    is_plain,
+    prepare_stages,
+    see,
+    without_instructions,
+)
 from vilt_bench.worker.preprocessing import PREPROCESSING
 from vilt_bench.worker.torch_state import changes, refuse_changes
 
@@ -113,6 +123,7 @@ class Runner:
         if not is_plain(self.case):
             name, _ = parse_backend(self.case.backend)
             remarks.extend(in_vain(name, self.case.quantize, self.computing.stages))
+            remarks.extend(without_instructions(self.case.quantize, self.inputs.batches[0][0].pixels.device))
             told = getattr(backends.load(name), "remarks", tuple)
             remarks.extend(told())
         return tuple(remarks)

@@ -383,6 +383,22 @@ def test_what_a_backend_can_not_quantise_to_is_refused_in_one_line(
     assert problem in line
 
 
+@pytest.mark.parametrize(
+    ("able", "is_told"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_vnni": False, "avx_vnni": False}, True),  # a Skylake
+        ({"architecture": "x86_64", "avx2": True, "avx512_vnni": False, "avx_vnni": True}, False),  # an Alder Lake
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_a_processor_without_instructions_for_int8_is_remarked(
+    able: dict[str, Any], is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    subject = prepare(case("torch", quantize="int8"), torch.device("cpu"), HostTimer())
+    assert any("no instructions for products in int8" in remark for remark in subject.remarks()) == is_told
+
+
 def test_fp8_is_refused_where_the_device_has_none() -> None:
     with pytest.raises(ConfigError, match=r"fp8 by torch needs a GPU of compute capability 8\.9 or later"):
         prepare(case("torch", quantize="fp8"), torch.device("cpu"), HostTimer())

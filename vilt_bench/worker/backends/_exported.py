@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import platform
 import re
 import sys
 import warnings
@@ -190,14 +189,6 @@ def check(stage: StageToPrepare, run: Callable[[Any], Any], precision: str) -> N
             f"of another batch of the case, its output differs by {found.relative:.2g} of the largest, and "
             f"{bound:g} would be rounding"
         )
-
-
-def int8_remark(stage: StageToPrepare) -> str:
-    """Returns what is to be told of a stage in int8 on a processor without instructions for it; else nothing."""
-    if stage.quantize != "int8" or stage.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
-        return ""
-    able = getattr(torch.cpu, "_is_vnni_supported", lambda: True)()
-    return "" if able else " (this processor has no instructions for int8, which may be slower than float32)"
 
 
 def check_quantized(stage: StageToPrepare) -> None:

@@ -23,7 +23,6 @@ from vilt_bench.worker.backends._exported import (
     check_quantized,
     converting,
     export,
-    int8_remark,
     quiet,
 )
 
@@ -83,7 +82,7 @@ def prepare(stage: StageToPrepare, asked_for: Any) -> Prepared:
         session = _session(path, stage, provider)
     run = graph.called_as_stage(_bound(session, graph, stage.device))
     check(stage, run, dtype)
-    told = "" if dtype != "int8" else f", int8 weights and activations of matrix products{int8_remark(stage)}"
+    told = "" if dtype != "int8" else ", int8 weights and activations of matrix products"
     return Prepared(run, f"ONNX Runtime, {provider}{told}", dtype, allocates_elsewhere=True)
 
 

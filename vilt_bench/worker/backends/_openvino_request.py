@@ -20,7 +20,6 @@ from vilt_bench.worker.backends._exported import (
     check_quantized,
     converting,
     export,
-    int8_remark,
     quiet,
 )
 
@@ -78,7 +77,7 @@ def prepare(stage: StageToPrepare, device: str, hint: Any) -> Prepared:
     run = graph.called_as_stage(_requested(compiled, graph, _handed_through(model, compiled)))
     precision = _precision(compiled) or _NAMES[hint]
     check(stage, run, precision)
-    told = "" if "int8" not in precision else f", int8 weights and activations by NNCF{int8_remark(stage)}"
+    told = "" if "int8" not in precision else ", int8 weights and activations by NNCF"
     return Prepared(run, f"OpenVINO, {device}{told}", precision, allocates_elsewhere=True)
 
 

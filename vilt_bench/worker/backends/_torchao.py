@@ -9,7 +9,7 @@ from torch import nn
 
 from vilt_bench.errors import ConfigError
 from vilt_bench.worker.backends import Prepared, StageToPrepare
-from vilt_bench.worker.backends._exported import int8_remark, quiet
+from vilt_bench.worker.backends._exported import quiet
 
 
 def quantized(stage: StageToPrepare, ready: Prepared) -> Prepared:
@@ -47,4 +47,4 @@ def quantized(stage: StageToPrepare, ready: Prepared) -> Prepared:
         quantization.quantize_(holder, kind())
     assert stage.quantize is not None
     told = f"{ready.computed_by}, torchao: {stage.quantize} weights and activations of linear layers"
-    return replace(ready, computed_by=told + int8_remark(stage), precision=stage.quantize, allocates_elsewhere=True)
+    return replace(ready, computed_by=told, precision=stage.quantize, allocates_elsewhere=True)
