@@ -167,6 +167,30 @@ def test_the_keyboard_alone_leads_from_a_bar_to_its_case(sweep: bytes, show: Sho
     assert json.loads(case.locator("pre").inner_text())["case"]["embedder"] == "patch32"
 
 
+def test_tab_reaches_all_in_order_and_each_stop_is_seen_and_closing_leads_back(sweep: bytes, show: Show) -> None:
+    shown = show(sweep, fragment=everything(sweep))
+    stops = []
+    while True:
+        shown.keyboard.press("Tab")
+        stop = shown.evaluate("""() => {
+            const one = document.activeElement, look = getComputedStyle(one), box = one.getBoundingClientRect();
+            const within = box.bottom > 0 && box.top < innerHeight;
+            const ringed = look.outlineStyle === "solid" || (one.matches(".mark") && look.strokeWidth === "2px");
+            return one === document.body ? null : [one.closest("section").id, within && ringed];
+        }""")
+        if stop is None:
+            break
+        stops.append(stop)
+    assert all(seen for _, seen in stops)
+    assert list(dict.fromkeys(section for section, _ in stops)) == ["cases", "pair", "case", "bars", "map", "wait"]
+    assert len(stops) < 120  # 16 cases of two stops each, 24 columns, and few beside
+    for section in ("case", "pair"):
+        shown.locator(f"#{section} .close").focus()
+        shown.keyboard.press("Enter")
+        assert shown.evaluate("document.activeElement.closest('tr, section').tagName") == "TR"
+        assert not shown.locator(f"#{section}").is_visible()
+
+
 def test_two_cases_are_compared_by_the_keyboard_with_what_their_records_can_bear(sweep: bytes, show: Show) -> None:
     shown = show(sweep)
     for name in ("patch32 (64×64)", "grid-r50 (64×64)"):
@@ -271,6 +295,12 @@ def test_hostile_names_stay_texts(make_run: MakeRun, show: Show) -> None:
     assert shown.locator("#cases tbody tr").count() == len(HOSTILE)
     assert shown.locator("script").count() == 2
     assert "<script>alert(1)</script>0" in shown.locator("#cases").inner_text()
+    # A name of 10,000 characters takes four lines of the table, and its beginning stands for it elsewhere.
+    assert shown.locator("#cases").evaluate("section => section.clientHeight") < 1200
+    long = show(page, fragment=f"#case={ids(page)[7]}&pair={ids(page)[7]},{ids(page)[2]}", width=800)
+    for section in ("pair", "map", "bars"):
+        assert "x" * 200 not in long.locator(f"#{section}").inner_text()
+        assert long.locator(f"#{section}").evaluate("section => section.clientHeight") < 1200
     assert wider_than_the_window(shown) <= 0
     text = page.decode()
     assert not set("\x1b\u202e") & set(text)

@@ -448,7 +448,7 @@ def lead(runs: Sequence[Summary]) -> list[Part]:
         share = run.components["visual_embedder"].share
         seen = [] if share is None else [(", ", False), (f"{100 * share:.1f}%", True), (" of it seeing", False)]
         return [
-            (named, True),
+            (named if len(named) <= _LONGEST_NAME else f"{named[: _LONGEST_NAME - 1]}…", True),
             (" takes ", False),
             (f"{milliseconds_interval(latency)} ms", True),
             (" a pass", False),
@@ -492,6 +492,8 @@ def facts(runs: Sequence[Summary], told: Sequence[Told]) -> list[tuple[str, str]
 
 
 _FEW = 4
+_LONGEST_NAME = 90
+"""Characters that a sentence has room for."""
 
 
 def _is_asked(told: Told) -> bool:

@@ -78,6 +78,9 @@
     return h("label", {}, label, select);
   }
 
+  /** Returns the beginning of a name that no sentence has room for; all of it stands in the record. @param {string} name */
+  const brief = (name) => name.length > 90 ? `${name.slice(0, 89)}…` : name;
+
   /** Returns a name that may be broken where its parts end. @param {string} name */
   const breakable = (name) => name.slice(0, 400).split(/(?<=[/_])/).flatMap((part) => [part, h("wbr")]);
 
@@ -266,7 +269,7 @@
           const stage = data.stages[row[0]], value = row[2] ? row[2][0] : 0;
           used.add(stage);
           const x = sum ? at(sum) : left;
-          svg.append(mark(s("rect", { x, y: top, width: Math.max(0.75, at(sum + value) - x), height: 22, fill: filled(stage, svg) }), `${one.name}, ${stage.title}: ${told(row)}`, one.id));
+          svg.append(mark(s("rect", { x, y: top, width: Math.max(0.75, at(sum + value) - x), height: 22, fill: filled(stage, svg) }), `${brief(one.name)}, ${stage.title}: ${told(row)}`, one.id));
           sum += value;
         }
         if (kind === "broken" && broken && sum > from) { const x = left + 0.68 * (right - left); svg.append(s("path", { d: `M${x - 3} ${top - 3}l6 9l-6 9l6 9h5l-6 -9l6 -9l-6 -9z`, class: "ground" })); }
@@ -309,7 +312,7 @@
     const of = (/** @type {number} */ at) => own.map((each) => texts[at][each]).join(", ") || (curve ? "all" : cases[at].name);
     const sizes = curve && columns[x].key === "batch-size" ? (/** @type {number} */ at) => [of(at), texts[at][columnOf("pixels")]].filter(Boolean).join(", ") : of;
     // Sizes part lines, and are too long to name them.
-    const label = (/** @type {string} */ name) => name.split(", ").length > 6 ? name.replace(/, hidden_size [^;]*?layer_norm_eps [^,]*/, "") : name;
+    const label = (/** @type {string} */ name) => brief(name.split(", ").length > 6 ? name.replace(/, hidden_size [^;]*?layer_norm_eps [^,]*/, "") : name);
     const series = [...new Set(points.map((each) => sizes(each.at)))];
     const log = { x: spread(points.map((each) => each.x)), y: spread(points.map((each) => each.y)) };
     const bounds = points.flatMap(({ ends, y: value }) => Array.isArray(ends) ? [value, ...ends.filter((each) => each !== null && (!log.y || Number(each) > 0)).map(Number)] : [value]);
@@ -327,7 +330,7 @@
         for (const each of those) {
           const [, low, high] = Array.isArray(each.ends) ? each.ends : [null, null, null];
           if (low && high) group.append(s("line", { x1: at.x(each.x), x2: at.x(each.x), y1: at.y(low), y2: at.y(high), class: "whisker" }));
-          group.append(mark(s("circle", { cx: at.x(each.x), cy: at.y(each.y), r: front.includes(each) ? 5.5 : 4, fill: "currentColor" }), `${cases[each.at].name}: ${columns[x].title} ${texts[each.at][x]}; ${columns[y].title} ${texts[each.at][y]}${counted(each.at)}${front.includes(each) ? "; on the frontier" : ""}`, cases[each.at].id));
+          group.append(mark(s("circle", { cx: at.x(each.x), cy: at.y(each.y), r: front.includes(each) ? 5.5 : 4, fill: "currentColor" }), `${brief(cases[each.at].name)}: ${columns[x].title} ${texts[each.at][x]}; ${columns[y].title} ${texts[each.at][y]}${counted(each.at)}${front.includes(each) ? "; on the frontier" : ""}`, cases[each.at].id));
         }
         svg.append(group);
       });
@@ -335,7 +338,7 @@
     if (series.length > 1 && series.length <= 3 * MOST_LINES) figure.append(h("ul", { class: "legend" }, ...series.map((name, line) =>
       h("li", {}, s("svg", { viewBox: "0 0 26 12", class: `s${line % MOST_LINES}`, "aria-hidden": "true" },
         ...(lined ? [s("path", { d: "M0 6H26", class: "line", "stroke-dasharray": dashes(line) })] : []), s("circle", { cx: 13, cy: 6, r: 4, fill: "currentColor" })), label(name)))));
-    section.append(h("p", { class: "said" }, `${curve ? "" : front.length > 1 ? "The dashed line is the frontier: no case shown is better in both. " : `${cases[front[0].at].name} is the best in both of those shown. `}Bars are 95% intervals.`));
+    section.append(h("p", { class: "said" }, `${curve ? "" : front.length > 1 ? "The dashed line is the frontier: no case shown is better in both. " : `${brief(cases[front[0].at].name)} is the best in both of those shown. `}Bars are 95% intervals.`));
   }
 
   /** @param {number} at */
@@ -383,7 +386,7 @@
     const slider = /** @type {HTMLInputElement} */ (h("input", { type: "range", min: String(least), max: String(most), step: "1", value: String(tokens), name: "tokens", oninput: () => { put({ tokens: slider.value }); /** @type {HTMLElement} */ (find("wait").querySelector("[name=tokens]")).focus(); } }));
     section.append(h("div", { class: "tools" },
       ...(data.waits.length > 1 ? [choice("Model", "model", many, "0")] : []),
-      choice("Visual embedder in front", "tower", wait.towers.map((at) => [cases[at].id, cases[at].name]), cases[wait.towers[0]].id),
+      choice("Visual embedder in front", "tower", wait.towers.map((at) => [cases[at].id, brief(cases[at].name)]), cases[wait.towers[0]].id),
       h("label", {}, `Visual tokens: ${tokens.toLocaleString("en-US")}`, slider)));
     section.append(h("p", { class: "answer", role: "status" }, `${wait.title}: `, h("strong", {}, `${digits(sum)} ms`),
       known ? ` [${digits(sum - half(1))}, ${digits(sum + half(2))}]` : "", seeing ? `, ${(100 * seeing[0] / sum).toFixed(1)}% of it seeing` : ""));
@@ -422,11 +425,11 @@
     rows.forEach((row, at) => row.classList.toggle("chosen", at === index));
     if (index === undefined) return;
     const one = cases[index], origin = data.shared[one.origin];
-    find("case-title").textContent = one.name;
-    section.append(h("button", { class: "close", type: "button", onclick: () => put({ case: null }) }, "Close"),
+    find("case-title").textContent = brief(one.name);
+    section.append(h("button", { class: "close", type: "button", onclick: () => { put({ case: null }); rows[index].querySelector("a")?.focus(); } }, "Close"),
       ...one.lines.map((at) => h("p", { class: "said" }, data.shared[at])),
       h("ul", { class: "remarks" }, ...one.remarks.map((at) => h("li", {}, data.shared[at]))),
-      table(`Stages of ${one.name}`, ["Stage", ...data.inner], one.rows.map((row) => {
+      table(`Stages of ${brief(one.name)}`, ["Stage", ...data.inner], one.rows.map((row) => {
         const stage = data.stages[row[0]], inner = row[1] === STAGE && one.rows.some((each) => each[1] === COMPONENT && data.stages[each[0]].component === stage.component);
         return { cells: [stage.title, ...row[3]], look: inner ? "d1" : "strong", apart: row[1] === WHOLE };
       })));
@@ -436,7 +439,7 @@
       both.append(over, spreadBox);
       section.append(both);
       over.append(h("h3", {}, "Passes over time"));
-      chart(over, `Passes of ${one.name} over time`, 250, (svg, width) => {
+      chart(over, `Passes of ${brief(one.name)} over time`, 250, (svg, width) => {
         const box = [58, 26, width - 8, 206], at = frame(svg, box, { xs: [0, samples.length], ys: samples.map((each) => each.value), x: "passes in order, by trial and block", y: "ms", xTicks: false });
         let begun = 0;
         one.trials.forEach((trial, which) => {
@@ -452,7 +455,7 @@
         samples.forEach((each, order) => svg.append(mark(s("circle", { cx: at.x(order + 0.5), cy: at.y(each.value), r: 2.4, fill: "currentColor", class: "s0" }), `trial ${each.trial + 1}, block ${each.block + 1}: ${digits(each.value)} ms`)));
       });
       spreadBox.append(h("h3", {}, "Distribution of passes"));
-      chart(spreadBox, `Distribution of the passes of ${one.name}`, 250, (svg, width) => {
+      chart(spreadBox, `Distribution of the passes of ${brief(one.name)}`, 250, (svg, width) => {
         const sorted = samples.map((each) => each.value).sort((a, b) => a - b), [low, high] = [sorted[0], sorted[sorted.length - 1]];
         const bins = Math.max(1, Math.min(32, Math.ceil(Math.sqrt(sorted.length)))), wide = (high - low) / bins || low / 100 || 1, counts = /** @type {number[]} */ (Array(bins).fill(0));
         for (const value of sorted) counts[Math.min(bins - 1, Math.floor((value - low) / wide))] += 1;
@@ -464,7 +467,7 @@
       });
       const all = one.trials.reduce((sum, trial) => sum + trial[1], 0);
       section.append(h("p", { class: "said" }, `${samples.length < all ? `${samples.length.toLocaleString("en-US")} of ${all.toLocaleString("en-US")} passes, evenly from each block` : `All ${all.toLocaleString("en-US")} passes`}; dotted lines part blocks, bands are trials, each with its median.`));
-      section.append(h("h3", {}, "Conditions"), table(`Conditions of ${one.name}`, ["Trial", "Passes", "First call (ms)", "Warm-up settled", "CPU share (%)", "Involuntary switches", "Load average"],
+      section.append(h("h3", {}, "Conditions"), table(`Conditions of ${brief(one.name)}`, ["Trial", "Passes", "First call (ms)", "Warm-up settled", "CPU share (%)", "Involuntary switches", "Load average"],
         one.trials.map(([began, passes, first, settled, cpu, switches, load], which) => ({ cells: [`${which + 1}, ${data.shared[began].slice(0, 19).replace("T", " ")}`, passes.toLocaleString("en-US"), digits(first), settled === null ? "–" : settled ? "yes" : "no", digits(cpu), switches === null ? "–" : switches.toLocaleString("en-US"), digits(load)] }))));
     }
     section.append(h("h3", {}, "How to reproduce it"), terms([["Command", origin.command], ["Plan", origin.plan], ["Commit", origin.commit], ["Machine", origin.machine], ["Versions", origin.versions], ["Settings", origin.settings], ["Doctor", origin.doctor], ["Date", data.shared[one.at]], ["Record", one.record]]),
@@ -500,13 +503,13 @@
     });
     const both = whole.both, sure = both && both.low !== null && both.high !== null ? both.low > 1 ? "longer" : both.high < 1 ? "shorter" : "" : "";
     const differ = columns.map((_, at) => at).filter((at) => columns[at].kind === "axis" && !["verdict", "kind"].includes(columns[at].key) && texts[first][at] !== texts[second][at]);
-    section.append(h("button", { class: "close", type: "button", onclick: () => put({ pair: null }) }, "Close"),
-      h("p", { class: "answer" }, !both ? "One of the two has no times." : h("span", {}, h("strong", {}, b.name), ` takes ${three(both.value)} times as long as `, h("strong", {}, a.name), both.low === null ? "; too few trials tell how sure that is." : sure ? `: surely ${sure}, as far as these records tell.` : ": within what these records leave open, neither is faster.")),
-      table(`${a.name} and ${b.name}`, ["Stage", `${a.name} (ms) [95% interval]`, `${b.name} (ms) [95% interval]`, "Ratio [95% interval]"], lines),
+    section.append(h("button", { class: "close", type: "button", onclick: () => { put({ pair: null }); rows[first].querySelector("input")?.focus(); } }, "Close"),
+      h("p", { class: "answer" }, !both ? "One of the two has no times." : h("span", {}, h("strong", {}, brief(b.name)), ` takes ${three(both.value)} times as long as `, h("strong", {}, brief(a.name)), both.low === null ? "; too few trials tell how sure that is." : sure ? `: surely ${sure}, as far as these records tell.` : ": within what these records leave open, neither is faster.")),
+      table(`${brief(a.name)} and ${brief(b.name)}`, ["Stage", `${brief(a.name)} (ms) [95% interval]`, `${brief(b.name)} (ms) [95% interval]`, "Ratio [95% interval]"], lines),
       h("p", { class: "said" }, a.group === b.group && data.shared[a.group]
         ? "They took turns in one group, so that the machine's drift met both; the interval takes them as independent."
         : `They are stored records of ${data.shared[a.at].slice(0, 16).replace("T", " ")} and ${data.shared[b.at].slice(0, 16).replace("T", " ")}: what the machine did between the two is in the ratio and not in its interval. 'vilt-bench run' of both measures them in turns; 'vilt-bench gate' decides between two versions of the code.`),
-      ...(differ.length ? [h("p", { class: "said" }, `They differ in ${differ.map((at) => columns[at].key === "sizes" ? columns[at].title.toLowerCase() : `${columns[at].title.toLowerCase()} (${texts[first][at]} / ${texts[second][at]})`).join(", ")}.`)] : []));
+      ...(differ.length ? [h("p", { class: "said" }, `They differ in ${differ.map((at) => columns[at].key === "sizes" ? columns[at].title.toLowerCase() : `${columns[at].title.toLowerCase()} (${brief(texts[first][at])} / ${brief(texts[second][at])})`).join(", ")}.`)] : []));
   }
 
   // The table of cases
@@ -581,7 +584,7 @@
     const box = h("fieldset", { "aria-label": columns[at].title }, ...found.map((value) => h("label", {}, h("input", { type: "checkbox", name, value, onchange: () => {
       const ticked = /** @type {HTMLInputElement[]} */ ([...box.querySelectorAll("input:checked")]).map((each) => each.value);
       put({ [name]: ticked.length < found.length ? ticked : null });
-    } }), `${value} (${texts.filter((each) => each[at] === value).length.toLocaleString("en-US")})`)));
+    } }), `${brief(value)} (${texts.filter((each) => each[at] === value).length.toLocaleString("en-US")})`)));
     // Within the window, whose edge may be near.
     const place = () => { box.style.left = "0"; box.style.left = `${Math.min(0, document.documentElement.clientWidth - 8 - box.getBoundingClientRect().right)}px`; };
     return h("details", { class: "facet", ontoggle: place }, h("summary", {}, columns[at].title, h("span", {})), box);
