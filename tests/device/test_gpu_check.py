@@ -10,7 +10,8 @@ from vilt_bench.record.load import load_folder
 pytestmark = pytest.mark.alone
 
 CHECK = Path(__file__).parents[2] / "tools/gpu_check.py"
-COST = {"LAGGING_COST": "0.0003"}
+COST = {"LAGGING_COST": "0.004"}
+"""Of an operator: in passes of 0.2 s, what a busy machine takes to wake the host is no notable share."""
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def gpu_check(python, tmp_path):
 
     def run(*arguments, **variables):
         done = python(
-            CHECK, "--device", "lagging", "--small", "--output", tmp_path / "found", *arguments, **COST, **variables
+            *(CHECK, "--device", "lagging", "--small", "--output", tmp_path / "found", *arguments), **(COST | variables)
         )
         found = json.loads((tmp_path / "found/check.json").read_text())
         return done, {each["step"]: each for each in found["findings"]}
@@ -66,7 +67,7 @@ def test_a_device_that_is_not_there_is_told_in_a_line(python):
 
 @pytest.mark.slow
 def test_the_whole_check_runs_to_its_end_on_the_test_device(gpu_check, tmp_path):
-    done, found = gpu_check()
+    done, found = gpu_check(LAGGING_COST="0.0003")
     assert done.returncode == 0, done.stdout + done.stderr
     assert {step for step, each in found.items() if each["verdict"] == "good"} == {
         *("main-job", "figure-1", "gate-same", "gate-slower", "table-6")
