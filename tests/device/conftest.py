@@ -45,11 +45,16 @@ def on_device(site: str) -> Iterator[Callable[..., object]]:
         yield run
 
 
-@pytest.fixture
+def in_fork(function: Callable[..., object], *arguments: object) -> object:
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        return pool.submit(function, *arguments).result(PATIENCE_S)
+
+
+@pytest.fixture(scope="session")
 def on_fresh_device(site: str) -> Iterator[Callable[..., object]]:
-    """Returns the same for a process in which nothing has happened yet."""
+    """Returns the same for a process each: forks of one that has imported torch, in which nothing happens."""
     with process(site) as run:
-        yield run
+        yield partial(run, in_fork)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_what_a_device_has_is_proven_and_what_it_has_not_is_left_out(gpu_check, 
 
 
 def test_a_step_that_fails_is_told_and_the_others_are_taken(gpu_check, tmp_path):
-    done, found = gpu_check("--steps", "main-job", "figure-1", "cuda-graphs", LAGGING_MEMORY="6000000")
+    done, found = gpu_check("--steps", "main-job", "cuda-graphs", LAGGING_MEMORY="6000000")
     assert done.returncode == 3
     assert "failed: main-job" in done.stdout
     assert "memory" in found["main-job"]["told"]
