@@ -27,7 +27,11 @@ def run(*words: str) -> None:
 def table() -> str:
     """Returns the cases side by side by visual tokens, as Markdown."""
     runs = vilt_bench.load_all([FOLDER])
-    runs.sort(key=lambda each: (each.case.reduce or "", each.model.visual_tokens if each.model is not None else 0))
+    runs.sort(
+        key=lambda each: (
+            each.case.tiles or "", each.case.reduce or "", each.model.visual_tokens if each.model is not None else 0
+        )
+    )  # fmt: skip
     lines = vilt_bench.render(runs, "markdown", quantities=COLUMNS).partition("## Side by side\n\n")[2].splitlines()
     return "\n".join(takewhile(lambda line: line.startswith("|"), (line for line in lines if line)))
 

@@ -54,7 +54,8 @@ def test_axes_of_a_preset_are_its_embedders_own_unless_they_are_asked_for_otherw
 def test_the_tokens_curve_has_the_prefill_of_several_numbers_of_tokens_in_front_of_a_language_model() -> None:
     cases = Sweep(embedders_of("tokens-curve")).cases()
     assert all(case.language_model for case in cases)
-    assert len({(case.resolution, case.reduce) for case in cases}) == len(cases)
+    assert len({(case.resolution, case.reduce, case.tiles) for case in cases}) == len(cases)
+    assert {case.tiles for case in cases} == {None, "internvl:6", "idefics3:512"}
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_what_is_usual_is_said_where_the_option_is_explained(capsys: pytest.Capt
     told = " ".join(capsys.readouterr().out.split())
     assert "None" not in told
     for usual in (
-        "images a pass (default: 1)", "text tokens (default: 40)", "as --resolution native does (default: aspect)",
+        "image or images (default: 1)", "text tokens (default: 40)", "as --resolution native does (default: aspect)",
         "without text (default: vilt)", "or 0.01 (default: 0.01)", "(default: 60 for one embedder",
         "time is left (default: 3)",
     ):  # fmt: skip

@@ -51,9 +51,8 @@ class Assembly(nn.Module):
             raise EmbedderError("tokens of parts of an image are arranged as they are, and these have a mask")
         embeddings, whole = tokens.embeddings, self.parts == 1 and self.arrange is None
         if self.arrange is not None:
-            embeddings = self.arrange(
-                embeddings.view(-1, self.parts, *embeddings.shape[1:])
-            )  # (B·n, t, N, D) → (B·n, M, D)
+            parts = embeddings.view(-1, self.parts, *embeddings.shape[1:])  # (B·n·t, N, D) → (B·n, t, N, D)
+            embeddings = self.arrange(parts)
         count = self.images if self.arrange is not None else self.rows
         return VisualTokens(
             _joined(embeddings, count),
