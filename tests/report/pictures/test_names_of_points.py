@@ -3,6 +3,7 @@
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.path import Path
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from vilt_bench.report.pictures import style
 
@@ -52,3 +53,21 @@ def test_no_name_covers_a_marker_of_another_named_or_not():
             covered = [(x, y) for x, y in [*hollow, *(each[:2] for each in named)]
                        if box.contains(*axes.transData.transform((x, y)))]  # fmt: skip
             assert covered == [], each.get_text()
+
+
+def test_no_line_to_a_point_crosses_the_marker_of_another():
+    hollow = [(178, 11.0), (220, 9.3), (300, 6.7), (265, 3.8), (240, 16.7)]
+    bars = [(100, 500, height) for height in (3.8, 6, 6.7, 9.3, 11, 16.7)]
+    with style.styled():
+        sheet = style.Sheet(style.COLUMN_IN, 200)
+        axes = sheet.axes(32, 6, 190, 145)
+        axes.set(xscale="log", xlim=(55, 5_000), ylim=(-2, 57))
+        style.label_points(axes, [(165, 6.0, "1"), (225, 35.8, "3")], bars, others=hollow)
+        FigureCanvasAgg(sheet.figure).draw()
+        for each in axes.texts:
+            if each.arrow_patch is not None:
+                path = Path(each.arrow_patch.get_transform().transform(each.arrow_patch.get_path().vertices))
+                places = axes.transData.transform(hollow)
+                assert not any(
+                    path.intersects_bbox(Bbox([(x - 3, y - 3), (x + 3, y + 3)]), filled=True) for x, y in places
+                )

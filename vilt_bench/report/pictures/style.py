@@ -227,7 +227,7 @@ def label_points(
         crossed.append((x0, y0 - 2 * scale, x1, y0 + 2 * scale))
     names: list[Box] = []
     leaders: list[Path] = []
-    for (x, y), (at_x, at_y, name) in zip(places, points, strict=True):
+    for own, ((x, y), (at_x, at_y, name)) in enumerate(zip(places, points, strict=True)):
         width, height = text_width(name, SMALL_PT) * scale, SMALL_PT * scale
         # To the right, left, above, below, then farther up and down.
         offsets = [
@@ -256,7 +256,9 @@ def label_points(
         costs = [
             (
                 not (frame.x0 <= box[0] and box[2] <= frame.x1),
-                *(sum(_overlap(box, other) for other in those) for those in (markers, names, crossed)),
+                *(sum(_overlap(box, other) for other in those) for those in (markers, names)),
+                far[index] and sum(_crosses(lines[index], each) for at, each in enumerate(markers) if at != own),
+                sum(_overlap(box, other) for other in crossed),
                 not (frame.y0 <= box[1] and box[3] <= frame.y1),
                 index in crossing,
             )
