@@ -378,7 +378,8 @@ def _notes(lockstep: Lockstep, total: StageVerdict) -> Iterator[str]:
     failed = any(state.draft.failure is not None for state in (before, after))
     if total.verdict == "inconclusive" and not lockstep.interrupted and not failed:
         needed_s = lockstep.start_s + (lockstep.warmup_turns + SAMPLE_TURNS) * lockstep.turn_s
-        more = next((count for count in (PLANNED_PAIRS, max(LOOKS)) if count > len(lockstep.pairs)), None)
+        enough = max(PLANNED_PAIRS, 1.5 * len(lockstep.pairs))
+        more = next((count for count in LOOKS if count >= enough), None)
         advice = f"{more} pairs take about {more * needed_s:.0f} s here, or use" if more else "use"
         yield (
             f"{counted(len(lockstep.pairs), 'pair')} of processes in {lockstep.spent_s:.0f} s: not enough for this "
