@@ -250,15 +250,21 @@ def test_cases_that_differ_in_any_field_bear_different_names_side_by_side(make_r
             {"preprocessing": True}, {"text_length": 20}, {"batch_size": 8}, {"device": "cuda"}, {"dtype": "bfloat16"},
             {"threads": 1}, {"backend": "onednn"}, {"quantize": "int8"},
             {"checkpoint": "a"}, {"interaction": "bert"}, {"vilt": vilt}, {"images_per_text": 2}, clips,
+            {"tiles": "internvl:4", "interaction": "none"}, {"preprocessing_workers": 2},
+            {"preprocessing_workers": 2, "pin_memory": True},
             {**clips, "frame_rate": 2.0}, {**clips, "frames": 4},
             {"preprocessing": True, "preprocessor": "torchvision"}, {"preprocessing": True, "decoder": "torchvision"},
             {"seed": 1}, {"options": {"a": 1}}, {"options": {"a": "1"}}, {"options": {"a": "1,b=2"}},
             {"options": {"a": 1, "b": 2}},
         )),
     ]  # fmt: skip
-    assert {field for case in cases for field in unusual(case)} | {"embedder", "options", "reduce", "vilt"} >= {
-        each.name for each in dataclasses.fields(Case) if each.init
-    }
+    assert {field for case in cases for field in unusual(case)} | {
+        "embedder",
+        "options",
+        "tiles",
+        "reduce",
+        "vilt",
+    } >= {each.name for each in dataclasses.fields(Case) if each.init}
     assert len({case_name(case) for case in cases}) == len(cases)
     runs = [make_run(case=case, run_id=str(index)) for index, case in enumerate(cases)]
     assert len(set(names(runs))) == len(cases)

@@ -163,7 +163,8 @@ def test_reports_show_it_only_where_it_was_measured(make_run: MakeRun) -> None:
     )
     for form in ("table", "markdown", "csv"):
         assert "decode" not in render([without, without], form)
-        assert "reproc" not in render([without, without], form).lower()
+        told = render([without, without], form).lower()
+        assert "reproc" not in (told.partition("\n")[2] if form == "csv" else told)  # whose header has all fields
         assert "decode" in render([without, with_it], form)
         assert "reproc" in render([without, with_it], form).lower()
 

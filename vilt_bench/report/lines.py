@@ -235,10 +235,11 @@ def pipeline_line(run: Summary) -> str:
     if found is None or found.pipelined is None:
         return ""
     how = f"{counted(found.workers, 'worker')}{', pinned memory' if found.pinned else ''}"
+    kind = "images" if run.case.frames is None else "clips"
     said = [
-        f"Pipelined with {how}: {interval(found.pipelined)} images/s"
+        f"Pipelined with {how}: {interval(found.pipelined)} {kind}/s"
         if found.workers
-        else f"Prepared and computed in turn: {interval(found.pipelined)} images/s",
+        else f"Prepared and computed in turn: {interval(found.pipelined)} {kind}/s",
         f"preprocessing alone {interval(found.preprocessing)}",
         f"model alone {interval(found.model)}",
     ]
