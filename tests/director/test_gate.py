@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,7 @@ class Script:
     modules: dict[str, tuple[str, ...]] = field(default_factory=dict)
     location: str | None = None
     options: dict = field(default_factory=dict)
+    images: dict = field(default_factory=dict)
     compares: list[bool] = field(default_factory=list)
     rng: random.Random = field(default_factory=lambda: random.Random(3))
 
@@ -102,6 +104,7 @@ class ScriptedProcess:
             case protocol.Prepare():
                 script.now_s += script.start_s / 2
                 script.options = dict(self.sent.case.options)
+                script.images[self.side] = self.sent.case.images
                 script.compares.append(self.sent.compares)
                 return protocol.Prepared(
                     "2026-01-01T00:00:00+00:00",
@@ -556,6 +559,15 @@ def test_an_option_is_no_path_though_there_be_a_file_of_that_name(tmp_path, monk
         case=Case("a:b", options={"size": "large", "weights": "w.pth"}), baseline=Installation("main", folder="/")
     )
     assert script.options == {"size": "large", "weights": str(tmp_path / "w.pth")}
+
+
+def test_both_sides_see_the_photographs_of_this_version_whatever_the_others_are():
+    script = Script()
+    runs = script.play(baseline=Installation("main", "/old/bin/python")).runs
+    assert script.images["baseline"] == script.images["candidate"]
+    assert [Path(path).name for path in script.images["baseline"]] == ["hopper-upper.jpg", "hopper-lower.jpg"]
+    assert all(Path(path).is_file() for path in script.images["baseline"])
+    assert {run.case.images for run in runs} == {()}  # as was asked
 
 
 def test_ctrl_c_late_in_a_pair_counts_that_pair():
