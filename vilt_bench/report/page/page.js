@@ -193,6 +193,13 @@
     return shape;
   }
 
+  /** Returns a mark at a place, before it the bar of its interval where both ends are known.
+   * @param {[number, number]} place @param {[number, number, number, number] | null} bar from and to @param {number} r @param {string} label @param {string} [id] */
+  function dot([cx, cy], bar, r, label, id) {
+    const [x1, y1, x2, y2] = bar ?? [0, 0, 0, 0];
+    return [...(bar ? [s("line", { x1, y1, x2, y2, class: "whisker" })] : []), mark(s("circle", { cx, cy, r, fill: "currentColor" }), label, id)];
+  }
+
   /** Draw a frame with its scales. @param {SVGElement} svg @param {number[]} box left, top, right, bottom
    * @param {{xs: number[], ys: number[], xLog?: boolean, yLog?: boolean, yZero?: boolean, x: string, y: string, xTicks?: boolean}} given */
   function frame(svg, box, given) {
@@ -329,8 +336,7 @@
         if (lined && those.length > 1) group.append(s("path", { d: path(those), class: "line", "stroke-dasharray": dashes(line) }));
         for (const each of those) {
           const [, low, high] = Array.isArray(each.ends) ? each.ends : [null, null, null];
-          if (low && high) group.append(s("line", { x1: at.x(each.x), x2: at.x(each.x), y1: at.y(low), y2: at.y(high), class: "whisker" }));
-          group.append(mark(s("circle", { cx: at.x(each.x), cy: at.y(each.y), r: front.includes(each) ? 5.5 : 4, fill: "currentColor" }), `${brief(cases[each.at].name)}: ${columns[x].title} ${texts[each.at][x]}; ${columns[y].title} ${texts[each.at][y]}${counted(each.at)}${front.includes(each) ? "; on the frontier" : ""}`, cases[each.at].id));
+          group.append(...dot([at.x(each.x), at.y(each.y)], low && high ? [at.x(each.x), at.y(low), at.x(each.x), at.y(high)] : null, front.includes(each) ? 5.5 : 4, `${brief(cases[each.at].name)}: ${columns[x].title} ${texts[each.at][x]}; ${columns[y].title} ${texts[each.at][y]}${counted(each.at)}${front.includes(each) ? "; on the frontier" : ""}`, cases[each.at].id));
         }
         svg.append(group);
       });
@@ -398,8 +404,8 @@
       svg.append(s("line", { x1: at.x(tokens), x2: at.x(tokens), y1: 26, y2: 256, class: "axis" }));
       const group = s("g", { class: "s0" }, s("path", { d: points.map((each, index) => `${index ? "L" : "M"}${at.x(each.x)} ${at.y(each.latency[0])}`).join(""), class: "line" }));
       for (const each of points) {
-        if (each.latency[1] && each.latency[2]) group.append(s("line", { x1: at.x(each.x), x2: at.x(each.x), y1: at.y(each.latency[1]), y2: at.y(each.latency[2]), class: "whisker" }));
-        group.append(mark(s("circle", { cx: at.x(each.x), cy: at.y(each.latency[0]), r: 4, fill: "currentColor" }), `${each.x.toLocaleString("en-US")} visual tokens: ${digits(each.latency[0])} [${digits(each.latency[1])}, ${digits(each.latency[2])}] ms, n = ${each.latency[4].toLocaleString("en-US")}`, cases[each.at].id));
+        const [value, low, high] = each.latency, x = at.x(each.x);
+        group.append(...dot([x, at.y(value)], low && high ? [x, at.y(low), x, at.y(high)] : null, 4, `${each.x.toLocaleString("en-US")} visual tokens: ${digits(value)} [${digits(low)}, ${digits(high)}] ms, n = ${each.latency[4].toLocaleString("en-US")}`, cases[each.at].id));
       }
       group.append(s("circle", { cx: at.x(tokens), cy: at.y(Number(between(0))), r: 6, fill: "none", stroke: "currentColor", "stroke-width": 2 }));
       svg.append(group);
@@ -659,10 +665,8 @@
         for (const [from, to, y] of view.levels) svg.append(s("line", { x1: at.x(from - 0.5), x2: at.x(to + 0.5), y1: at.y(y), y2: at.y(y), class: "whisker s1", "stroke-width": 2 }));
         for (const [, to, y, label] of view.levels) if (label) svg.append(s("text", { x: Math.min(at.x(to + 0.5), width - 8), y: at.y(y) - 8, "text-anchor": "end" }, label));
         for (const [x, y, low, high, label] of view.points) {
-          const group = s("g", { class: "s0" });
-          if (low !== null && high !== null) group.append(s("line", { x1: at.x(x), x2: at.x(x), y1: at.y(low), y2: at.y(high), class: "whisker" }));
-          group.append(mark(s("circle", { cx: at.x(x), cy: at.y(y), r: view.points.length > 200 ? 2.5 : 4, fill: "currentColor" }), label));
-          svg.append(group);
+          const bar = /** @type {[number, number, number, number] | null} */ (low !== null && high !== null ? [at.x(x), at.y(low), at.x(x), at.y(high)] : null);
+          svg.append(s("g", { class: "s0" }, ...dot([at.x(x), at.y(y)], bar, view.points.length > 200 ? 2.5 : 4, label)));
         }
       });
       return;
@@ -677,10 +681,8 @@
       svg.append(s("line", { x1: scale.at(1), x2: scale.at(1), y1: 0, y2: bottom, stroke: "currentColor" }), s("text", { x: width - 20, y: bottom + 33, "text-anchor": "end", class: "quiet" }, plot.x));
       plot.names.forEach((name, line) => svg.append(s("text", { x: left - 8, y: line * step + 20, "text-anchor": "end" }, name.length > left / 6.2 ? `${name.slice(0, left / 6.2 - 1)}…` : name)));
       for (const [line, value, low, high, label] of view.points) {
-        const y = line * step + 16, group = s("g", { class: "s0" });
-        if (low !== null && high !== null) group.append(s("line", { x1: scale.at(low), x2: scale.at(high), y1: y, y2: y, class: "whisker" }));
-        group.append(mark(s("circle", { cx: scale.at(value), cy: y, r: 4.5, fill: "currentColor" }), label));
-        svg.append(group);
+        const y = line * step + 16, bar = /** @type {[number, number, number, number] | null} */ (low !== null && high !== null ? [scale.at(low), y, scale.at(high), y] : null);
+        svg.append(s("g", { class: "s0" }, ...dot([scale.at(value), y], bar, 4.5, label)));
       }
     });
   }
