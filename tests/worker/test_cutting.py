@@ -68,7 +68,7 @@ def test_tokens_of_an_image_are_what_the_scheme_has_of_its_size(tmp_path: Path) 
     assert model.visual_tokens == 2 + 3 * 196 == parse_tiles("internvl:12").tokens((448, 896), 196)
     assert (model.resolution, model.tiles) == ((448, 448), "3 tiles of 448×448 (1×2 and a thumbnail)")
     assert [stage.name for stage in stages] == ["visual_embedder.projection", "visual_embedder.assembly"]
-    assert stages[-1].note == "of 3 tiles of 448×448 (1×2 and a thumbnail) an image; a word before and behind them"
+    assert stages[-1].note == "3 tiles of 448×448 (1×2 and a thumbnail) an image; a word before and behind them"
     (forecast,) = foresee([case])
     assert forecast.visual_tokens == model.visual_tokens
 
@@ -138,3 +138,29 @@ def test_a_tower_that_does_not_take_the_tiles_is_refused(tmp_path: Path, embedde
     path = photograph(tmp_path, 448, 896)
     with pytest.raises(EmbedderError, match=told):
         embedder_on_meta(Case(embedder, tiles=tiles, images=(path,), interaction="none"))
+
+
+@pytest.mark.parametrize(
+    ("embedder", "tiles", "reduce", "tokens"),
+    [
+        # Of 427×640 pixels, as the models' processors say: tests/model/test_tiles.py holds the schemes to them.
+        ("transformers/llama-4", "llama4", None, 727),
+        ("transformers/idefics3-8b", "idefics3:364", "pixel-shuffle:2", 2227),
+        ("transformers/smolvlm-256m", "idefics3:512", "pixel-shuffle:4", 862),
+        ("transformers/internvit-300m-448", "internvl:12", "pixel-shuffle:2", 1794),
+        ("timm/vit_large_patch14_clip_quickgelu_336.openai", "llava-next", None, 2144),
+        ("timm/vit_so400m_patch14_siglip_384.webli", "llava-onevision", None, 2709),
+        ("timm/vit_so400m_patch14_siglip_384.webli", "deepseek-vl2", "pixel-shuffle:2", 1023),
+    ],
+)
+def test_the_models_own_towers_make_as_many_tokens_of_a_photograph_as_the_models_do(
+    embedder: str, tiles: str, reduce: str | None, tokens: int
+) -> None:
+    images = ("synthetic",)
+    case = Case(embedder, tiles=tiles, reduce=reduce, images=images, resolution=(427, 640), interaction="none")
+    tower = embedder_on_meta(case)
+    cutting = cutting_of(case)
+    assert cutting is not None
+    pixels = torch.empty(cutting.tiling.count, 3, cutting.tiling.edge, cutting.tiling.edge, device="meta")
+    with torch.inference_mode():
+        assert tower(ImageBatch(pixels)).embeddings.shape[1] == tokens

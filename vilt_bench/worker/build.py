@@ -252,7 +252,7 @@ def assembly_of(case: Case, embedder: VisualEmbedder, cutting: Cutting | None = 
     """
     grids = embedder.clips.grids(case.frames, name=label(case))
     if cutting is not None:
-        embedder.notes[ASSEMBLY] = f"of {cutting.tiling} an image; {cutting.scheme.joins}"
+        embedder.notes[ASSEMBLY] = f"{cutting.tiling} an image; {cutting.scheme.joins}"
         arrange = arrangement(cutting.scheme, cutting.tiling, cutting.sizes, hidden_size=embedder.hidden_size)
         return Assembly(images=case.images_per_text, parts=cutting.tiling.count, arrange=arrange)
     newline = None
