@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -187,6 +188,12 @@ def test_boxes_go_row_by_row() -> None:
 def test_a_tiling_says_what_it_is() -> None:
     assert str(parse_tiles("llava-next").tiling((427, 640))) == "5 tiles of 336×336 (2×2 and a thumbnail)"
     assert str(parse_tiles("internvl").tiling((40, 40))) == "1 tile of 448×448"
+
+
+@pytest.mark.parametrize("scheme", EXAMPLES)
+def test_a_scheme_can_be_sent_to_another_process(scheme: str) -> None:
+    sent = pickle.loads(pickle.dumps(parse_tiles(scheme)))
+    assert (sent.name, sent.tiling((427, 640))) == (scheme, parse_tiles(scheme).tiling((427, 640)))
 
 
 def test_the_usual_number_of_a_scheme_is_its_models() -> None:

@@ -128,6 +128,10 @@ class Scheme(NamedTuple):
     joins: str = ""
     """What its tokens are put together with, for a reader."""
 
+    def __reduce__(self) -> tuple[Callable[[str], Scheme], tuple[str]]:
+        """Returns what makes it anew in another process, which functions of a rule can't be sent to."""
+        return parse_tiles, (self.name,)
+
     def tokens(self, size: Size, per_tile: int) -> int:
         """Returns how many tokens stand for an image: of its tiles, and those that rows and tiles are set apart by.
 

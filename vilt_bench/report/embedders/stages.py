@@ -14,7 +14,7 @@ from vilt_bench.judge.summary import TITLES, counted_row
 from vilt_bench.record.run import Bounds, Model, Stage
 from vilt_bench.report import tables
 from vilt_bench.report.columns import built
-from vilt_bench.report.lines import images_words
+from vilt_bench.report.lines import images_words, pixels
 from vilt_bench.report.numbers import giga, least_milliseconds, percent
 from vilt_bench.report.tables import Column, Line, Table, text_column
 
@@ -31,11 +31,11 @@ def show_stages(
         console: where to print.
         bounds: least times, a column for each machine.
     """
-    height, width = model.resolution
+    seen = f"{pixels(model)} pixels" if model.tiles is None else model.tiles
     console.print(
         Text.assemble(
             (case_name(case), "bold"),
-            f" – {model.kind} visual embedder, {height}×{width} pixels ({_input(model)}), "
+            f" – {model.kind} visual embedder, {seen} ({_input(model)}), "
             f"{', '.join([f'batch {case.batch_size}', *images_words(case)])}: "
             f"{_tokens(model)} of width {model.hidden_size}",
         )
