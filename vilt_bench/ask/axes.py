@@ -388,10 +388,10 @@ def _fixed(
 ) -> Iterator[str]:
     """Yields what embedders fix for themselves that varies for the others."""
     for name, values in axes.items():
-        which = [_written(each) for each, fixed in zip(embedders, own, strict=True) if name in fixed]
+        which = dict.fromkeys(_written(each) for each, fixed in zip(embedders, own, strict=True) if name in fixed)
         if which and len(values) > 1:
             has = "has its" if len(which) == 1 else "have their"
-            yield f"{_some(which)} {has} own `{name}`, which is not multiplied."
+            yield f"{_some([*which])} {has} own `{name}`, which is not multiplied."
 
 
 def _is_language_model(given: Mapping[str, Any]) -> bool:
