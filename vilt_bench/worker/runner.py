@@ -123,7 +123,7 @@ class Runner:
         if not is_plain(self.case):
             name, _ = parse_backend(self.case.backend)
             remarks.extend(in_vain(name, self.case.quantize, self.computing.stages))
-            remarks.extend(without_instructions(self.case.quantize, self.inputs.batches[0][0].pixels.device))
+            remarks.extend(without_instructions(self.case.quantize, self._device))
             told = getattr(backends.load(name), "remarks", tuple)
             remarks.extend(told())
         return tuple(remarks)
@@ -176,8 +176,7 @@ class Runner:
 
     def _faster(self) -> Iterator[str]:
         """Yields that another backend is likely much faster, where eager torch computes as it does by default."""
-        on_cpu = next(self.model.parameters(), torch.empty(0)).device.type == "cpu"
-        if not (on_cpu and is_plain(self.case) and self.case.dtype == FLOAT32):
+        if not (self._device.type == "cpu" and is_plain(self.case) and self.case.dtype == FLOAT32):
             return
         for name in backends.names():
             if name != EAGER and (found := faster_products(self.model, backends.own_products(name))):
@@ -186,6 +185,10 @@ class Runner:
                     f"The largest linear layer takes {share:.2f} of eager torch's time here as {product}: "
                     f"--backend {name} is likely much faster."
                 )
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters(), torch.empty(0)).device
 
     def run_pass(self) -> None:
         """Run one uninstrumented pass."""
