@@ -62,6 +62,7 @@ def compile_stage(
     """
     global _made
     _never_eager_in_silence()
+    _quiet_in_passes()
     compiled = torch.compile(
         _function_of_its_own(stage.module),
         backend=compiler,
@@ -181,6 +182,11 @@ def _never_eager_in_silence() -> None:
     settings: Any = torch._dynamo.config
     settings.recompile_limit = max(settings.recompile_limit, _SIZES)
     settings.fail_on_recompile_limit_hit = True
+
+
+def _quiet_in_passes() -> None:
+    """Keeps to itself what compiling again, for what a stage then finds, says of torchvision's own code."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchvision\._meta_registrations")
 
 
 def _short(why: str) -> str:
