@@ -204,7 +204,7 @@ def test_the_usual_number_of_a_scheme_is_its_models() -> None:
     ("text", "told"),
     [
         ("pixtral", "cuts no tiles, as its tower takes an image whole"),
-        ("qwen", "give `fit` native"),
+        ("qwen2.5-vl", "give `fit` native"),
         ("llava_next", "did you mean 'llava-next'?"),
         ("", "expected one of llava-next, llava-onevision, internvl:12"),
         ("llava-next:4", "has no number"),

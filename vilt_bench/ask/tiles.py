@@ -6,6 +6,7 @@ floating point, so does this, in the same order: a last-bit difference can cost 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ Box = tuple[int, int, int, int]
 Resampling = Literal["bilinear", "bicubic", "lanczos"]
 
 NATIVE = ("pixtral", "qwen")
-"""Models whose towers take each image whole, at a size near its own."""
+"""What names of models begin with whose towers take each image whole, at a size near its own."""
 
 
 class Picture(NamedTuple):
@@ -165,6 +166,7 @@ def cells_of(per_tile: int, name: str) -> int:
     )
 
 
+@functools.lru_cache(maxsize=64)  # every case of a record asks
 def parse_tiles(text: str) -> Scheme:
     """Returns the scheme of a text like `internvl:12`.
 
@@ -172,7 +174,7 @@ def parse_tiles(text: str) -> Scheme:
         ConfigError: there is no such scheme, it has no number, or its number is out of range.
     """
     name, colon, number = text.strip().partition(":")
-    if name in NATIVE:
+    if name.startswith(NATIVE):
         raise ConfigError(
             f"{name} cuts no tiles, as its tower takes an image whole at its own size; leave it out, and give `fit` "
             "native",
