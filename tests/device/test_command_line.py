@@ -140,3 +140,22 @@ def test_a_row_of_the_paper_is_timed_on_the_device(vilt_bench, tmp_path):
     assert run.environment.device == "lagging:0"
     assert run.trials[0].samples.whole.device_time_s
     assert (tmp_path / "paper/figure-1.svg").exists()
+
+
+def test_a_pipeline_runs_at_the_devices_pace_where_preprocessing_is_faster(vilt_bench, tmp_path):
+    where = ["--device", "lagging", "--interaction", "none", "--preprocessing-workers", "1"]
+    name = embedder(backbone_ms=150, projection_ms=50)
+    done = vilt_bench("run", name, *where, "--trials", "1", "--max-time", "4")
+    assert done.returncode == 0, done.stderr
+    found = the_record(tmp_path).trials[0].pipelined
+    assert median(found.model_s) == pytest.approx(0.2, rel=0.02)
+    assert min(found.pipelined_s) >= 0.198  # never faster than its device, while the host prepares more
+    assert max(found.preprocessing_s) < 0.2
+    assert "Pipelined with 1 worker: " in told(done)
+    assert "bottleneck: model" in told(done)
+    assert "one processor for both" not in told(done)
+    refused = vilt_bench("run", name, *where, "--pin-memory", *QUICK)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith(
+        "vilt-bench: --pin-memory is not to be had with --device lagging:0 ("
+    )

@@ -68,7 +68,7 @@ def test_what_overlaps_takes_as_long_as_the_slower_of_both(
 
 
 def test_pinned_memory_is_for_accelerators() -> None:
-    check_pinning(Case("patch32", preprocessing_workers=1, pin_memory=True), torch.device("cuda"))
+    check_pinning(Case("patch32", preprocessing_workers=1), CPU)
     with pytest.raises(
         ConfigError, match=r"`pin_memory` is memory that accelerators copy from .* `device` cpu is none"
     ):

@@ -130,7 +130,10 @@ def test_what_a_decoder_reads_otherwise_is_refused(photograph: Path, tmp_path: P
     [
         ({"preprocessor": "opencv"}, "`preprocessor` must be one of pillow, torchvision, processor, processor:fast"),
         ({"decoder": "turbo"}, "`decoder` must be one of pillow, torchvision, pyav"),
-        ({"preprocessor": "processor"}, "patch has no processor that is known here; give pillow or torchvision"),
+        (
+            {"preprocessor": "processor"},
+            "`preprocessor` processor is none that patch has, as far as is known here; give pillow",
+        ),
     ],
 )
 def test_preprocessors_that_are_not_there_are_refused(photograph: Path, asked: dict[str, Any], message: str) -> None:

@@ -148,13 +148,13 @@ def _check_processor(case: Case, embedder: VisualEmbedder, processor: Processor)
     ):
         if given:
             raise ConfigError(
-                f"{processor.description} decides of sizes itself; leave `{name}` out", field="preprocessor"
+                f"processor: {processor.description} decides of sizes itself; leave `{name}` out", field="preprocessor"
             )
     if not embedder.fixed_size:
         return
     if (made := processor.size(*embedder.resolution)) != embedder.resolution:
         raise ConfigError(
-            f"{processor.description} makes images of {made[0]}x{made[1]} pixels, and {label(case)} takes "
+            f"processor: {processor.description} makes images of {made[0]}x{made[1]} pixels, and {label(case)} takes "
             f"{embedder.resolution[0]}x{embedder.resolution[1]}; give `resolution` {made[0]}x{made[1]}",
             field="preprocessor",
         )
@@ -171,7 +171,8 @@ def native_processor(case: Case, embedder: VisualEmbedder) -> Processor | None:
     if (kind := case.processor_kind) is not None:
         if embedder.processor is None:
             raise ConfigError(
-                f"{label(case)} has no processor that is known here; give pillow or torchvision", field="preprocessor"
+                f"processor is none that {label(case)} has, as far as is known here; give pillow or torchvision",
+                field="preprocessor",
             )
         return embedder.processor(kind)
     # A processor of images has other limits than one of clips.

@@ -7,8 +7,10 @@ all alike: batches prepared and computed at the same time, prepared only, and co
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +22,14 @@ from vilt_bench.errors import ConfigError
 from vilt_bench.model import VisionLanguageModel
 from vilt_bench.record.run import Pipelined
 from vilt_bench.words import counted
+from vilt_bench.worker.failures import first_line
 from vilt_bench.worker.inputs import Inputs
 from vilt_bench.worker.preprocessing import Encoded, Preprocessing
 
 PREFETCHED = 2
 """Batches that each process has ready or in the making; `DataLoader`'s default."""
+UNDER_WAY = 2
+"""Passes that an accelerator has at once, at most: it does not wait for the host, and the host not long for it."""
 LEAST_BATCHES = 3
 """In a block."""
 
@@ -65,13 +70,22 @@ def check_pinning(case: Case, device: torch.device) -> None:
     """Refuse pinned memory where there is no accelerator that copies from it.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or torch has no such memory for it.
     """
-    if case.pin_memory and device.type == "cpu":
+    if not case.pin_memory:
+        return
+    if device.type == "cpu":
         raise ConfigError(
             "is memory that accelerators copy from while the host works, and `device` cpu is none; leave it out",
             field="pin_memory",
         )
+    try:
+        torch.empty(1, device="cpu").pin_memory()
+    except Exception as error:  # whatever a device's package objects to
+        raise ConfigError(
+            f"is not to be had with `device` {device} ({type(error).__name__}: {first_line(error)}); leave it out",
+            field="pin_memory",
+        ) from error
 
 
 @dataclass
@@ -87,6 +101,8 @@ class Pipeline:
     clock: Clock = time.perf_counter
     _batches: Iterator[ImageBatch] | None = field(default=None, init=False)
     _passes: int = field(default=0, init=False)
+    _ends: deque[Any] = field(default_factory=deque, init=False)
+    """Of the passes that are under way on an accelerator."""
 
     @classmethod
     def of(cls, case: Case, model: VisionLanguageModel, inputs: Inputs) -> Pipeline:
@@ -185,6 +201,16 @@ class Pipeline:
         _, text = self.inputs.batches[self._passes % len(self.inputs.batches)]
         self._passes += 1
         self.model(images, text)
+        if self.device.type != "cpu":
+            self._wait_for_all_but(UNDER_WAY)
+
+    def _wait_for_all_but(self, passes: int) -> None:
+        """Wait until no more passes than that are under way: the host would enqueue them by the thousand."""
+        event: Any = torch.Event(self.device)
+        event.record()
+        self._ends.append(event)
+        if len(self._ends) > passes:
+            self._ends.popleft().synchronize()
 
     def _on_device(self, images: ImageBatch) -> ImageBatch:
         def moved(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
