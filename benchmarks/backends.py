@@ -461,6 +461,8 @@ def table(rows: Sequence[Row]) -> list[str]:
     for row in sorted(rows, key=lambda row: row["ratio"][0]):
         fallen = [name.split(".")[-1] for name, each in row["by"].items() if each["fell_back"]]
         precisions = ", ".join(dict.fromkeys(each["precision"] for each in row["by"].values()))
+        if row["quantize"] and row["quantize"] not in precisions:
+            precisions += f", nothing in {row['quantize']}"
         difference = "–" if row["difference"] is None else f"{row['difference']:.1g}"
         if is_another_answer(row):
             difference = f"**{difference}**"
