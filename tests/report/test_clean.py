@@ -202,7 +202,7 @@ def test_every_text_of_a_record_and_of_a_comparison_is_driven(run, comparison):
         kept = Counter(text for text in texts(value) if not text.startswith("hostile"))
         # Choices, and what a case checks itself.
         known = "textual_embedder visual_embedder modality_interaction regressed missing candidate stored stages"
-        known += " parameters error aspect float32 torch auto vilt"
+        known += " parameters error aspect float32 torch auto vilt pillow"
         assert not kept.keys() - set(known.split())
 
 
