@@ -43,6 +43,8 @@ def pipeline(*, host_s: float, model_s: float, workers: int) -> tuple[Pipeline, 
     return Pipeline(model, inputs, CPU, torch.float32, workers, pinned=False), seen
 
 
+@pytest.mark.alone
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # of DataLoader's own forks
 @pytest.mark.parametrize(
     ("workers", "host_s", "model_s", "expected_s"),
     [
@@ -55,13 +57,14 @@ def test_what_overlaps_takes_as_long_as_the_slower_of_both(
     workers: int, host_s: float, model_s: float, expected_s: float
 ) -> None:
     subject, seen = pipeline(host_s=host_s, model_s=model_s, workers=workers)
-    found = subject.measure(0.3)
+    rounds = [subject.measure(0.2) for _ in range(3)]
     subject.close()
-    # Sleeps are never shorter than asked; on a busy machine they may be longer.
-    assert host_s / max(1, workers) <= found.preprocessing_s[0] * 1.05 < 3 * host_s
-    assert model_s <= found.model_s[0] < 2 * model_s
-    assert expected_s * 0.95 <= found.pipelined_s[0] < 1.5 * expected_s
-    assert found.batches[0] >= 3
+    found = rounds[0]
+    # Sleeps are never shorter than asked, and on a busy machine may be longer: the quickest round tells.
+    assert min(each.preprocessing_s[0] for each in rounds) == pytest.approx(host_s / max(1, workers), rel=0.3)
+    assert min(each.model_s[0] for each in rounds) == pytest.approx(model_s, rel=0.3)
+    assert min(each.pipelined_s[0] for each in rounds) == pytest.approx(expected_s, rel=0.3)
+    assert min(each.batches[0] for each in rounds) >= 3
     assert found.workers == workers
     assert set(seen) == {0.0, 1.0, 2.0, 9.0}  # batches that were prepared, and, alone, the one that is there
     assert ("process" if workers else "without processes") in found.method

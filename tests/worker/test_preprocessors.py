@@ -1,3 +1,4 @@
+import pickle
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from vilt_bench.errors import ConfigError, InputError
 from vilt_bench.worker.build import build_inputs, embedder_on_meta
 from vilt_bench.worker.decoders import DECODERS, find_decoder
 from vilt_bench.worker.inputs import Inputs
+from vilt_bench.worker.pipeline import Batches
 from vilt_bench.worker.preprocessing import Preprocessing
 
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
@@ -151,3 +153,12 @@ def test_a_processor_and_the_tower_agree_on_the_size(photograph: Path) -> None:
     for name, asked in {"resolution": {"resolution": (448, 448)}, "fit": {"fit": "crop"}}.items():
         with pytest.raises(ConfigError, match=rf"Qwen2VLImageProcessor .* decides of sizes itself; leave `{name}` out"):
             prepared(photograph, "transformers/qwen2-vl-2b", preprocessor="processor", **asked)
+
+
+@pytest.mark.parametrize("preprocessor", ["pillow", "torchvision", "processor"])
+def test_what_prepares_can_be_sent_to_processes_that_are_not_forked(photograph: Path, preprocessor: str) -> None:
+    if preprocessor == "processor":
+        pytest.importorskip("transformers", minversion="5.24")
+    inputs, made, pixels = prepared(photograph, "timm/vit_tiny_patch16_224", preprocessor=preprocessor)
+    sent = pickle.loads(pickle.dumps(Batches(made, inputs.encoded)))
+    assert torch.equal(sent[0].pixels[0], pixels)
