@@ -88,7 +88,7 @@ def test_pages_and_latex_have_the_tables(runs: list[Run]) -> None:
     page = render_pivot(runs, "html", "batch-size")
     root = ElementTree.fromstring(page.partition("\n")[2])
     assert "3.00 [2.97, 3.03]" in "".join(root.itertext())
-    assert r"3.00 {[}2.97, 3.03{]}" in render_pivot(runs, "latex", "batch-size")
+    assert r"3.00 & {[}\num{2.97}, \num{3.03}{]}" in render_pivot(runs, "latex", "batch-size")
 
 
 @pytest.mark.parametrize("width", [40, 80, 160])
