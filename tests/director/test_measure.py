@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from vilt_bench import measure, protocol
+from vilt_bench.ask import clips
 from vilt_bench.ask.case import Case, Sampling, ViltConfig
 from vilt_bench.director import measure as directing
 from vilt_bench.director.measure import measure_together
@@ -258,7 +259,7 @@ def test_what_the_user_can_mend_is_raised_before_anything_is_timed():
 
 def test_images_and_names_of_many_cases_are_checked_once_each(monkeypatch):
     checked = []
-    monkeypatch.setattr(directing, "check_images", checked.append)
+    monkeypatch.setattr(clips, "check_images", checked.append)
     directing.check_cases(Case("patch32", batch_size=size, images=("synthetic",)) for size in range(1, 100))
     assert checked == [("synthetic",)]
 
