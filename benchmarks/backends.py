@@ -181,8 +181,20 @@ def measure(embedder: str, options: argparse.Namespace, known: Sequence[Row]) ->
             failure = error.__cause__ or error if isinstance(error, StageError) else error
             yield row | {"absent": f"failed: {error_line(failure)}"}
         subject = direct = None  # type: ignore[assignment]
-        torch._dynamo.reset()
+        forget_compiled()
         gc.collect()
+
+
+def forget_compiled() -> None:
+    """Lets the compiler begin with an empty cache again, as in a process of its own."""
+    torch._dynamo.reset()
+    if "torch._inductor" in sys.modules:
+        from torch._inductor.utils import clear_caches
+
+        from vilt_bench.worker.backends import _compiled
+
+        clear_caches()
+        _compiled.use_fresh_cache.cache_clear()
 
 
 def cpu_of_all() -> float:
