@@ -57,3 +57,14 @@ def test_what_a_narrow_terminal_has_no_room_for_follows_with_the_names_again(
     assert {"visual embedder", "  transformer", "all"} <= wide.keys() <= narrow.keys()
     for name, values in wide.items():
         assert values <= narrow[name]
+
+
+@pytest.mark.parametrize("command", ["run", "rerun", "gate", "compare", "profile", "show", "choose", "report", "history"])
+def test_no_help_is_wider_than_its_terminal(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main([command, "--help"]) == 0
+    found = capsys.readouterr().out.splitlines()
+    assert len(found) > 10
+    assert [line for line in found if cell_len(line) > 60] == []

@@ -7,9 +7,9 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from vilt_bench.ask.case import ALONE, LANGUAGE_MODEL, Case, Interaction
+from vilt_bench.ask.case import ALONE, Case
 from vilt_bench.ask.choice import FORMATS, ORDERS, SHOWN, Range
 from vilt_bench.cli import axes, options, run, screen, values
 from vilt_bench.cli.parser import Parser
@@ -58,7 +58,7 @@ def register(add: Add) -> None:
     parser.add_argument(
         "--interaction",
         default=options.USUAL.interaction,
-        metavar="|".join((*get_args(Interaction), f"{LANGUAGE_MODEL}NAME")),
+        metavar="NAME",
         help=f"what the tokens go into, as for 'run' (default: {options.USUAL.interaction})",
     )
     parser.add_argument(
@@ -75,7 +75,9 @@ def register(add: Add) -> None:
     )  # fmt: skip
     group.add_argument("--frontier", action="store_true", help="only those on the frontier")
     group.add_argument("--limit", type=int, metavar="N", help=f"so many rows (default: {SHOWN}; of data all)")
-    group.add_argument("--format", choices=FORMATS, default="table", help="(default: table)")
+    group.add_argument(
+        "--format", choices=FORMATS, default="table", metavar="NAME", help=f"{', '.join(FORMATS)} (default: table)"
+    )
     group = parser.add_argument_group("measuring the finalists")
     group.add_argument(
         "--measure",

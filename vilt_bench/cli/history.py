@@ -62,9 +62,7 @@ def register(add: Add) -> None:
         "--newest", type=int, metavar="N", help=f"for --check: runs in whose midst a change is new (default: {NEWEST})"
     )
     group = parser.add_argument_group("output")
-    group.add_argument(
-        "--format", choices=[*TEXTS, *DATA, *PICTURES], help="default: what --output's name says, else a table"
-    )
+    options.add_format(group, [*TEXTS, *DATA, *PICTURES])
     group.add_argument(
         "--labels",
         action="append",

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, get_args
 
 from vilt_bench.ask.case import (
     DECODERS,
-    LANGUAGE_MODEL,
     MOST_IMAGES_PER_VILT,
-    PREPROCESSORS,
     SIZES,
     Case,
     Dtype,
     Fit,
-    Interaction,
     Sampling,
     parse_device,
 )
@@ -108,10 +105,11 @@ def add_case(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
         "--interaction",
         type=of(axes.text),
         default=USUAL.interaction,
-        metavar="|".join((*get_args(Interaction), f"{LANGUAGE_MODEL}NAME")),
-        help="what joins the modalities: the shared ViLT; that of another model of the paper's Table 6; or a language "
-        "model up to its first token, such as lm:SmolLM2-135M, lm:Qwen2.5-0.5B, lm:Llama-3.2-1B, lm:FOLDER, or, from "
-        "the network, lm:hub:ORGANISATION/NAME; none: the visual embedder alone, without text "
+        metavar="NAME",
+        help="what joins the modalities: vilt, the shared ViLT; bert, lxmert or vilbert, that of another model of the "
+        "paper's Table 6; a language model up to its first token, such as lm:SmolLM2-135M, lm:Qwen2.5-0.5B, "
+        "lm:Llama-3.2-1B, lm:FOLDER, or, from the network, lm:hub:ORGANISATION/NAME; none: the visual embedder alone, "
+        "without text "
         f"(default: {USUAL.interaction})",
     )
     for name in SIZES:
@@ -140,6 +138,16 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     add_columns(group)
     add_notes(group)
     group.add_argument("--quiet", action="store_true", help="say nothing while measuring")
+
+
+def add_format(group: argparse._ActionsContainer, choices: Sequence[str]) -> None:
+    """Add what a report is written as."""
+    group.add_argument(
+        "--format",
+        choices=choices,
+        metavar="NAME",
+        help=f"{', '.join(choices)} (default: what --output's name says, else a table)",
+    )
 
 
 def add_notes(group: argparse._ActionsContainer) -> None:
@@ -244,15 +252,15 @@ def add_input(parser: argparse.ArgumentParser, *, lists: bool = False) -> None:
     group.add_argument(
         "--preprocessor",
         type=of(axes.text),
-        metavar="|".join(PREPROCESSORS),
-        help="who resizes and normalises them: Pillow and torch, torchvision's transforms, or the tower's own "
-        f"processor in transformers, fast or slow as in processor:slow (default: {USUAL.preprocessor})",
+        metavar="NAME",
+        help="who resizes and normalises them: pillow, with torch; torchvision, by its transforms; or processor, the "
+        f"tower's own in transformers, fast or slow as in processor:slow (default: {USUAL.preprocessor})",
     )
     group.add_argument(
         "--decoder",
         type=of(axes.text),
-        metavar="|".join(DECODERS),
-        help="who decodes their files (default: what belongs to the preprocessor)",
+        metavar="NAME",
+        help=f"who decodes their files: {', '.join(DECODERS)} (default: what belongs to the preprocessor)",
     )
     if lists:
         group.add_argument(

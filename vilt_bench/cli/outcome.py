@@ -26,7 +26,11 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     """Add how the verdicts are shown, where else they are written, and what an inconclusive one means."""
     group = parser.add_argument_group("the outcome")
     group.add_argument(
-        "--format", choices=[*verdicts.FORMATS], default="table", help="what is printed (default: table)"
+        "--format",
+        choices=[*verdicts.FORMATS],
+        default="table",
+        metavar="NAME",
+        help=f"what is printed: {', '.join(verdicts.FORMATS)} (default: table)",
     )
     for format, text in FILES.items():
         group.add_argument(f"--{format}", type=partial(_file, format), metavar="FILE", help=f"also write {text}")

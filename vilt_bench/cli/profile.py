@@ -36,7 +36,12 @@ def register(add: Add) -> None:
     )
     options.add_patience(group)
     group = parser.add_argument_group("output")
-    group.add_argument("--format", choices=FORMATS, help="(default: by the file's name, else a table)")
+    group.add_argument(
+        "--format",
+        choices=FORMATS,
+        metavar="NAME",
+        help=f"{', '.join(FORMATS)} (default: by the file's name, else a table)",
+    )
     group.add_argument("--output", metavar="FILE", help="write to a file instead of printing")
     group.add_argument(
         "--operators", type=int, default=10, metavar="N", help="show the N that take most, 0 for none (default: 10)"

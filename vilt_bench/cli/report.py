@@ -30,9 +30,7 @@ def register(add: Add) -> None:
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", help=options.RUN)
     options.add_results(parser)
-    parser.add_argument(
-        "--format", choices=[*TEXTS, *DATA_FILES, *PICTURES], help="default: what --output's name says, else a table"
-    )
+    options.add_format(parser, [*TEXTS, *DATA_FILES, *PICTURES])
     parser.add_argument("--output", metavar="FILE", help="write to this file instead of the terminal")
     parser.add_argument(
         "--join",
@@ -68,7 +66,8 @@ def register(add: Add) -> None:
         "--figure",
         choices=FIGURES,
         default=FIGURES[0],
-        help="latency by stage, as the ViLT paper's Figure 1, or relative computational size, as its Figure 2 "
+        metavar="NAME",
+        help="latency, by stage, as the ViLT paper's Figure 1; size, relative computational size, as its Figure 2 "
         "(default: latency; a page has both); of a sweep: curve, a quantity along an axis; pareto, two quantities "
         "with their frontier; heatmap, a quantity by two axes; tokens, what visual tokens cost a language model",
     )

@@ -221,6 +221,7 @@ def _narrator(cases: Sequence[Case], *, quiet: bool) -> Callable[[GateProgress],
     if quiet:
         return lambda _: None
     from vilt_bench.report import clean
+    from vilt_bench.report.numbers import signed_percent
 
     names = [f"{clean.printed(name)}: " for name in names_apart(cases)] if len(cases) > 1 else [""]
     in_place = screen.is_terminal()
@@ -228,8 +229,8 @@ def _narrator(cases: Sequence[Case], *, quiet: bool) -> Callable[[GateProgress],
     def narrate(progress: GateProgress) -> None:
         known = ""
         if progress.interval is not None:
-            low, high = (100 * (ratio - 1) for ratio in progress.interval)
-            known = f", {low:+.1f}% to {high:+.1f}%"
+            low, high = (signed_percent(ratio - 1) for ratio in progress.interval)
+            known = f", {low} to {high}"
         spent = f"{progress.spent_s:.0f} of {progress.budget_s:.0f} s"
         text = f"{names[cases.index(progress.case)]}pair {progress.pair + 1}: {progress.phase} ({spent}{known})"
         if in_place:

@@ -111,6 +111,12 @@ def percent(share: float | None) -> str:
     return ABSENT if share is None else f"{100 * share:.1f}%"
 
 
+def signed_percent(share: float) -> str:
+    """Returns a change as `+1.3%` or `-1.3%`; one that rounds to nothing has no sign: `0.0%`."""
+    told = f"{100 * share:+.1f}%"
+    return told[1:] if told[1:] == "0.0%" else told
+
+
 def millions(count: int | None) -> str:
     """Returns a count in millions."""
     return ABSENT if count is None else number(count / 1e6)

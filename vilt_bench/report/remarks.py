@@ -7,7 +7,7 @@ from statistics import median
 
 from vilt_bench.judge import remarks as of
 from vilt_bench.report import limits
-from vilt_bench.report.numbers import digits, digits_above, percent, small
+from vilt_bench.report.numbers import digits, digits_above, percent, signed_percent, small
 from vilt_bench.words import counted
 
 _PARTS = {
@@ -81,7 +81,7 @@ def sentence(remark: of.Remark) -> str:
                 "noise": " (within the noise).",
                 "large": f": more than {100 * of.UNACCOUNTED:g}%, so read shares with care.",
             }
-            return f"The sum of stages is {100 * share:+.1f}% from the whole, which is timed apart{ends[found]}"
+            return f"The sum of stages is {signed_percent(share)} from the whole, which is timed apart{ends[found]}"
         case of.SlowedByClocks(share):
             return f"Passes with a clock between the stages take {100 * share:.1f}% longer than those without."
         case of.BoundWrong(stages, peak):

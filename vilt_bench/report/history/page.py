@@ -8,7 +8,16 @@ from itertools import pairwise
 from vilt_bench.judge.history import CaseHistory, History, shown_stages
 from vilt_bench.report.history import picture
 from vilt_bench.report.history.tables import levels, newest
-from vilt_bench.report.history.words import case_line, change_lines, date, machine_line, order_lines, span_line, title
+from vilt_bench.report.history.words import (
+    case_line,
+    change_lines,
+    date,
+    machine_line,
+    order_lines,
+    percent,
+    span_line,
+    title,
+)
 from vilt_bench.report.numbers import milliseconds_interval
 from vilt_bench.report.page import Plot, View, plain
 from vilt_bench.report.page.data import Part
@@ -73,7 +82,7 @@ def _view(case: CaseHistory, stage: str) -> View:
     changes = case.changes_of(stage)
     edges = [0, *(change.index for change in changes), len(case.points)]
     values = [changes[0].before_s, *(change.after_s for change in changes)] if changes else []
-    texts = ["", *(f"{100 * (change.ratio - 1):+.1f}%" for change in changes)]
+    texts = ["", *(percent(change.ratio) for change in changes)]
     found_levels = [
         (float(start + 1), float(end), 1e3 * value, text)
         for (start, end), value, text in zip(pairwise(edges), values, texts, strict=False)

@@ -17,7 +17,7 @@ from vilt_bench.judge.history import CaseHistory, History, shown_stages
 from vilt_bench.record.run import WHOLE
 from vilt_bench.report import clean
 from vilt_bench.report.axes import EMBEDDER
-from vilt_bench.report.history.words import case_line, date, machine_line, order_lines, title
+from vilt_bench.report.history.words import case_line, date, machine_line, order_lines, percent, title
 from vilt_bench.report.labels import Labels, read
 from vilt_bench.report.pictures import style
 
@@ -161,8 +161,7 @@ def _panel(axes: Axes, case: CaseHistory, stage: str, own: str | None) -> None:
         axes.axvline(change.index - 0.5, linewidth=0.5, color=style.INK, linestyle=(0, (2, 2)))
         late = change.index > 0.85 * len(case.points)
         axes.annotate(
-            f"{100 * (change.ratio - 1):+.1f}%"
-            + (f" {clean.line(change.first.commit)}" if change.first.commit else ""),
+            percent(change.ratio) + (f" {clean.line(change.first.commit)}" if change.first.commit else ""),
             (change.index - 0.5, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(-2 if late else 2, -1),

@@ -10,7 +10,7 @@ from statistics import median
 from vilt_bench.judge.change_points import LEAST_RUNS
 from vilt_bench.judge.history import CaseHistory, Change, History
 from vilt_bench.report.lines import text_words
-from vilt_bench.report.numbers import milliseconds_of
+from vilt_bench.report.numbers import milliseconds_of, signed_percent
 from vilt_bench.words import counted, first_few
 
 MOST_CHANGES = 12
@@ -147,4 +147,4 @@ def sparkline(values: Sequence[float | None], *, cells: int = SPARK_CELLS, plain
 
 def percent(ratio: float) -> str:
     """Returns a ratio as a change, such as `+1.3%`."""
-    return f"{100 * (ratio - 1):+.1f}%"
+    return signed_percent(ratio - 1)

@@ -13,7 +13,7 @@ from vilt_bench.judge.throughput import images_of
 from vilt_bench.record.run import WHOLE
 from vilt_bench.report.columns import quantity
 from vilt_bench.report.lines import environment_line, text_words
-from vilt_bench.report.numbers import ABSENT, decimals, number
+from vilt_bench.report.numbers import ABSENT, decimals, number, percent, signed_percent
 from vilt_bench.report.verdicts.decision import SEVERITY
 from vilt_bench.words import counted
 
@@ -235,7 +235,7 @@ def detectable(comparison: Comparison) -> str:
     if comparison.detectable is None:
         return "The smallest slowdown that would be found here is not known."
     by = " of CPU time" if comparison.detectable_channel == "cpu_time" else ""
-    return f"A slowdown of {_percent(comparison.detectable)}{by} would be found in 95 of 100 such comparisons."
+    return f"A slowdown of {percent(comparison.detectable)}{by} would be found in 95 of 100 such comparisons."
 
 
 def short_size(comparison: Comparison) -> str:
@@ -290,9 +290,5 @@ def setting(share: float) -> str:
     return f"{100 * share:.4g}%"
 
 
-def _percent(share: float) -> str:
-    return f"{round(100 * share, 1) + 0.0:.1f}%"  # + 0.0 makes 0 of -0
-
-
 def _signed(share: float) -> str:
-    return f"{100 * share:+.2g}%" if abs(share) < 0.001 else f"{100 * share:+.1f}%"
+    return f"{100 * share:+.2g}%" if 0 < abs(share) < 0.001 else signed_percent(share)
