@@ -59,7 +59,9 @@ def test_what_a_narrow_terminal_has_no_room_for_follows_with_the_names_again(
         assert values <= narrow[name]
 
 
-@pytest.mark.parametrize("command", ["run", "rerun", "gate", "compare", "profile", "show", "choose", "report", "history"])
+@pytest.mark.parametrize(
+    "command", ["run", "rerun", "gate", "compare", "profile", "show", "choose", "report", "history"]
+)
 def test_no_help_is_wider_than_its_terminal(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
