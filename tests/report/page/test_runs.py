@@ -201,6 +201,8 @@ def test_two_cases_are_compared_by_the_keyboard_with_what_their_records_can_bear
     # 10 ms over 3 ms; half-widths of 1% each, joined: 1.4%.
     assert "grid-r50 (64×64) takes 3.33 times as long as patch32 (64×64): surely longer" in told
     assert "3.33 [3.29, 3.38]" in told
+    heads = pair.get_by_role("columnheader").all_inner_texts()
+    assert heads[1].startswith("Ratio")  # what is asked is seen on a telephone, too
     assert "They took turns in one group" in told
     assert "They differ in embedder (patch32 / grid-r50)." in told
 

@@ -504,14 +504,14 @@
       const [one, other] = [left.get(name), right.get(name)], both = one?.[2] && other?.[2] ? ratio(one[2], other[2]) : null;
       const row = /** @type {Row} */ (one ?? other);
       if (row[1] === WHOLE) whole.both = both;
-      return { cells: [data.stages[row[0]].title, one ? one[3][0] : "–", other ? other[3][0] : "–", both ? `${three(both.value)} [${both.low === null ? "–" : three(both.low)}, ${both.high === null ? "–" : three(both.high)}]` : "–"],
+      return { cells: [data.stages[row[0]].title, both ? `${three(both.value)} [${both.low === null ? "–" : three(both.low)}, ${both.high === null ? "–" : three(both.high)}]` : "–", one ? one[3][0] : "–", other ? other[3][0] : "–"],
         look: row[1] === STAGE && names.some((each) => each === data.stages[row[0]].component) && name.includes(".") ? "d1" : "strong", apart: row[1] === WHOLE };
     });
     const both = whole.both, sure = both && both.low !== null && both.high !== null ? both.low > 1 ? "longer" : both.high < 1 ? "shorter" : "" : "";
     const differ = columns.map((_, at) => at).filter((at) => columns[at].kind === "axis" && !["verdict", "kind"].includes(columns[at].key) && texts[first][at] !== texts[second][at]);
     section.append(h("button", { class: "close", type: "button", onclick: () => { put({ pair: null }); rows[first].querySelector("input")?.focus(); } }, "Close"),
       h("p", { class: "answer" }, !both ? "One of the two has no times." : h("span", {}, h("strong", {}, brief(b.name)), ` takes ${three(both.value)} times as long as `, h("strong", {}, brief(a.name)), both.low === null ? "; too few trials tell how sure that is." : sure ? `: surely ${sure}, as far as these records tell.` : ": within what these records leave open, neither is faster.")),
-      table(`${brief(a.name)} and ${brief(b.name)}`, ["Stage", `${brief(a.name)} (ms) [95% interval]`, `${brief(b.name)} (ms) [95% interval]`, "Ratio [95% interval]"], lines),
+      table(`${brief(a.name)} and ${brief(b.name)}`, ["Stage", "Ratio [95% interval]", `${brief(a.name)} (ms) [95% interval]`, `${brief(b.name)} (ms) [95% interval]`], lines),
       h("p", { class: "said" }, a.group === b.group && data.shared[a.group]
         ? "They took turns in one group, so that the machine's drift met both; the interval takes them as independent."
         : `They are stored records of ${data.shared[a.at].slice(0, 16).replace("T", " ")} and ${data.shared[b.at].slice(0, 16).replace("T", " ")}: what the machine did between the two is in the ratio and not in its interval. 'vilt-bench run' of both measures them in turns; 'vilt-bench gate' decides between two versions of the code.`),
