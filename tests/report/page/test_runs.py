@@ -309,6 +309,17 @@ def test_hostile_names_stay_texts(make_run: MakeRun, show: Show) -> None:
     assert not {"\x1b", "\u202e"} & set(shown.evaluate("document.body.textContent"))
 
 
+def test_stages_that_only_some_runs_have_stand_where_they_run(make_run: MakeRun) -> None:
+    linear = ("textual_embedder", "visual_embedder.projection", "modality_interaction.transformer")
+    grid = (linear[0], "visual_embedder.backbone", "visual_embedder.pooling", *linear[1:])
+    runs = [make_run(run_id=str(len(each)), latencies_s=dict.fromkeys(each, 0.001)) for each in (linear, grid)]
+    page = once("stages", lambda: runs)
+    found = re.search(rb'<script type="application/json" id="data">(.*?)</script>', page)
+    assert found is not None
+    stages = [stage["name"] for stage in json.loads(found[1])["stages"]]
+    assert [each for each in stages if "." in each] == list(grid[1:])
+
+
 def test_absurd_numbers_and_records_of_other_machines_are_shown(make_run: MakeRun, show: Show) -> None:
     def runs() -> list[Run]:
         long = {"textual_embedder": 1e-9, "visual_embedder.projection": 1e7, "modality_interaction": 1e-12}

@@ -200,7 +200,7 @@ def data(runs: Sequence[Summary], told: Sequence[Told]) -> dict[str, Any]:
         for each in usual()
         if any(each.text(row) != ABSENT for run in runs for row in run.rows)
     ]  # fmt: skip
-    kinds = sorted(dict.fromkeys(row.name for run in runs for row in run.rows), key=_place)
+    kinds = _stages(runs)
     most = min(MOST, max(LEAST_SAMPLES, MOST_SAMPLES // max(1, len(runs))))
     ids = _ids(runs)
     cases = []
@@ -292,6 +292,18 @@ def _estimate(found: Estimate | None) -> list[Any] | None:
     if found is None:
         return None
     return [*(_few(1e3, each) for each in (found.value, found.low, found.high)), found.units, found.samples]
+
+
+def _stages(runs: Sequence[Summary]) -> list[str]:
+    """Returns the names of all stages in the order in which they run: what only some runs have, where they have it."""
+    found: list[str] = []
+    for run in runs:
+        at = 0
+        for row in run.rows:
+            if row.name not in found:
+                found.insert(at, row.name)
+            at = found.index(row.name) + 1
+    return sorted(found, key=_place)
 
 
 def _place(name: str) -> int:
