@@ -60,6 +60,7 @@ RGB: dict[Normalisation, tuple[tuple[float, float, float], tuple[float, float, f
 }
 """Mean and standard deviation of the pixels, by the names that timm has for them."""
 FAMILIES = {
+    "^gemma4_vit": "gemma4",
     "siglip": "siglip",
     "_clip_": "clip",
     "dinov2": "dinov2",

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,18 @@ from PIL import Image
 
 pytest.importorskip("transformers", minversion="5.24")
 
+import transformers
 from transformers import CONFIG_MAPPING, AutoModel
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
+from embedders.timm_encoder import timm_encoder
 from embedders.transformers_encoder import transformers_encoder
 from vilt_bench.ask.case import Case
 from vilt_bench.ask.images import fitted_size
 from vilt_bench.embedding import ImageBatch, VisualEmbedder
 from vilt_bench.embedding.processors import find_processor
 from vilt_bench.errors import ConfigError, InputError
+from vilt_bench.model.reduction import reduced
 from vilt_bench.worker.build import build_inputs
 
 SIZES = [(427, 640), (320, 200), (224, 224), (1, 1), (30, 900), (90, 450), (333, 77), (50, 70), (1100, 300), (28, 28)]
@@ -136,6 +140,34 @@ def test_gemma_3_makes_256_tokens_of_any_image(tmp_path: Path) -> None:
         assert image.shape[1:] == ours.size(*size) == embedder.resolution == (896, 896)
     patches = embedder(ImageBatch(torch.empty(1, 3, 896, 896, device="meta"))).embeddings.shape[1]
     assert connector(torch.empty(1, patches, 32, device="meta")).shape[1] == patches // 4**2 == 256
+
+
+def test_gemma_4s_images_become_as_many_tokens_as_its_own_processor_and_model_make(tmp_path: Path) -> None:
+    config = transformers.Gemma4VisionConfig(
+        **SLIM, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=16
+    )
+    model, own = transformers.Gemma4VisionModel(config).eval(), transformers.Gemma4ImageProcessor()
+    case = Case("timm/gemma4_vit_167m.gemma4_e4b_it", reduce="avg-pool:3", fit="native")
+    with torch.device("meta"):
+        tower = timm_encoder(model="gemma4_vit_167m.gemma4_e4b_it", hidden_size=8).eval()
+    embedder = reduced(tower, "avg-pool:3")
+    for size in SIZES:
+        photograph(*size).save(path := tmp_path / "image.png")
+        with torch.inference_mode():
+            (batch, *_), *_ = build_inputs(replace(case, images=(str(path),)), embedder, torch.device("cpu")).batches
+            ours = embedder(ImageBatch(batch.pixels.to("meta"))).embeddings.shape[1]
+            with Image.open(path) as image:
+                prepared = own(image, return_tensors="pt")
+            theirs = model(prepared["pixel_values"], prepared["image_position_ids"]).last_hidden_state
+        assert [ours] == [len(theirs)] == prepared["num_soft_tokens_per_image"].tolist(), size
+
+
+def test_patches_with_positions_are_put_together_to_the_image() -> None:
+    size = (672, 912)  # what its processor leaves as it is: multiples of 48, as many as it has
+    pixels = torch.randint(256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    processor = find_processor(["gemma4"], resolution=(768, 768), mean=(0, 0, 0), std=(1, 1, 1))("")
+    (found,) = processor.pixels(processor([pixels]))
+    torch.testing.assert_close(found, pixels / 255, atol=1e-6, rtol=0)
 
 
 def test_native_sizes_are_bound_by_what_comes_with_a_checkpoint(tmp_path: Path) -> None:

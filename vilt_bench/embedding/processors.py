@@ -36,6 +36,8 @@ PATCHES = {"patch_size": "patch_size", "merge_size": "spatial_merge_size", "temp
 """Attributes of processors, by what configurations of towers call them."""
 BY_ROWS = ("HunYuanVLImageProcessor",)
 """Processors that return flat patches row by row, whatever their squares."""
+POSITIONS = "image_position_ids"
+"""Of an output's patches, (column, row) of each, -1 where they are padding."""
 _PROBES = ((120, 360), (360, 120))
 
 
@@ -142,8 +144,9 @@ class ImageProcessor:
             ConfigError: its output is not known here.
         """
         if (height, width) not in self._known:
-            # On the meta device there is nothing to compute; Pillow's kind does not take it.
-            device = "meta" if getattr(self._processor, "backend", "") == "torchvision" else "cpu"
+            # On the meta device there is nothing to compute; Pillow's kind does not take it, nor has it positions.
+            on_meta = getattr(self._processor, "backend", "") == "torchvision" and POSITIONS not in self._names
+            device = "meta" if on_meta else "cpu"
             image = torch.zeros(3, height, width, dtype=torch.uint8, device=device)
             try:
                 output = self([image])
@@ -169,7 +172,7 @@ class ImageProcessor:
     @property
     def packs(self) -> bool:
         """Whether it returns patches, of which `pixels` puts images together again."""
-        return "image_grid_thw" in self._names or "spatial_shapes" in self._names
+        return not {"image_grid_thw", "spatial_shapes", POSITIONS}.isdisjoint(self._names)
 
     @property
     def _names(self) -> Sequence[str]:
@@ -197,6 +200,10 @@ class ImageProcessor:
                 unflatten_patches(patches, (rows, columns), patch=edge)
                 for patches, (rows, columns) in zip(pixels, cells.tolist(), strict=True)
             ]
+        if (positions := output.get(POSITIONS)) is not None:
+            edge = round((pixels.shape[2] // 3) ** 0.5)
+            shapes = [(rows + 1, columns + 1) for columns, rows in positions.amax(1).tolist()]
+            return [unflatten_patches(patches, shape, patch=edge) for patches, shape in zip(pixels, shapes, strict=True)]
         if isinstance(pixels, Tensor) and pixels.ndim == 5 and pixels.shape[1] == 1:
             pixels = pixels[:, 0]
         if isinstance(pixels, Tensor) and pixels.ndim == 4 and pixels.shape[1] == 3 and grids is None:
@@ -222,7 +229,7 @@ def unflatten_patches(patches: Tensor, shape: Size, *, patch: int) -> Tensor:
     """Returns the image of its patches, row by row with colours last: [N, P²·3] to [3, H, W]; padding is left out.
 
     Args:
-        patches: as the NaFlex processor of SigLIP 2 makes them.
+        patches: as the processors of SigLIP 2 (NaFlex) and Gemma 4 make them.
         shape: (h, w) in patches.
         patch: P in pixels.
     """
