@@ -7,16 +7,25 @@ from vilt_bench.ask.case import Case
 from vilt_bench.judge.pipeline import enough_workers
 from vilt_bench.judge.summary import Summary, summarise
 from vilt_bench.record.run import Pipelined, Run
-from vilt_bench.report import columns
+from vilt_bench.report import columns, render
 from vilt_bench.report.lines import comparison_remarks, pipeline_line
 
 MakeRun = Callable[..., Run]
 
 
 def overlapped(
-    make_run: MakeRun, workers: int, *, pipelined_s: float, preprocessing_s: float, model_s: float, batch_size: int = 4
+    make_run: MakeRun,
+    workers: int,
+    *,
+    pipelined_s: float,
+    preprocessing_s: float,
+    model_s: float,
+    frames: int | None = None,
 ) -> Summary:
-    run = make_run(case=Case("patch32", batch_size=batch_size, preprocessing_workers=workers))
+    case = Case("patch32", batch_size=4, preprocessing_workers=workers)
+    if frames is not None:
+        case = replace(case, interaction="none", images=("walk.mp4",), frames=frames)
+    run = make_run(case=case)
     trials = [
         replace(
             trial,
@@ -89,3 +98,18 @@ def test_a_pipeline_is_told_in_a_line_and_in_columns_of_data(make_run: MakeRun) 
     none = summarise(make_run())
     assert pipeline_line(none) == ""
     assert {value for each in columns.OF_PIPELINES for value in each.data(none.whole).values()} == {None}
+
+
+def test_the_paces_of_clips_are_frames_a_second_and_none_of_images(make_run: MakeRun) -> None:
+    run = overlapped(make_run, 2, pipelined_s=0.2, preprocessing_s=0.2, model_s=0.1, frames=8)
+    assert pipeline_line(run).startswith(
+        "Pipelined with 2 workers: 160.0 [160.0, 160.0] frames/s"
+    )  # 4 clips of 8 in 0.2 s
+    data = {key: value for each in columns.OF_PIPELINES for key, value in each.data(run.whole).items()}
+    assert data["pipelined_frames_per_second"] == pytest.approx(4 * 8 / 0.2)
+    assert data["preprocessing_frames_per_second"] == pytest.approx(4 * 8 / 0.2)
+    assert data["model_frames_per_second"] == pytest.approx(4 * 8 / 0.1)
+    assert {value for key, value in data.items() if "images" in key} == {None}
+    table = render([run, run], "markdown")
+    assert "Pipelined frames/s" in table
+    assert "images/s" not in table

@@ -6,6 +6,7 @@ from embedders.patch import patch
 from vilt_bench.embedding import VisualTokens
 from vilt_bench.errors import EmbedderError
 from vilt_bench.model.assembly import Assembly, Newline, assembled, rows_of
+from vilt_bench.worker.observe import strange_values
 
 
 class Separators(nn.Module):
@@ -57,3 +58,13 @@ def test_a_newline_stands_behind_the_last_part_of_each_image() -> None:
     assert found.embeddings.shape == (2, 5, 3)
     torch.testing.assert_close(found.embeddings[:, :4], torch.arange(24.0).view(2, 4, 3))
     torch.testing.assert_close(found.embeddings[:, 4], arrange.token.expand(2, 3))
+
+
+def test_an_image_without_a_token_is_told_where_others_of_its_text_have_some() -> None:
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]], dtype=torch.bool)
+    tokens = VisualTokens(torch.zeros(2, 4, 8), mask=mask, images=2)
+    assert strange_values(tokens, dtype="float32") == (
+        "The mask of the visual tokens leaves an image without a token.",
+    )
+    full = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 1]], dtype=torch.bool)
+    assert strange_values(tokens._replace(mask=full), dtype="float32") == ()

@@ -1,6 +1,7 @@
 """Cases before they are measured."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -87,3 +88,8 @@ def test_tokens_of_all_images_of_a_text_are_counted_and_held_against_the_models_
     of_an_image = 4 * 4 + 4 + 4  # four batches of float32, their noise as bytes, one of them while it is made
     assert several.least_bytes - one.least_bytes == 3 * of_an_image * 3 * 96 * 128
     assert "60 visual and 8 text tokens are more than the 64 positions" in many.problem
+    assert "lower `images_per_text`, `resolution` or `text_length`, or use `reduce`" in many.problem
+    (clip,) = foresee([replace(one.case, frames=5)])
+    assert "lower `frames`, `resolution`" in clip.problem
+    (tiled,) = foresee([replace(one.case, tiles="internvl:1")])
+    assert tiled.problem.endswith("or use `reduce`, or cut fewer `tiles`")

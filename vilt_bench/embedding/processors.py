@@ -203,7 +203,9 @@ class ImageProcessor:
         if (positions := output.get(POSITIONS)) is not None:
             edge = round((pixels.shape[2] // 3) ** 0.5)
             shapes = [(rows + 1, columns + 1) for columns, rows in positions.amax(1).tolist()]
-            return [unflatten_patches(patches, shape, patch=edge) for patches, shape in zip(pixels, shapes, strict=True)]
+            return [
+                unflatten_patches(patches, shape, patch=edge) for patches, shape in zip(pixels, shapes, strict=True)
+            ]
         if isinstance(pixels, Tensor) and pixels.ndim == 5 and pixels.shape[1] == 1:
             pixels = pixels[:, 0]
         if isinstance(pixels, Tensor) and pixels.ndim == 4 and pixels.shape[1] == 3 and grids is None:

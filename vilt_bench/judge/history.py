@@ -156,8 +156,9 @@ class History:
     def to_frame(self) -> pd.DataFrame:
         """Returns a tidy `pandas.DataFrame`: one row a run and stage.
 
-        Columns: case, embedder, machine, fingerprint, device, threads, batch_size, dtype, height, width,
-        visual_tokens, run_id, started_at, committed_at, commit, branch, dirty, stage, latency_s, low_s, high_s, trials,
+        Columns: case, embedder, machine, fingerprint, device, threads, batch_size, images_per_text,
+        frames, tiles, dtype, height, width, visual_tokens, run_id, started_at, committed_at, commit, branch, dirty,
+        stage, latency_s, low_s, high_s, images_per_second, images_per_second_low, images_per_second_high, trials,
         change (the ratio where a change begins).
         """
         import pandas as pd
@@ -476,9 +477,10 @@ def _since(since: str | datetime | None) -> datetime | None:
 
 
 FIELDS = (
-    "case", "embedder", "machine", "fingerprint", "device", "threads", "batch_size", "dtype", "height", "width",
-    "visual_tokens", "run_id", "started_at", "committed_at", "commit", "branch", "dirty", "stage", "latency_s",
-    "low_s", "high_s", "images_per_second", "images_per_second_low", "images_per_second_high", "trials", "change",
+    "case", "embedder", "machine", "fingerprint", "device", "threads", "batch_size", "images_per_text",
+    "frames", "tiles", "dtype", "height", "width", "visual_tokens", "run_id", "started_at", "committed_at", "commit",
+    "branch", "dirty", "stage", "latency_s", "low_s", "high_s", "images_per_second", "images_per_second_low",
+    "images_per_second_high", "trials", "change",
 )  # fmt: skip
 
 
@@ -501,6 +503,9 @@ def rows(history: History) -> Iterator[dict[str, Any]]:
                     "device": case.device,
                     "threads": case.threads,
                     "batch_size": case.case.batch_size,
+                    "images_per_text": case.case.images_per_text,
+                    "frames": case.case.frames,
+                    "tiles": case.case.tiles,
                     "dtype": case.case.dtype,
                     "height": height,
                     "width": width,

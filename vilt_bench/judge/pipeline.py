@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from vilt_bench.judge.estimate import Estimate, estimate
-from vilt_bench.judge.throughput import images_per_second
+from vilt_bench.judge.throughput import frames_of, images_of, images_per_second
 
 if TYPE_CHECKING:
     from vilt_bench.judge.summary import Summary
@@ -21,10 +21,12 @@ WAITS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What was measured of a run, judged; images a second."""
+    """What was measured of a run, judged; images a second, of clips frames."""
 
     workers: int
     pinned: bool
+    of_frames: bool
+    """Whether its paces are of frames."""
     on_host: bool
     """Whether the model shares the processor with what prepares its images."""
     pipelined: Estimate | None
@@ -66,8 +68,10 @@ def pipeline(run: Run) -> Pipeline | None:
     if not found:
         return None
 
+    seen = images_of(run.case) or frames_of(run.case)
+
     def rate(seconds: Callable[[Pipelined], Sequence[float]]) -> Estimate | None:
-        return images_per_second(_estimated([seconds(each) for each in found]), run.case.images_per_pass)
+        return images_per_second(_estimated([seconds(each) for each in found]), seen)
 
     waits = _estimated(
         [[1 - model / both for model, both in zip(each.model_s, each.pipelined_s, strict=False)] for each in found]
@@ -75,6 +79,7 @@ def pipeline(run: Run) -> Pipeline | None:
     return Pipeline(
         workers=found[0].workers,
         pinned=found[0].pinned,
+        of_frames=run.case.frames is not None,
         on_host=run.environment is not None and run.environment.device == "cpu",
         pipelined=rate(lambda each: each.pipelined_s),
         preprocessing=rate(lambda each: each.preprocessing_s),

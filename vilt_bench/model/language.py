@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,29 +127,33 @@ class Connector(nn.Module):
         """
         text, visual = modalities
         check_positions(
-            self.longest, visual=visual.embeddings.shape[1], text=text.embeddings.shape[1], images=visual.images
+            self.longest,
+            visual=visual.embeddings.shape[1],
+            text=text.embeddings.shape[1],
+            several=("images_per_text",) if visual.images > 1 else (),
         )
         projected = self.linear(self.activation(visual.embeddings))
         return JointTokens(torch.cat([projected, text.embeddings], dim=1), join_masks(visual, text))
 
 
-def check_positions(longest: int | None, *, visual: int, text: int, images: int) -> None:
+def check_positions(longest: int | None, *, visual: int, text: int, several: Sequence[str] = ()) -> None:
     """Refuse more tokens than a language model has positions for.
 
     Args:
         longest: how many it has; `None`: any number.
         visual: tokens of all images of a text.
         text: tokens of it.
-        images: of a text.
+        several: fields of the case of which a text has more than one.
 
     Raises:
         InputError: they are more.
     """
     if longest is not None and visual + text > longest:
-        lower = "`images_per_text`, " if images > 1 else ""
+        lower = "".join(f"`{name}`, " for name in several if name != "tiles")
+        fewer = ", or cut fewer `tiles`" if "tiles" in several else ""
         raise InputError(
             f"{visual} visual and {text} text tokens are more than the {longest} positions of the language model; "
-            f"lower {lower}`resolution` or `text_length`, or use `reduce`"
+            f"lower {lower}`resolution` or `text_length`, or use `reduce`{fewer}"
         )
 
 

@@ -313,42 +313,36 @@ LIMIT = Quantity(
 )
 
 
-def _rate(name: str, column: Column, field: str, part: str) -> Quantity:
-    """Returns a pace in images a second of preprocessing and model at the same time, or of one alone."""
+def _rates(name: str, title: str, part: str) -> tuple[Quantity, Quantity]:
+    """Returns a pace in images a second of preprocessing and model at the same time, or of one alone; that in frames.
 
-    def of(row: Row) -> Estimate | None:
-        return getattr(row.pipeline, part, None)
+    A run has one of both.
+    """
 
-    return Quantity(
-        name,
-        column,
-        of,
-        interval,
-        fields=_estimate_fields((field, f"{field}_low", f"{field}_high"), of),
-        usual=False,
-        more_is_better=True,
-        timed=True,
-    )
+    def pace(kind: str, name: str) -> Quantity:
+        of_frames, field = kind == "frames", f"{part}_{kind}_per_second"
+
+        def of(row: Row) -> Estimate | None:
+            found = row.pipeline
+            return None if found is None or found.of_frames != of_frames else getattr(found, part)
+
+        return Quantity(
+            name,
+            Column(f"{title} {kind}/s", aside="95% interval", screen=f"{name.capitalize().replace('_', ' ')}/s"),
+            of,
+            interval,
+            fields=_estimate_fields((field, f"{field}_low", f"{field}_high"), of),
+            usual=False,
+            more_is_better=True,
+            timed=True,
+        )
+
+    return pace("images", name), pace("frames", f"{name}_frames")
 
 
-PIPELINED = _rate(
-    "pipelined",
-    Column("Pipelined images/s", aside="95% interval", screen="Pipelined/s"),
-    "pipelined_images_per_second",
-    "pipelined",
-)
-PREPARED = _rate(
-    "prepared",
-    Column("Preprocessing alone images/s", aside="95% interval", screen="Prepared/s"),
-    "preprocessing_images_per_second",
-    "preprocessing",
-)
-COMPUTED = _rate(
-    "computed",
-    Column("Model alone images/s", aside="95% interval", screen="Computed/s"),
-    "model_images_per_second",
-    "model",
-)
+PIPELINED, PIPELINED_FRAMES = _rates("pipelined", "Pipelined", "pipelined")
+PREPARED, PREPARED_FRAMES = _rates("prepared", "Preprocessing alone", "preprocessing")
+COMPUTED, COMPUTED_FRAMES = _rates("computed", "Model alone", "model")
 WAITS = Quantity(
     "waits",
     Column("Model waits"),
@@ -378,7 +372,13 @@ BOTTLENECK = Quantity(
     drawn=False,
     timed=True,
 )
-OF_PIPELINES = (PIPELINED, PREPARED, COMPUTED, WAITS, BOTTLENECK)
+PACES_ALONE = (PREPARED, PREPARED_FRAMES, COMPUTED, COMPUTED_FRAMES)
+"""Of preprocessing and model, neither beside the other."""
+OF_PIPELINES = (
+    *(PIPELINED, PIPELINED_FRAMES),
+    *PACES_ALONE,
+    *(WAITS, BOTTLENECK),
+)
 """What a table of several runs tells as well of those whose preprocessing and model were measured at the same time."""
 OF_BACKENDS = (DIFFERENCE, PREPARING, COMPUTED_BY)
 """What a table tells as well of runs whose record says who computed the stages."""

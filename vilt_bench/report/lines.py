@@ -235,7 +235,7 @@ def pipeline_line(run: Summary) -> str:
     if found is None or found.pipelined is None:
         return ""
     how = f"{counted(found.workers, 'worker')}{', pinned memory' if found.pinned else ''}"
-    kind = "images" if run.case.frames is None else "clips"
+    kind = "frames" if found.of_frames else "images"
     said = [
         f"Pipelined with {how}: {interval(found.pipelined)} {kind}/s"
         if found.workers

@@ -119,10 +119,12 @@ def foresee(
 
 def _check_positions(case: Case, visual_tokens: int) -> None:
     """Refuse more tokens than a language model has positions for."""
-    if (name := case.language_model) is not None:
+    if (language_model := case.language_model) is not None:
         from vilt_bench.model.language import check_positions, positions_of
 
-        check_positions(positions_of(name), visual=visual_tokens, text=case.text_length, images=case.images_per_text)
+        usual = {"images_per_text": 1, "frames": None, "tiles": None}
+        several = [name for name, value in usual.items() if getattr(case, name) != value]
+        check_positions(positions_of(language_model), visual=visual_tokens, text=case.text_length, several=several)
 
 
 def _shape(case: Case, seen: list[tuple[Case, Shape | ViltBenchError]]) -> Shape:

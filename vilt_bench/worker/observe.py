@@ -95,7 +95,8 @@ def strange_values(tokens: VisualTokens, *, dtype: str) -> tuple[str, ...]:
             f"Visual tokens hold NaN or infinite values in {dtype}: their times are of a pass whose answer is of no "
             "use."
         )
-    if tokens.mask is not None and not bool(tokens.mask.any(dim=1).all()):
+    mask = tokens.mask
+    if mask is not None and not bool(mask.reshape(len(mask), tokens.images, -1).any(dim=2).all()):
         remarks.append("The mask of the visual tokens leaves an image without a token.")
     return tuple(remarks)
 

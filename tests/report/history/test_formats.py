@@ -36,6 +36,7 @@ def test_all_formats_agree(save_history, tmp_path, capsys) -> None:
     assert [float(line["images_per_second"]) for line in lines] == pytest.approx(throughput)
     assert [run["images_per_second"] for run in case["runs"]] == pytest.approx(throughput)
     assert f"| {throughput[-len(found.cases[0].stages)]:.2f} |" in run_render(found, "markdown")
+    assert {(line["images_per_text"], line["frames"], line["tiles"]) for line in lines} == {("1", "", "")}
     (change,) = [change for change in case["changes"] if change["stage"] == "whole"]
     assert change["first"]["commit"] == commit(20)
     assert frame[frame["change"].notna() & (frame["stage"] == "whole")]["commit"].tolist() == [commit(20)]

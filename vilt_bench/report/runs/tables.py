@@ -9,12 +9,11 @@ from vilt_bench.judge.summary import TITLES, Summary, shown_components
 from vilt_bench.record.run import Component
 from vilt_bench.report import columns as known
 from vilt_bench.report.columns import (
-    COMPUTED,
     FRAMES_PER_SECOND,
     IMAGES_PER_SECOND,
     LATENCY,
     OF_PIPELINES,
-    PREPARED,
+    PACES_ALONE,
     RANK,
     RELATIVE_TIME,
     SHARE,
@@ -104,9 +103,9 @@ def usual_side_by_side(runs: Sequence[Summary]) -> list[Quantity]:
 
 def _pipelines(runs: Sequence[Summary]) -> Iterator[Quantity]:
     """Yields what is told of preprocessing and model at the same time; what each does alone, on wide terminals."""
-    if any(run.pipeline is not None for run in runs):
-        for each in OF_PIPELINES:
-            wide = _WIDEST_RANKED + 30 if each in (PREPARED, COMPUTED) else 0
+    for each in OF_PIPELINES:
+        if any(each.of(run.whole) is not None for run in runs):
+            wide = _WIDEST_RANKED + 30 if each in PACES_ALONE else 0
             yield replace(each, column=replace(each.column, least_width=wide))
 
 
