@@ -299,7 +299,7 @@ def test_list_shows_what_models_use_and_where_that_is_said(capsys):
     assert main(["list", "--vlm", "fastvlm"]) == 0
     shown = capsys.readouterr().out
     assert "timm/fastvit_mci3" in shown
-    assert "transformers FastVlmConfig" in shown
+    assert "github:apple/ml-fastvlm" in shown
     assert main(["list", "--presets"]) == 0
     assert "vlm-2026" in capsys.readouterr().out
 
