@@ -7,6 +7,7 @@ from vilt_bench import protocol
 
 PROCESS = """
 import atexit, ctypes
+if {registered}: atexit.register(print, "registered before")
 from vilt_bench.worker import __main__ as worker
 
 class Loud:
@@ -23,8 +24,8 @@ worker.main()
 """
 
 
-def ended(*, fails: bool = False) -> subprocess.CompletedProcess[bytes]:
-    program = PROCESS.format(fails=fails)
+def ended(*, fails: bool = False, registered: bool = False) -> subprocess.CompletedProcess[bytes]:
+    program = PROCESS.format(fails=fails, registered=registered)
     return subprocess.run(
         [sys.executable, "-c", program],
         input=protocol.encode(protocol.Hello()) + b"\n",
@@ -41,3 +42,7 @@ def test_a_process_that_has_answered_all_runs_its_exit_handlers_and_is_not_taken
 
 def test_a_process_that_has_not_keeps_its_exit_code():
     assert ended(fails=True).returncode == 7
+
+
+def test_what_was_to_run_at_exit_before_the_process_was_a_measuring_one_runs_as_well():
+    assert {"handler", "registered before"} <= set(ended(registered=True).stderr.decode().splitlines())

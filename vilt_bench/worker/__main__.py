@@ -41,9 +41,12 @@ def _ending_at_once() -> Callable[[], None]:
     """Returns what to call when all is answered: the process then ends without taking itself apart.
 
     That is half a second of CPU time, in which others start already. What is registered to run at exit after this call
-    still runs.
+    still runs. Where something was before, as coverage is before this module is, the process ends as others do: that
+    would not run.
     """
     done: list[bool] = []
+    if atexit._ncallbacks():
+        return lambda: None
 
     def leave() -> None:
         if done and os.name == "posix":
