@@ -241,6 +241,7 @@ def test_to_prepare_for_openvino_tells_nobody() -> None:
         ("onnxruntime:provider=CUDAExecutionProvider", "there is no CUDAExecutionProvider here; python -m pip install"),
         ("onnxruntime:provider=Fast", "there is no Fast here; there are "),
         ("openvino:device=GPU", "there is no device GPU here; there is CPU"),
+        ("openvino:device=XPU", "there is no device XPU here; there is CPU"),
     ],
 )
 def test_a_device_that_is_not_there_is_refused_in_one_line(text: str, problem: str) -> None:

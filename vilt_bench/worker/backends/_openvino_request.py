@@ -129,8 +129,9 @@ def _core() -> ov.Core:
 
 def _check(core: ov.Core, device: str, hint: str) -> None:
     there = core.available_devices
-    # One that chooses among others, such as AUTO or HETERO:GPU,CPU, is not among them.
-    if device in ("CPU", "GPU", "NPU") and not any(each.startswith(device) for each in there):
+    # One that chooses among others, such as AUTO or HETERO:GPU,CPU, is not among them. Of several, GPU is GPU.0.
+    chooses = device.partition(":")[0] in ("AUTO", "BATCH", "HETERO", "MULTI")
+    if not chooses and device.partition(".")[0] not in {each.partition(".")[0] for each in there}:
         raise ConfigError(f"openvino: there is no device {device} here; there is {', '.join(there)}", field="backend")
     if device == "CPU":
         able = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
