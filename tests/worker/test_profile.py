@@ -145,7 +145,7 @@ def test_the_command_prints_and_writes_trace_and_figure(tmp_path: Path, capsys: 
         (["--depth", "9"], "--depth must be between 0 and 8, got 9"),
         (["--operators", "-1"], "--operators must be 0 or more"),
         (["--trace", "trace.txt"], "expected a name with .json or .json.gz"),
-        (["--figure", "figure.docx"], "no format is known by the ending .docx"),
+        (["--figure", "figure.docx"], "--figure figure.docx: no format is known by the ending .docx"),
         (["--with-preprocessing"], "has no modules"),
         (["--backend", "compile"], "--backend compile computes a stage without its modules"),
         (["grid-r50"], "'profile' takes one embedder"),

@@ -33,13 +33,14 @@ _PLAIN = (".txt", ".log")
 _NO_TEXT = ("png", "pdf", "xlsx", "parquet")
 
 
-def chosen(asked: str | None, output: str | None, known: Sequence[str]) -> str:
+def chosen(asked: str | None, output: str | None, known: Sequence[str], *, flag: str = "--output") -> str:
     """Returns the format of what is printed or written.
 
     Args:
         asked: by `--format`; `None`: what the file's name says, and on a terminal a table.
         output: the file's name; `None`: none is written.
         known: formats that the command has.
+        flag: which names the file; of all but `--output`, the name alone says the format.
 
     Raises:
         ConfigError: the name says a format that the command does not have, or another than was asked for.
@@ -53,9 +54,10 @@ def chosen(asked: str | None, output: str | None, known: Sequence[str]) -> str:
     formats = [format for format in ENDINGS.get(ending, ()) if format in known]
     if not formats:
         endings = dict.fromkeys(end for end, each in ENDINGS.items() if end and set(each) & set(known))
+        otherwise = f", or add --format {'|'.join(known)}" if flag == "--output" else ""
         raise ConfigError(
-            f"--output {output}: no format is known by the ending {ending}; expected one of {', '.join(endings)}, or "
-            f"add --format {'|'.join(known)}"
+            f"{flag} {output}: no format is known by the ending {ending}; expected one of {', '.join(endings)}"
+            f"{otherwise}"
         )
     return formats[0]
 

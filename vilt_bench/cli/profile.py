@@ -54,7 +54,8 @@ def register(add: Add) -> None:
 def profile(asked: argparse.Namespace) -> int:
     """Profile one case; print, and write what is asked for."""
     format = formats.chosen(asked.format, asked.output, FORMATS)
-    picture = None if asked.figure is None else formats.chosen(None, asked.figure, ("svg", "png", "pdf"))
+    pictures = ("svg", "png", "pdf")
+    picture = None if asked.figure is None else formats.chosen(None, asked.figure, pictures, flag="--figure")
     _check(asked)
     case, *others = options.cases(asked)
     if others:
