@@ -8,6 +8,7 @@ from statistics import fmean, median, stdev
 
 from vilt_bench.ask.rule import TOLERANCE
 from vilt_bench.judge.estimate import LEAST_UNITS
+from vilt_bench.judge.pairs import LOOKS
 from vilt_bench.judge.significance import (
     GATE_ERROR,
     PLANNED_PAIRS,
@@ -18,7 +19,8 @@ from vilt_bench.judge.significance import (
     smallest_found,
 )
 
-MOST_PAIRS = 60
+MOST_PAIRS = max(LOOKS)
+"""A gate goes on to so many, and no farther."""
 _TRIMMING_COST = {0.1: 1.06, 0.25: 1.20}
 """Variance of a trimmed mean over that of the plain mean, for normal noise, by the share that is trimmed."""
 
@@ -68,7 +70,7 @@ def detectable(
 
 
 def pairs_needed(noise: float, slowdown: float) -> int | None:
-    """Returns the least pairs that find such a slowdown; `None` where 60 do not."""
+    """Returns the least pairs that find such a slowdown; `None` where as many as a gate takes do not."""
 
     def finds(pairs: int) -> bool:
         found = detectable(noise, pairs)
