@@ -126,7 +126,7 @@ def transformers_encoder(
     if pretrained and not weights:
         origin, weights = found.hub or found.folder, "" if _on_meta() else find_weights(found, name=name)
     if weights and not _on_meta():
-        origin += _load(tower, plan, weights)
+        origin += _load(tower, plan, weights, family=found.config["model_type"])
     if plan.merger:
         setattr(tower, plan.merger, Absent())  # its stage is its own
     stages["projection"] = Projection(channels=plan.channels, hidden_size=hidden_size)
@@ -795,11 +795,17 @@ def _modules_of(tower: nn.Module, unused: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _load(tower: nn.Module, plan: Plan, path: str) -> str:
+def _load(tower: nn.Module, plan: Plan, path: str, *, family: str) -> str:
     """Loads a tower's weights, or those of a model around it; returns a remark on their names, or none.
 
     transformers itself loads them into a tower that has all its parts: its releases write other names than its classes
     have, split and joined tensors among them, and it knows which.
+
+    Args:
+        tower: to load into.
+        plan: of it.
+        path: of the weights.
+        family: what transformers calls the configuration's, which may be the model around the tower.
 
     Raises:
         CheckpointError: the weights can't be read, or are of another model.
@@ -809,10 +815,11 @@ def _load(tower: nn.Module, plan: Plan, path: str) -> str:
         empty = _create(plan.tower, plan.config)
     names = {*empty.state_dict(), *_written(empty)}
     first = next(iter(tower.state_dict()))
-    prefix = _prefix(state, names)
+    tensors = max((state, _renamed(state, family)), key=lambda each: _fitting(each, names))
+    prefix = _prefix(tensors, names)
     if prefix is None:
         raise CheckpointError(f"{path} has no {first}; expected the weights of this tower or of a model around it")
-    inner = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    inner = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     whole, told = _loaded(plan, inner)
     own, loaded = tower.state_dict(), whole.state_dict()
     # What was left out of the tower, such as its pooling head, and, where the prefix is empty, the model around it.
@@ -829,7 +836,7 @@ def _load(tower: nn.Module, plan: Plan, path: str) -> str:
     }
     refuse_differences({key: tuple(tensor.shape) for key, tensor in own.items()}, given, name=path)
     tower.load_state_dict({key: loaded[key] for key in own})
-    removed = (*state.removed, prefix) if prefix else state.removed
+    removed = (*state.removed, prefix) if prefix and any(key.startswith(prefix) for key in state) else state.removed
     return f", its names without {' and '.join(removed)}" if removed else ""
 
 
@@ -838,6 +845,29 @@ def _written(empty: Any) -> set[str]:
     from transformers.core_model_loading import revert_weight_conversion
 
     return set(revert_weight_conversion(empty, empty.state_dict()))
+
+
+def _renamed(state: Mapping[str, Tensor], family: str) -> Mapping[str, Tensor]:
+    """Returns the tensors of a whole model by the names that its class has, where releases write others of it."""
+    from transformers import conversion_mapping
+    from transformers.core_model_loading import WeightConverter, dot_natural_key
+
+    releases: Any = conversion_mapping
+    rules = releases.get_checkpoint_conversion_mapping(family) or []
+    renames = [rule for rule in rules if not isinstance(rule, WeightConverter)]
+    found = {}
+    for key in sorted(state, key=dot_natural_key):  # some rules hold from a certain name on
+        name = key
+        for rule in renames:
+            name, _ = rule.rename_source_key(name)
+        found[name] = state[key]
+    return found
+
+
+def _fitting(state: Mapping[str, Tensor], names: Collection[str]) -> int:
+    """Returns how many of a tower's names a checkpoint has."""
+    prefix = _prefix(state, names) or ""
+    return sum(key.removeprefix(prefix) in names for key in state if key.startswith(prefix))
 
 
 def _prefix(state: Mapping[str, Tensor], names: Collection[str]) -> str | None:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 pytest.importorskip("transformers", minversion="5.24")
 
+import transformers
+
 from embedders.transformers_encoder import TABLE, flat_patches, pack_patches, transformers_encoder
 from vilt_bench.ask import catalog, registry
 from vilt_bench.embedding import ImageBatch
@@ -546,6 +548,31 @@ def test_weights_are_taken_from_the_tower_or_the_model_around_it(
     assert all(torch.equal(first, second) for first, second in zip(*ours, strict=True))
     with building():  # nothing to load into
         assert transformers_encoder(model=path, pretrained=True).weights == f"{path}, projection random"
+
+
+@pytest.mark.parametrize(
+    ("tower", "family", "around"),
+    [
+        ("hunyuan", "HunYuanVL", {}),
+        ("molmo2", "Molmo2", {"adapter_config": {"hidden_size": 32, "vision_feature_layer": [1]}}),
+        ("deepseek-ocr", "UnlimitedOcr", {}),
+    ],
+)
+def test_a_whole_models_checkpoint_is_loaded_under_the_names_that_its_release_writes(
+    tower: str, family: str, around: dict[str, Any], tmp_path: Path
+) -> None:
+    text = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "vocab_size": 64, "head_dim": 16, "pad_token_id": 0, "first_k_dense_replace": 1,
+    }  # fmt: skip
+    config = getattr(transformers, f"{family}Config")(vision_config=TINY[tower], text_config=text, **around)
+    model = getattr(transformers, f"{family}ForConditionalGeneration")(config)
+    model.save_pretrained(tmp_path)
+    loaded = transformers_encoder(model=f"{tmp_path}/", pretrained=True).stages["backbone"].tower.state_dict()
+    theirs = model.model.vision_tower.state_dict()
+    assert loaded
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in loaded.items() if key in theirs)
+    assert len(theirs.keys() & loaded.keys()) > len(loaded) / 2
 
 
 def test_the_constants_that_older_releases_kept_are_no_obstacle(folder: MakeFolder, tmp_path: Path) -> None:
