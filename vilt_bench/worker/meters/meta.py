@@ -5,6 +5,7 @@ Many meta kernels are Python functions that import the compiler only to be left 
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from vilt_bench.worker.deferred import deferring, plain_shapes
 
 T = TypeVar("T")
 
+_PYTREE = "torch.utils._pytree"
+"""It warns whoever shows a model that a torchao, which transformers imports where it is there, is of an older torch."""
 _LACKS = re.compile(
     r"\bmeta (tensor|device|kernel)|'meta' backend|register_meta|\bdevice meta\b|Tensor\.__format__", re.IGNORECASE
 )
@@ -47,6 +50,7 @@ class Uninitialised(TorchFunctionMode):
 @contextmanager
 def building() -> Iterator[None]:
     """Returns a context in which modules are built on the meta device."""
+    logging.getLogger(_PYTREE).setLevel(logging.ERROR)
     with torch.device("meta"), Uninitialised():
         yield
 
