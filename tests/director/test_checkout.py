@@ -71,7 +71,7 @@ def test_an_unknown_reference_is_refused_with_what_helps(repository):
 
 def test_outside_of_a_repository_there_is_no_reference(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="not a git repository"):
+    with pytest.raises(ConfigError, match=r"main: git finds no repository around the current folder .*; run it within"):
         resolve("main")
 
 

@@ -59,7 +59,15 @@ def resolve(reference: str) -> str:
     Raises:
         ConfigError: there is no repository, or no such reference.
     """
-    _git("rev-parse", "--git-dir")
+    try:
+        git.ask("rev-parse", "--git-dir")
+    except git.NoGitError:
+        raise _no_git() from None
+    except git.GitError as error:
+        raise ConfigError(
+            f"{reference}: git finds no repository around the current folder ({error}); run it within one",
+            field="reference",
+        ) from None
     try:
         found = git.text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{reference}^{{commit}}")
     except git.GitError:
@@ -296,7 +304,11 @@ def _ask(*arguments: str) -> bytes:
     try:
         return git.ask(*arguments)
     except git.NoGitError:
-        raise ConfigError("needs git, which is not there; install it, or give records", field="reference") from None
+        raise _no_git() from None
     except git.GitError as error:
         command = next(argument for argument in arguments if not argument.startswith("-"))
         raise ConfigError(f"git {command} failed: {error}") from None
+
+
+def _no_git() -> ConfigError:
+    return ConfigError("needs git, which is not there; install it, or give records", field="reference")
