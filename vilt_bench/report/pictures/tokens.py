@@ -32,6 +32,8 @@ _PANELS: Sequence[tuple[str, str, Callable[[Summary], Point | None]]] = (
     ("Share of visual embedder", "%", partial(maps.point, SHARE)),
 )
 """Title, unit and number of each."""
+_COLUMNS = 2
+"""Of the panels: four scales need room for their numbers."""
 
 
 def tokens(
@@ -75,7 +77,7 @@ def tokens(
     apart = maps.apart(runs, [x], allow_different=allow_different, most=2, what="lines")
     lines = curves.lines_of(runs, x, apart, labels)
     looks = curves.looks_of(lines, apart, labels)
-    width = curves.panel_width(width_in, len(_PANELS))
+    width = curves.panel_width(width_in, _COLUMNS)
     pieces = [{line: curves.pieces_of(line, x, point) for line in lines} for _, _, point in _PANELS]
     points = [[each for _, found in own.values() for each in found if each is not None] for own in pieces]
     shown = [index for index, found in enumerate(points) if found]  # a backend that joins stages has no prefill
@@ -101,7 +103,7 @@ def tokens(
             *notes,
         ],
         width_in=width_in,
-        columns=panels.in_a_row(len(shown), width_in),
+        columns=min(len(shown), _COLUMNS),
     )
     for panel, index, scale in zip(axes, shown, scales, strict=True):
         for line, (at, found) in pieces[index].items():
