@@ -73,7 +73,7 @@ class Newline(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         """Make the token, as transformers does."""
         super().__init__()
-        self.token = nn.Parameter(torch.randn(hidden_size) / hidden_size**0.5)
+        self.token = nn.Parameter(drawn(hidden_size))
 
     def forward(self, parts: Tensor) -> Tensor:
         """Returns the tokens of all parts, and the newline."""
@@ -105,6 +105,11 @@ def rows_of(embedder: VisualEmbedder) -> int:
     """Returns how many rows the stages before the assembly have for each text."""
     found = [module.rows for module in embedder.modules() if isinstance(module, Assembly)]
     return found[0] if found else 1
+
+
+def drawn(*shape: int) -> Tensor:
+    """Returns values of tokens that stand between or behind an image's, as LLaVA draws its newline's."""
+    return torch.randn(*shape).div(shape[-1] ** 0.5)
 
 
 def _joined(values: Tensor, count: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 
 from vilt_bench.ask.tiles import Interleaving, Mosaic, Scheme, Size, Tiling, cells_of
 from vilt_bench.errors import InputError
+from vilt_bench.model.assembly import drawn
 
 
 class MosaicArrangement(nn.Module):
@@ -34,9 +35,9 @@ class MosaicArrangement(nn.Module):
         self.scheme = scheme
         self.tiling = tiling
         self.sizes = dict(sizes)
-        self.newline = nn.Parameter(_drawn(hidden_size))
+        self.newline = nn.Parameter(drawn(hidden_size))
         if scheme.has_separator:
-            self.separator = nn.Parameter(_drawn(hidden_size))
+            self.separator = nn.Parameter(drawn(hidden_size))
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Returns the thumbnail's tokens, then the map's.
@@ -94,7 +95,7 @@ class InterleavedArrangement(nn.Module):
         self.parts = interleaving.parts
         words = [part for part in interleaving.parts if isinstance(part, str)]
         known = {word: index for index, word in enumerate(dict.fromkeys(words))}
-        table = _drawn(len(known), hidden_size)
+        table = drawn(len(known), hidden_size)
         self.words: Tensor
         self.register_buffer("words", torch.cat([table[known[word]][None] for word in words]), persistent=False)
 
@@ -109,8 +110,3 @@ def arrangement(scheme: Scheme, tiling: Tiling, sizes: Mapping[str, Size], *, hi
     if scheme.interleaving is not None:
         return InterleavedArrangement(scheme.interleaving(tiling), hidden_size=hidden_size)
     return MosaicArrangement(scheme, tiling, sizes, hidden_size=hidden_size)
-
-
-def _drawn(*shape: int) -> Tensor:
-    """Returns values as LLaVA draws its newline's."""
-    return torch.randn(*shape).div(shape[-1] ** 0.5)
