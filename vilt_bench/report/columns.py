@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from vilt_bench.errors import ConfigError
@@ -104,6 +105,37 @@ def _estimate_fields(names: Sequence[str], of: Callable[[Row], Estimate | None])
     return lambda row: {name: getattr(of(row), end, None) for name, end in zip(names, ends, strict=True)}
 
 
+def _pace(name: str, column: Column, of: Callable[[Row], Estimate | None], *, field: str | None = None) -> Quantity:
+    """Returns how many images, or frames, there are in a second; `field`: its name in data formats, where another."""
+    field = field or name
+    return Quantity(
+        name,
+        column,
+        of,
+        interval,
+        fields=_estimate_fields((field, f"{field}_low", f"{field}_high"), of),
+        usual=False,
+        more_is_better=True,
+        timed=True,
+    )
+
+
+def _time_per(what: str, *, screen: str) -> Quantity:
+    """Returns how long the whole takes for each image, or frame."""
+    name = f"time_per_{what}"
+    of: Callable[[Row], Estimate | None] = attrgetter(name)
+    return Quantity(
+        name,
+        Column(f"Time per {what}", "ms", "95% interval", screen=screen),
+        of,
+        milliseconds_interval,
+        fields=_estimate_fields((f"{name}_s", f"{name}_low_s", f"{name}_high_s"), of),
+        usual=False,
+        scale=1e3,
+        timed=True,
+    )
+
+
 def _percentile(name: str) -> Quantity:
     """Returns a percentile of single passes, which only the whole has: that of a sum of stages is no sum of theirs."""
 
@@ -131,54 +163,14 @@ LATENCY = Quantity(
     scale=1e3,
     timed=True,
 )
-IMAGES_PER_SECOND = Quantity(
-    "images_per_second",
-    Column("Images/s", aside="95% interval"),
-    lambda row: row.images_per_second,
-    interval,
-    fields=_estimate_fields(
-        ("images_per_second", "images_per_second_low", "images_per_second_high"), lambda row: row.images_per_second
-    ),
-    usual=False,
-    more_is_better=True,
-    timed=True,
+IMAGES_PER_SECOND = _pace(
+    "images_per_second", Column("Images/s", aside="95% interval"), lambda row: row.images_per_second
 )
-TIME_PER_IMAGE = Quantity(
-    "time_per_image",
-    Column("Time per image", "ms", "95% interval", screen="An image"),
-    lambda row: row.time_per_image,
-    milliseconds_interval,
-    fields=_estimate_fields(
-        ("time_per_image_s", "time_per_image_low_s", "time_per_image_high_s"), lambda row: row.time_per_image
-    ),
-    usual=False,
-    scale=1e3,
-    timed=True,
+TIME_PER_IMAGE = _time_per("image", screen="An image")
+FRAMES_PER_SECOND = _pace(
+    "frames_per_second", Column("Frames/s", aside="95% interval"), lambda row: row.frames_per_second
 )
-FRAMES_PER_SECOND = Quantity(
-    "frames_per_second",
-    Column("Frames/s", aside="95% interval"),
-    lambda row: row.frames_per_second,
-    interval,
-    fields=_estimate_fields(
-        ("frames_per_second", "frames_per_second_low", "frames_per_second_high"), lambda row: row.frames_per_second
-    ),
-    usual=False,
-    more_is_better=True,
-    timed=True,
-)
-TIME_PER_FRAME = Quantity(
-    "time_per_frame",
-    Column("Time per frame", "ms", "95% interval", screen="A frame"),
-    lambda row: row.time_per_frame,
-    milliseconds_interval,
-    fields=_estimate_fields(
-        ("time_per_frame_s", "time_per_frame_low_s", "time_per_frame_high_s"), lambda row: row.time_per_frame
-    ),
-    usual=False,
-    scale=1e3,
-    timed=True,
-)
+TIME_PER_FRAME = _time_per("frame", screen="A frame")
 PASSES = Quantity(
     "passes",
     Column("Passes"),
@@ -326,16 +318,8 @@ def _rates(name: str, title: str, part: str) -> tuple[Quantity, Quantity]:
             found = row.pipeline
             return None if found is None or found.of_frames != of_frames else getattr(found, part)
 
-        return Quantity(
-            name,
-            Column(f"{title} {kind}/s", aside="95% interval", screen=f"{name.capitalize().replace('_', ' ')}/s"),
-            of,
-            interval,
-            fields=_estimate_fields((field, f"{field}_low", f"{field}_high"), of),
-            usual=False,
-            more_is_better=True,
-            timed=True,
-        )
+        screen = f"{name.capitalize().replace('_', ' ')}/s"
+        return _pace(name, Column(f"{title} {kind}/s", aside="95% interval", screen=screen), of, field=field)
 
     return pace("images", name), pace("frames", f"{name}_frames")
 
