@@ -325,6 +325,6 @@ def describe_model(
         vocabulary=sizes.vocabulary or None,
         fit=inputs.fit,
         computation=computation,
-        tiles=None if (cutting := cutting_of(case)) is None else str(cutting.tiling),
+        tiles=None if inputs.cutting is None else str(inputs.cutting.tiling),
         preprocessing=None if inputs.loading is None else inputs.loading.description,
     )

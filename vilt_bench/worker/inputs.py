@@ -56,6 +56,8 @@ class Inputs:
     """What prepares batches within the pass or beside it; `None`: nothing does."""
     fit: Fit | None = None
     """How photographs were fitted; `None`: noise has no size of its own to fit."""
+    cutting: Cutting | None = None
+    """Into tiles; `None`: images are whole."""
 
 
 def least_bytes(
@@ -233,6 +235,7 @@ def make_inputs(
         preprocessing=loading if case.preprocessing else None,
         encoded=() if loading is None else _encoded(paths, case, count),
         loading=loading,
+        cutting=cutting,
         fit=None if paths == (SYNTHETIC,) else case.fit,
     )
 
