@@ -46,7 +46,7 @@ class Subject:
     width: int
     """Of the extra work's perceptron, whose hidden layer is four times as wide."""
     trial_rows: int
-    """Of extra work, by which it is calibrated first."""
+    """Of extra work, by which its calibration begins."""
 
 
 SUBJECTS = {
@@ -87,14 +87,16 @@ AIMS = (Aim(0.0), Aim(0.03, tolerance=0.015), Aim(0.05, max_time_s=180.0), Aim(0
 SOURCE = Path(__file__).with_name("slow_patch.py")
 RESAMPLES = 40
 """Of a cell's gates."""
+BUSY_STAGE = "visual_embedder.projection"
+"""That does the extra work."""
 HISTORY = 10
 """Earlier sessions that `compare` knows."""
 BURST_S, DUTY = 3.0, 0.5
 """Processes of the load are busy so long at most, and so much of the time."""
-CALIBRATION_S, LEAST_CALIBRATION_PASSES = 4.0, 15
+CALIBRATION_S, LEAST_CALIBRATION_PASSES = 2.0, 15
 """Of passes of each side, and so many at least."""
-CALIBRATED_AT = 0.1
-"""Share of a pass: extra work is calibrated where it is needed, as few rows cost more each than many."""
+CALIBRATIONS = 3
+"""Each begins where the last one ended: few rows cost more each than many."""
 
 
 def main() -> None:
@@ -105,6 +107,8 @@ def main() -> None:
     parser.add_argument(
         "--load", type=int, nargs="+", default=[0, 1, 2], help="busy processes of others for each core, on average"
     )
+    slowdowns = [aim.slowdown for aim in AIMS]
+    parser.add_argument("--slowdown", type=float, nargs="+", choices=slowdowns, default=slowdowns, help="extra work")
     parser.add_argument("--draws", type=int, default=2000, help="comparisons a cell")
     options = parser.parse_args()
     if options.minutes:
@@ -117,8 +121,9 @@ def main() -> None:
 def collect(options: argparse.Namespace) -> None:
     """Run gates, the cell that has fewest pairs first, until the time is over."""
     end_s = time.monotonic() + 60 * options.minutes
-    rows: dict[str, float] = {}
-    cells = [(name, load, aim) for aim in AIMS for load in options.load for name in options.subject]
+    rows: dict[tuple[str, float], int] = {}
+    aims = [aim for aim in AIMS if aim.slowdown in options.slowdown]
+    cells = [(name, load, aim) for aim in aims for load in options.load for name in options.subject]
     counts = {cell: len(pool(options.output / cell[0], cell[1], cell[2].slowdown)) for cell in cells}
     while True:
         left_s = end_s - time.monotonic()
@@ -126,14 +131,14 @@ def collect(options: argparse.Namespace) -> None:
             return
         name, load, aim = cell = min(fitting, key=counts.__getitem__)
         folder = options.output.resolve() / name
-        if name not in rows:
+        if (name, aim.slowdown) not in rows:
             folder.mkdir(parents=True, exist_ok=True)
-            rows[name] = calibrate(SUBJECTS[name], folder)
+            rows[name, aim.slowdown] = calibrate(SUBJECTS[name], folder, aim.slowdown)
         with loaded(load / DUTY * len(os.sched_getaffinity(0))):
             found = gate(
                 SUBJECTS[name].case,
                 installation(folder, SUBJECTS[name], "baseline", 0),
-                installation(folder, SUBJECTS[name], f"slower-{aim.slowdown:g}", round(rows[name] * aim.slowdown)),
+                installation(folder, SUBJECTS[name], f"slower-{aim.slowdown:g}", rows[name, aim.slowdown]),
                 max_time_s=aim.max_time_s,
                 tolerance=aim.tolerance,
             )
@@ -174,44 +179,53 @@ def installation(folder: Path, subject: Subject, name: str, rows: int) -> Instal
     return Installation(name, folder=str(home))
 
 
-def calibrate(subject: Subject, folder: Path) -> float:
-    """Returns the rows of extra work that take as much CPU time as a pass."""
-    plain_s, extra_s = extra_work(subject, folder, subject.trial_rows)
-    rows = max(1, round(CALIBRATED_AT * subject.trial_rows * plain_s / extra_s))
-    plain_s, extra_s = extra_work(subject, folder, rows)
+def calibrate(subject: Subject, folder: Path, slowdown: float) -> int:
+    """Returns the rows of extra work that take that share of a pass's CPU time."""
+    if not slowdown:
+        return 0
+    rows = subject.trial_rows
+    for _ in range(CALIBRATIONS):
+        plain_s, extra_s = extra_work(subject, folder, rows)
+        rows = max(1, round(rows * slowdown * plain_s / extra_s))
     print(
-        f"a pass takes {1000 * plain_s:.1f} ms of CPU time, {rows} rows of extra work {1000 * extra_s:.2f} ms",
+        f"a pass takes {1000 * plain_s:.1f} ms of CPU time, {100 * slowdown:g}% more are {rows} rows of extra work",
         file=sys.stderr,
         flush=True,
     )
-    return rows * plain_s / extra_s
+    return rows
 
 
 def extra_work(subject: Subject, folder: Path, rows: int) -> tuple[float, float]:
-    """Returns the CPU time in seconds of a pass, and of so many rows of extra work."""
+    """Returns the CPU time in seconds of a pass, and of so many rows of extra work in it.
+
+    The latter is what they add to the stage that does them: less of it differs from process to process than of a pass.
+    """
     workers = []
     for name, count in (("baseline", 0), ("calibration", rows)):
         worker = installation(folder, subject, name, count).start()
         worker.ask(Prepare(subject.case), Prepared)
         workers.append(worker)
-    times: list[list[float]] = [[], []]
-    while len(times[0]) < LEAST_CALIBRATION_PASSES or sum(map(sum, times)) < 2 * CALIBRATION_S:
-        for worker, seen in zip(workers, times, strict=True):
-            times_s = worker.ask(Sample(instrumented=False), Measured).series.whole.cpu_time_s
-            assert times_s is not None
-            seen.append(times_s[0])
+    passes: list[float] = []
+    stages: list[list[float]] = [[], []]
+    while len(passes) < LEAST_CALIBRATION_PASSES or sum(passes) < CALIBRATION_S:
+        for worker, stage in zip(workers, stages, strict=True):
+            series = worker.ask(Sample(instrumented=True), Measured).series
+            stage += series.of(BUSY_STAGE).cpu_time_s or ()
+            if stage is stages[0]:
+                passes += series.instrumented.cpu_time_s or ()
     for worker in workers:
         worker.close()
-    plain_s, busy_s = (fmean(sorted(seen)[: len(seen) // 3]) for seen in times)
-    return plain_s, max(busy_s - plain_s, plain_s / 1000)
+    plain_s, idle_s, busy_s = (fmean(sorted(seen)[: len(seen) // 2]) for seen in (passes, *stages))
+    return plain_s, max(busy_s - idle_s, plain_s / 1000)
 
 
 @contextlib.contextmanager
 def loaded(processes: float) -> Iterator[None]:
-    """Returns a context in which so many processes come and go."""
+    """Returns a context in which so many processes come and go; they end themselves when this one has been killed."""
     burst = f"""
-import random, time
-while True:
+import os, random, time
+parent = os.getppid()
+while os.getppid() == parent:
     end = time.monotonic() + random.uniform(0, {BURST_S})
     while time.monotonic() < end: sum(range(10_000))
     time.sleep(random.uniform(0, {BURST_S}))

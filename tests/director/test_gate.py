@@ -246,6 +246,16 @@ def test_it_never_takes_longer_than_it_may(max_time_s):
     assert comparison.spent_s == pytest.approx(script.now_s)
 
 
+def test_where_time_is_short_pairs_are_so_short_that_the_first_look_is_reached():
+    # Four turns a pair would leave time for five pairs.
+    script = Script(pass_s={"baseline": 0.65, "candidate": 0.72}, start_s=3.4)
+    outcome = script.play(max_time_s=90)
+    assert outcome.comparison.verdict == "regressed"
+    assert outcome.comparison.baseline.processes == min(LOOKS)
+    assert outcome.comparison.spent_s < 90
+    assert min(pair.turns for pair in pairs_of(*outcome.runs)) >= 2
+
+
 def test_too_little_time_is_inconclusive_and_told_how_much_it_takes():
     comparison = Script({"baseline": 2.0, "candidate": 4.0}).play(max_time_s=60).comparison
     assert comparison.verdict == "inconclusive"

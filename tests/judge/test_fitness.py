@@ -70,7 +70,7 @@ def test_a_noisy_machine_is_not_fit_and_is_told_what_it_takes() -> None:
     assert told.fit is False
     assert told.detectable > 0.05
     assert f"5% takes {told.pairs_for_fit} pairs" in told.verdict
-    assert "more than 48 pairs" in diagnose(examination(pairs=pairs(0.4))).verdict
+    assert "more than 96 pairs" in diagnose(examination(pairs=pairs(0.4))).verdict
 
 
 def test_noise_that_hides_every_slowdown_makes_the_smallest_unknown_and_the_machine_unfit() -> None:

@@ -37,6 +37,9 @@ from vilt_bench.wire import BYE_S
 SHORT_TURNS, AIMED_PAIRS = 4, 16
 """Where time is short, turns are left out, down to so few, until so many pairs fit: fifteen pairs of four turns find
 more than eleven of six, as their spread is known better."""
+NEEDED_PAIRS = 7
+"""Where not even that is possible, turns are left out further, down to `LEAST_TURNS`, until the first look's pairs fit
+and one in reserve: three or four pairs, whatever they show, can't tell their own spread."""
 LEAST_SAMPLING_S, SAMPLING_SHARE = 1.0, 0.5
 """Where thirty passes take less, and less than half as long as the processes took to start, there are more of them."""
 MOST_WARMUP_TURNS = 5
@@ -124,8 +127,15 @@ class Lockstep:
         planned = AIMED_PAIRS - len(self.pairs)
         if planned <= 0:
             return most
-        fits = math.floor((self.left_s / planned - self.start_s) / self.turn_s) - self.warmup_turns
-        return min(most, max(SHORT_TURNS, fits))
+        if (fit := self._turns_that_fit(planned)) >= SHORT_TURNS:
+            return min(most, fit)
+        needed = NEEDED_PAIRS - len(self.pairs)
+        return SHORT_TURNS if needed <= 0 else max(LEAST_TURNS, min(SHORT_TURNS, self._turns_that_fit(needed)))
+
+    def _turns_that_fit(self, pairs: int) -> int:
+        """Returns how many turns each of so many pairs may take, the first of which has started already."""
+        starting_s = (pairs - 1) * (self.start_s + self.warmup_turns * self.turn_s)
+        return math.floor((self.left_s - starting_s) / (pairs * self.turn_s))
 
     def play(self) -> Iterator[Pair]:
         """Returns pairs as they are measured, while there is time for another."""
@@ -285,7 +295,7 @@ class Lockstep:
         for turn in range(count):
             if self.left_s < self.turn_s:
                 return
-            if turn % LEAST_TURNS == 0:
+            if turn % SHORT_TURNS == 0:
                 self._tell(phase)
             begin_s = self.clock()
             for side in (first, second, second, first):

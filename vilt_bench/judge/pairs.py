@@ -13,7 +13,7 @@ from vilt_bench.judge.significance import GATE_ERROR, Evidence, Subject, judge, 
 from vilt_bench.record.run import WHOLE, Run, Series, Times
 from vilt_bench.words import counted
 
-LOOKS = {6: 0.2, 12: 0.5, 18: 0.65, 24: 0.8, 36: 0.9, 48: 1.0}
+LOOKS = {6: 0.2, 12: 0.45, 18: 0.6, 24: 0.7, 36: 0.8, 48: 0.88, 72: 0.95, 96: 1.0}
 """By number of pairs: the share of the error that is spent by then."""
 WARMUP_TURNS = 2
 """Four passes a process, after the first call; two of slow ones, and more where these show that it has not settled."""
@@ -21,7 +21,7 @@ SAMPLE_TURNS = 15
 """Thirty passes a process: fewer find less, more find hardly more."""
 PASSES = 2 * (1 + 2 * (WARMUP_TURNS + SAMPLE_TURNS))
 """Of a pair that is not short of time, by both processes, the first calls included."""
-LEAST_TURNS = 4
+LEAST_TURNS = 2
 """A pair that was cut off earlier is not judged."""
 Verdicts = tuple[StageVerdict, tuple[StageVerdict, ...]]
 """Of the whole, and of the stages."""
