@@ -36,6 +36,7 @@ from vilt_bench.protocol import Measured, Prepare, Prepared, Sample
 from vilt_bench.record import store
 from vilt_bench.record.load import load_folder
 from vilt_bench.record.run import WHOLE, Run
+from vilt_bench.words import counted
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def collect(options: argparse.Namespace) -> None:
         if len(found.runs) < 2:
             return
         for run in found.runs:
-            store.save(run, folder / f"load-{load}" / f"slower-{aim.slowdown:g}" / str(run.side))
+            store.save(without_stages(run), folder / f"load-{load}" / f"slower-{aim.slowdown:g}" / str(run.side))
         seen = found.comparison
         line = {
             "load": load,
@@ -252,8 +253,17 @@ def pool(folder: Path, load: int, slowdown: float) -> list[Pair]:
     return [pair for pairs in gates_of(folder, load, slowdown) for pair in pairs]
 
 
+def without_stages(run: Run) -> Run:
+    """Returns the record without the samples of stages, which are not judged here and would be most of it."""
+    trials = [
+        replace(trial, warmup=replace(trial.warmup, stages={}), samples=replace(trial.samples, stages={}))
+        for trial in run.trials
+    ]
+    return replace(run, trials=tuple(trials))
+
+
 def bare(pair: Pair) -> Pair:
-    """Returns the pair without its stages, which are not judged here."""
+    """Returns the pair without its stages, as older records have them."""
     return Pair(*(replace(side, stages={}) for side in (pair.baseline, pair.candidate)))
 
 
@@ -289,11 +299,8 @@ def aims_of(gates: Sequence[Mapping[str, Any]]) -> list[Aim]:
 
 
 def _machine(folder: Path) -> str:
-    where = {
-        f"{run.environment.machine}, {run.environment.threads} threads, torch {run.environment.versions['torch']}"
-        for run in load_folder(folder)
-        if run.environment is not None
-    }
+    environments = [run.environment for run in load_folder(folder) if run.environment is not None]
+    where = {f"{it.machine}, {counted(it.threads, 'thread')}, torch {it.versions['torch']}" for it in environments}
     return "; ".join(sorted(where))
 
 
