@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import random
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -36,6 +37,9 @@ MakePlugin = Callable[..., None]
 MakeClip = Callable[..., str]
 STEP = 30
 """Of gray from frame to frame of a clip, far above what its codec changes."""
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As a shell has it for what it starts in the background: processes that a test interrupts would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def series(latencies_s: Mapping[str, float], *, blocks: Sequence[int], noise: float, rng: random.Random) -> Series:
