@@ -26,7 +26,7 @@ from vilt_bench.director.side import SideState
 from vilt_bench.errors import ConfigError, MeasurementError
 from vilt_bench.judge.compare import check_tolerance, count_changes, share_of_error, software_differences
 from vilt_bench.judge.comparison import Comparison, Side, SideName, StageVerdict, missing
-from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LOOKS, SAMPLE_TURNS, Verdicts, decide, evidence
+from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LOOKS, Verdicts, decide, evidence, share_left
 from vilt_bench.judge.significance import GATE_ERROR, PLANNED_PAIRS, best_detectable
 from vilt_bench.record.journal import Note
 from vilt_bench.record.run import SLOWDOWNS, WHOLE, Failure, Run, Trial
@@ -306,8 +306,9 @@ def _outcome(
     }
     # A gate that ended early would have gone on with a slowdown: what it finds is what fits into its time.
     fit = math.floor(lockstep.budget_s * len(pairs) / lockstep.spent_s) if lockstep.spent_s else 0
-    found = [each.of_pairs(max(len(pairs), min(fit, max(LOOKS)))) for each in evidence(pairs)]
-    chance = share_of_error(error, decides)
+    most = max(len(pairs), min(fit, max(LOOKS)))
+    found = [each.of_pairs(most) for each in evidence(pairs)]
+    chance = share_of_error(error, decides) * share_left(most)
     detectable, detectable_channel = best_detectable(found, tolerance=tolerance, error=chance)
     comparison = Comparison(
         case=case,
@@ -377,7 +378,7 @@ def _notes(lockstep: Lockstep, total: StageVerdict) -> Iterator[str]:
         yield f"The GPU slowed down meanwhile ({', '.join(sorted(reasons))}): cool it, or look at its power supply."
     failed = any(state.draft.failure is not None for state in (before, after))
     if total.verdict == "inconclusive" and not lockstep.interrupted and not failed:
-        needed_s = lockstep.start_s + (lockstep.warmup_turns + SAMPLE_TURNS) * lockstep.turn_s
+        needed_s = lockstep.start_s + (lockstep.warmup_turns + lockstep.most_turns) * lockstep.turn_s
         enough = max(PLANNED_PAIRS, 1.5 * len(lockstep.pairs))
         more = next((count for count in LOOKS if count >= enough), None)
         advice = f"{more} pairs take about {more * needed_s:.0f} s here, or use" if more else "use"

@@ -27,7 +27,7 @@ from vilt_bench.director.process import (
 from vilt_bench.director.side import SideState, check_origins
 from vilt_bench.errors import ConfigError, MeasurementError
 from vilt_bench.judge.comparison import SideName
-from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LEAST_TURNS, SAMPLE_TURNS, WARMUP_TURNS, Pair, evidence
+from vilt_bench.judge.pairs import BASELINE, CANDIDATE, LEAST_TURNS, LOOKS, SAMPLE_TURNS, WARMUP_TURNS, Pair, evidence
 from vilt_bench.record import journal
 from vilt_bench.record.join import join_passes
 from vilt_bench.record.journal import Note
@@ -37,12 +37,14 @@ from vilt_bench.wire import BYE_S
 SHORT_TURNS, AIMED_PAIRS = 4, 16
 """Where time is short, turns are left out, down to so few, until so many pairs fit: fifteen pairs of four turns find
 more than eleven of six, as their spread is known better."""
-NEEDED_PAIRS = 7
+NEEDED_PAIRS = min(LOOKS) + 1
 """Where not even that is possible, turns are left out further, down to `LEAST_TURNS`, until the first look's pairs fit
 and one in reserve: three or four pairs, whatever they show, can't tell their own spread."""
 LEAST_SAMPLING_S, SAMPLING_SHARE = 1.0, 0.5
 """Where thirty passes take less, and less than half as long as the processes took to start, there are more of them."""
 MOST_WARMUP_TURNS = 5
+TOLD_EVERY = 4
+"""Turns: telling costs time between two of them."""
 SETTLED = 0.9
 """Warm-up ends when the fastest pass of a turn takes this share of the fastest before it, or longer,"""
 LEAST_WARMUP_S = 0.5
@@ -118,17 +120,21 @@ class Lockstep:
         """Returns how hard it was looked."""
         return Sampling(max_time_s=self.budget_s, trials=max(1, len(self.sides[BASELINE].draft.trials)))
 
-    def turns(self) -> int:
-        """Returns how many turns the next pair takes, so that the planned pairs fit into what is left."""
+    @property
+    def most_turns(self) -> int:
+        """How many turns a pair takes where time is not short."""
         if not self.turn_s:
             return SAMPLE_TURNS
         worth_s = max(LEAST_SAMPLING_S, SAMPLING_SHARE * self.start_s)
-        most = max(SAMPLE_TURNS, math.floor(worth_s / self.turn_s))
+        return max(SAMPLE_TURNS, math.floor(worth_s / self.turn_s))
+
+    def turns(self) -> int:
+        """Returns how many turns the next pair takes, so that the planned pairs fit into what is left."""
         planned = AIMED_PAIRS - len(self.pairs)
-        if planned <= 0:
-            return most
+        if not self.turn_s or planned <= 0:
+            return self.most_turns
         if (fit := self._turns_that_fit(planned)) >= SHORT_TURNS:
-            return min(most, fit)
+            return min(self.most_turns, fit)
         needed = NEEDED_PAIRS - len(self.pairs)
         return SHORT_TURNS if needed <= 0 else max(LEAST_TURNS, min(SHORT_TURNS, self._turns_that_fit(needed)))
 
@@ -295,7 +301,7 @@ class Lockstep:
         for turn in range(count):
             if self.left_s < self.turn_s:
                 return
-            if turn % SHORT_TURNS == 0:
+            if turn % TOLD_EVERY == 0:
                 self._tell(phase)
             begin_s = self.clock()
             for side in (first, second, second, first):

@@ -8,7 +8,7 @@ from statistics import fmean, median, stdev
 
 from vilt_bench.ask.rule import TOLERANCE
 from vilt_bench.judge.estimate import LEAST_UNITS
-from vilt_bench.judge.pairs import LOOKS
+from vilt_bench.judge.pairs import LOOKS, share_left
 from vilt_bench.judge.significance import (
     GATE_ERROR,
     PLANNED_PAIRS,
@@ -56,17 +56,19 @@ def detectable(
 ) -> float | None:
     """Returns the smallest slowdown that lockstep finds with that power, as a share; `None` where it is the tenfold.
 
+    By what earlier looks have left of the error: they find some of it, so that it is found a little more often.
+
     Args:
         noise: standard deviation of the log ratio of an identical pair.
         pairs: of processes; five at least.
         tolerance: accepted slowdown.
-        error: of a false alarm, of this clock; the gate looks at two.
+        error: of a false alarm, of this clock, over all looks; the gate has two clocks.
         power: share of true slowdowns of that size to be found.
     """
     trimmed = pairs_trimmed(pairs)
     freedom = pairs - 2 * int(trimmed * pairs) - 1
     spread = noise * math.sqrt(_TRIMMING_COST[trimmed] / pairs)
-    return smallest_found(spread, freedom, tolerance=tolerance, error=error, power=power)
+    return smallest_found(spread, freedom, tolerance=tolerance, error=error * share_left(pairs), power=power)
 
 
 def pairs_needed(noise: float, slowdown: float) -> int | None:

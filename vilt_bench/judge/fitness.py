@@ -52,7 +52,7 @@ class Diagnosis:
     process_noise: float | None
     sample_noise: float
     pairs_for_fit: int | None
-    """Process pairs that find a slowdown of 5%; `None`: more than 60, or not known."""
+    """Process pairs that find a slowdown of 5%; `None`: more than a gate takes, or not known."""
     pair_s: float
     """Time that a gate takes for one process pair of a model of `EXAMPLE_PASS_S` a pass."""
     findings: tuple[Finding, ...]

@@ -104,9 +104,13 @@ def decide(
             spent = LOOKS[len(seen)]
             if _is_clear(verdicts, decides) or len(seen) == max(LOOKS):
                 return verdicts, len(seen)
-    looked = len(seen) in LOOKS  # the same pairs, with what is left of the error
-    share = 1.0 - max((at for count, at in LOOKS.items() if count < len(seen)), default=0.0) if looked else 1.0 - spent
-    return judge_pairs(seen, tolerance=tolerance, decides=decides, error=error * share), len(seen)
+    left = error * share_left(len(seen))
+    return judge_pairs(seen, tolerance=tolerance, decides=decides, error=left), len(seen)
+
+
+def share_left(pairs: int) -> float:
+    """Returns the share of the error that the looks before so many pairs have left for the last one."""
+    return 1.0 - max((share for count, share in LOOKS.items() if count < pairs), default=0.0)
 
 
 def judge_pairs(pairs: Sequence[Pair], *, tolerance: float, decides: Decides, error: float) -> Verdicts:
