@@ -45,16 +45,21 @@ def main() -> None:
     from vilt_bench.machine.environment import collect
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--servers", type=int, default=6, help="of each kind of work and of forks")
-    parser.add_argument("--forks", type=int, default=10, help="of each server")
+    parser.add_argument("--servers", type=int, default=10, help="of each kind of work and of forks")
+    parser.add_argument("--forks", type=int, default=7, help="of each server")
     options = parser.parse_args()
-    print("| work | process | processes | spread | shared by a server's forks | by chance | CPU time to start |")
-    print("|---|---|---|---|---|---|---|")
+    if min(options.servers, options.forks) < 2:
+        parser.error("--servers and --forks must be at least 2, for their spread")
+    print("| work | process | processes | spread | shared by a server's forks | CPU time to start |")
+    print("|---|---|---|---|---|---|")
     for work in WORKS:
         for kind, (logs, start_s) in timed(work, options.servers, options.forks).items():
             print(row(work, kind, logs, start_s), flush=True)
     where = collect(torch.device("cpu"), threads=1)
-    print(f"\nMeasured on {where.machine}, one thread a process, torch {where.versions['torch']}.")
+    print(
+        f"\nMeasured on {where.machine}, one thread a process, torch {where.versions['torch']}; "
+        f"{options.servers} servers of a kind, {options.forks} forks each."
+    )
 
 
 def timed(work: str, servers: int, forks: int) -> dict[Kind, tuple[np.ndarray, float]]:
@@ -82,15 +87,23 @@ def timed(work: str, servers: int, forks: int) -> dict[Kind, tuple[np.ndarray, f
 
 
 def row(work: str, kind: Kind, logs: np.ndarray, start_s: float) -> str:
-    """Returns a row: the spread within a server, and the variance that its forks share, by analysis of variance."""
+    """Returns a row: the spread within a server, and that which its forks share with its 95% interval.
+
+    By analysis of variance of one random effect, its exact interval by F.
+    """
     forks, servers = logs.shape
     within = logs.var(axis=0, ddof=1).mean()
     between = forks * logs.mean(axis=0).var(ddof=1)
     shared = math.sqrt(max(0.0, (between - within) / forks))
-    told = [f"{100 * shared:.1f}%", f"p {stats.f.sf(between / within, servers - 1, servers * (forks - 1)):.2g}"]
+    freedom = (servers - 1, servers * (forks - 1))
+    low, high = (
+        math.sqrt(max(0.0, within * (between / within / stats.f.ppf(at, *freedom) - 1) / forks))
+        for at in (0.975, 0.025)
+    )
+    told = f"{100 * shared:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
     return (
         f"| {work} | {TITLES[kind]} | {logs.size} | {100 * math.sqrt(within):.1f}% "
-        f"| {' | '.join(told if kind != 'fresh' else ['', ''])} | {start_s:.2f} s |"
+        f"| {told if kind != 'fresh' else ''} | {start_s:.2f} s |"
     )
 
 
@@ -117,7 +130,9 @@ class Server:
 
     def _read(self) -> str:
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        if not (line := self._process.stdout.readline()):
+            raise SystemExit("a server ended early: see above what it said")
+        return line
 
 
 def serve(work: str, kind: str) -> None:

@@ -225,8 +225,7 @@ def loaded(processes: float) -> Iterator[None]:
     """Returns a context in which so many processes come and go; they end themselves when this one has been killed."""
     burst = f"""
 import os, random, time
-parent = os.getppid()
-while os.getppid() == parent:
+while os.getppid() == {os.getpid()}:
     end = time.monotonic() + random.uniform(0, {BURST_S})
     while time.monotonic() < end: sum(range(10_000))
     time.sleep(random.uniform(0, {BURST_S}))
