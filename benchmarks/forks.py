@@ -40,10 +40,6 @@ def main() -> None:
     if sys.argv[1:2] == ["--serve"]:
         serve(*sys.argv[2:])
         return
-    import torch
-
-    from vilt_bench.machine.environment import collect
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--servers", type=int, default=10, help="of each kind of work and of forks")
     parser.add_argument("--forks", type=int, default=7, help="of each server")
@@ -55,6 +51,10 @@ def main() -> None:
     for work in WORKS:
         for kind, (logs, start_s) in timed(work, options.servers, options.forks).items():
             print(row(work, kind, logs, start_s), flush=True)
+    import torch  # here: help and servers need none of it
+
+    from vilt_bench.machine.environment import collect
+
     where = collect(torch.device("cpu"), threads=1)
     print(
         f"\nMeasured on {where.machine}, one thread a process, torch {where.versions['torch']}; "

@@ -242,9 +242,9 @@ while os.getppid() == {os.getpid()}:
 def gates_of(folder: Path, load: int, slowdown: float) -> list[list[Pair]]:
     """Returns the pairs of a cell of a subject's folder, by gate."""
     where = folder / f"load-{load}" / f"slower-{slowdown:g}"
-    candidates = {run.group: run for run in load_folder(where / "candidate")}
-    both = [(run, candidates.get(run.group)) for run in load_folder(where / "baseline")]
-    return [[bare(pair) for pair in pairs_of(run, other)] for run, other in both if other is not None]
+    baselines, candidates = (map(without_stages, load_folder(where / side)) for side in ("baseline", "candidate"))
+    others = {run.group: run for run in candidates}
+    return [pairs_of(run, others[run.group]) for run in baselines if run.group in others]
 
 
 def pool(folder: Path, load: int, slowdown: float) -> list[Pair]:
@@ -259,11 +259,6 @@ def without_stages(run: Run) -> Run:
         for trial in run.trials
     ]
     return replace(run, trials=tuple(trials))
-
-
-def bare(pair: Pair) -> Pair:
-    """Returns the pair without its stages, as older records have them."""
-    return Pair(*(replace(side, stages={}) for side in (pair.baseline, pair.candidate)))
 
 
 def table(folder: Path, options: argparse.Namespace) -> str:

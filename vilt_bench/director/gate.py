@@ -378,7 +378,7 @@ def _notes(lockstep: Lockstep, total: StageVerdict) -> Iterator[str]:
         yield f"The GPU slowed down meanwhile ({', '.join(sorted(reasons))}): cool it, or look at its power supply."
     failed = any(state.draft.failure is not None for state in (before, after))
     if total.verdict == "inconclusive" and not lockstep.interrupted and not failed:
-        needed_s = lockstep.start_s + (lockstep.warmup_turns + lockstep.most_turns) * lockstep.turn_s
+        needed_s = lockstep.pair_s(lockstep.most_turns)
         enough = max(PLANNED_PAIRS, 1.5 * len(lockstep.pairs))
         more = next((count for count in LOOKS if count >= enough), None)
         advice = f"{more} pairs take about {more * needed_s:.0f} s here, or use" if more else "use"

@@ -140,15 +140,16 @@ class Lockstep:
 
     def _turns_that_fit(self, pairs: int) -> int:
         """Returns how many turns each of so many pairs may take, the first of which has started already."""
-        starting_s = (pairs - 1) * (self.start_s + self.warmup_turns * self.turn_s)
-        return math.floor((self.left_s - starting_s) / (pairs * self.turn_s))
+        return math.floor((self.left_s - (pairs - 1) * self.pair_s(0)) / (pairs * self.turn_s))
+
+    def pair_s(self, turns: int) -> float:
+        """Returns how long a pair of so many turns takes, by the last one's start and warm-up."""
+        return self.start_s + (self.warmup_turns + turns) * self.turn_s
 
     def play(self) -> Iterator[Pair]:
         """Returns pairs as they are measured, while there is time for another."""
         over = False
-        while not over and (
-            not self.pairs or self.left_s > self.start_s + (self.warmup_turns + LEAST_TURNS) * self.turn_s
-        ):
+        while not over and (not self.pairs or self.left_s > self.pair_s(LEAST_TURNS)):
             known = len(self.pairs)
             try:
                 self._round()

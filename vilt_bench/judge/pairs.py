@@ -95,13 +95,11 @@ def decide(
     The probability of a false alarm is spent over the looks; what earlier ones have not spent is left for the last.
     """
     seen: list[Pair] = []
-    spent = 0.0
     for pair in pairs:
         seen.append(pair)
         if len(seen) in LOOKS:
-            share = LOOKS[len(seen)] - spent
+            share = share_left(len(seen)) - (1.0 - LOOKS[len(seen)])
             verdicts = judge_pairs(seen, tolerance=tolerance, decides=decides, error=error * share)
-            spent = LOOKS[len(seen)]
             if _is_clear(verdicts, decides) or len(seen) == max(LOOKS):
                 return verdicts, len(seen)
     left = error * share_left(len(seen))
